@@ -1,0 +1,95 @@
+package api
+
+import (
+	"context"
+	"io"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Agent is the third seam: the pods of one node. All methods are safe for
+// concurrent use and idempotent by pod UID. A pod is named by its UID; NotFound
+// when the node does not have it.
+type Agent interface {
+	// Start makes the node run pods, next to those it finds bound to it in
+	// Objects. It returns when they are accepted; how they fare is observed.
+	// Pods whose UID is already known are left as they are.
+	Start(ctx context.Context, pods []*corev1.Pod) error
+
+	// Stop ends a pod: SIGTERM, after grace SIGKILL. It returns when the stop
+	// is accepted. A pod that is not there is no error.
+	Stop(ctx context.Context, pod types.UID, grace time.Duration) error
+
+	// List answers with the status of every pod on the node.
+	List(ctx context.Context) ([]PodState, error)
+
+	// Observe streams the state of each pod: first what is there, then every
+	// change, in order per pod. A pod's last state has Gone set. The channel
+	// is closed with ctx, or when the reader is too slow.
+	Observe(ctx context.Context) (<-chan PodState, error)
+
+	// Logs opens a container's log; each read delivers whole lines. With
+	// Follow it ends when the container's pod is gone or ctx is done. The
+	// caller closes it.
+	Logs(ctx context.Context, pod types.UID, o LogOptions) (io.ReadCloser, error)
+
+	// Exec runs a command in a container until it ends or ctx is done and
+	// answers with its exit code.
+	Exec(ctx context.Context, pod types.UID, o ExecOptions) (exitCode int, err error)
+
+	// Stats answers with the node's and its pods' use of resources now.
+	Stats(ctx context.Context) (NodeStats, error)
+}
+
+// PodState is a pod on a node.
+type PodState struct {
+	UID       types.UID        `json:"uid"`
+	Namespace string           `json:"namespace"`
+	Name      string           `json:"name"`
+	Status    corev1.PodStatus `json:"status"`
+	Gone      bool             `json:"gone,omitempty"`
+}
+
+// LogOptions select log lines.
+type LogOptions struct {
+	Container  string    `json:"container,omitempty"` // "" is the only or the first one
+	Follow     bool      `json:"follow,omitempty"`
+	Previous   bool      `json:"previous,omitempty"` // of the container's instance before this one
+	Tail       int       `json:"tail"`               // last so many lines; negative is all
+	Since      time.Time `json:"since,omitzero"`
+	Timestamps bool      `json:"timestamps,omitempty"` // put RFC 3339 with nanoseconds and a space before each line
+}
+
+// ExecOptions say what to run.
+type ExecOptions struct {
+	Container string
+	Command   []string
+	Stdin     io.Reader // nil is empty
+	Stdout    io.Writer // nil discards
+	Stderr    io.Writer
+}
+
+// NodeStats is the use of resources at one moment.
+type NodeStats struct {
+	Time       time.Time  `json:"time"`
+	CPUSeconds float64    `json:"cpuSeconds"` // cumulative
+	Memory     uint64     `json:"memory"`     // working set, bytes
+	Pods       []PodStats `json:"pods"`
+}
+
+// PodStats is one pod's use of resources.
+type PodStats struct {
+	UID        types.UID        `json:"uid"`
+	Namespace  string           `json:"namespace"`
+	Name       string           `json:"name"`
+	Containers []ContainerStats `json:"containers"`
+}
+
+// ContainerStats is one container's use of resources.
+type ContainerStats struct {
+	Name       string  `json:"name"`
+	CPUSeconds float64 `json:"cpuSeconds"` // cumulative
+	Memory     uint64  `json:"memory"`     // working set, bytes
+}

@@ -1,0 +1,41 @@
+package api
+
+// Names that several components agree on.
+const (
+	// FunctionNamespace is the default namespace of functions; clients of the
+	// OpenFaaS API hard-code it.
+	FunctionNamespace = "openfaas-fn"
+	// SystemNamespace holds the platform's own objects, node leases included.
+	SystemNamespace = "podsnap-system"
+
+	// LabelFunction names the function on its Deployment, Service and pods.
+	LabelFunction = "faas_function"
+	// LabelPodTemplateHash tells a Deployment's replica sets apart.
+	LabelPodTemplateHash = "pod-template-hash"
+	// LabelServiceName ties an EndpointSlice to its Service.
+	LabelServiceName = "kubernetes.io/service-name"
+	// LabelFunctionNamespace set to "1" on a Namespace makes it one for functions.
+	LabelFunctionNamespace = "openfaas"
+
+	// FunctionPort is where a function container listens; its watchdog's
+	// metrics are on the next one.
+	FunctionPort = 8080
+
+	// AnnotationDrain on a pod, with any value, makes its node agent hold
+	// SIGTERM after the deletion until AnnotationDrained appears or the pod's
+	// termination grace period, less the time that stopping needs, is over.
+	AnnotationDrain = "podsnap.dev/drain"
+	// AnnotationDrained is set (to "true") by the control plane on a deleted
+	// pod when no gateway has a request in flight on it any more.
+	AnnotationDrained = "podsnap.dev/drained"
+	// AnnotationConcurrency on a pod of a function is its per-replica limit of
+	// concurrent requests, a whole number; absent or 0 means no limit.
+	AnnotationConcurrency = "podsnap.dev/concurrency"
+	// AnnotationTimeout on a pod of a function is the longest an invocation may
+	// take, a Go duration.
+	AnnotationTimeout = "podsnap.dev/timeout"
+
+	// FinalizerForeground and FinalizerOrphan are the garbage collector's.
+	FinalizerForeground = "foregroundDeletion"
+	FinalizerOrphan     = "orphan"
+)

@@ -1,0 +1,26 @@
+// Package assets holds the small static programs that the platform puts into
+// containers. `make assets` builds them into bin/ before the faas binary is
+// built; bin/ is not tracked.
+package assets
+
+import (
+	"embed"
+	"fmt"
+)
+
+//go:embed all:bin
+var bin embed.FS
+
+// Watchdog is the program that serves a function inside its container.
+func Watchdog() ([]byte, error) { return read("watchdog") }
+
+// Pause is the program that holds a pod's namespaces.
+func Pause() ([]byte, error) { return read("pause") }
+
+func read(name string) ([]byte, error) {
+	b, err := bin.ReadFile("bin/" + name)
+	if err != nil {
+		return nil, fmt.Errorf("this faas binary was built without %s: run `make build`: %w", name, err)
+	}
+	return b, nil
+}

@@ -1,0 +1,227 @@
+// Package runtime is what the pod life cycle asks of a container engine on one
+// node: sandboxes (a pod's namespaces, network and cgroup, held by a pause
+// process), containers in them, and images. nodeagent/engine implements it over
+// containerd, runtime/fake in memory.
+package runtime
+
+import (
+	"context"
+	"io"
+	"syscall"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Runtime runs sandboxes and containers. All methods are safe for concurrent
+// use. Errors for an id that does not exist are NotFound of apimachinery.
+type Runtime interface {
+	// StartSandbox makes a pod's sandbox: namespaces, pause process, network
+	// (unless HostNetwork), pod cgroup. On an error nothing is left.
+	StartSandbox(ctx context.Context, s SandboxSpec) (Sandbox, error)
+
+	// RemoveSandbox kills and removes a sandbox with all its containers,
+	// network and cgroup. One that is not there is no error.
+	RemoveSandbox(ctx context.Context, id string) error
+
+	// StartContainer creates and starts a container. The image must be there.
+	// On an error nothing is left; a StartError's Reason tells the pod status
+	// what kind of fault it was.
+	StartContainer(ctx context.Context, c ContainerSpec) (Container, error)
+
+	// Signal sends a signal to the container's first process. One that has
+	// exited is no error.
+	Signal(ctx context.Context, id string, sig syscall.Signal) error
+
+	// RemoveContainer kills and removes a container; its log file stays. One
+	// that is not there is no error.
+	RemoveContainer(ctx context.Context, id string) error
+
+	// List answers with all sandboxes of this node and their containers,
+	// running or exited: what a restarted agent adopts.
+	List(ctx context.Context) ([]Sandbox, error)
+
+	// Events streams exits until ctx is done. Exits during a gap (a restart
+	// of the engine) are delivered after it; an exit may come twice.
+	Events(ctx context.Context) <-chan Exit
+
+	// Exec runs a command in a running container.
+	Exec(ctx context.Context, id string, e Exec) (exitCode int, err error)
+}
+
+// Images are the node's images.
+type Images interface {
+	// Ensure makes the image available by the policy (Always, IfNotPresent,
+	// Never) and answers with what it holds. A PullError's Reason is the
+	// waiting reason of the container (ErrImagePull, ErrImageNeverPull,
+	// InvalidImageName).
+	Ensure(ctx context.Context, ref string, policy corev1.PullPolicy) (Image, error)
+
+	// Import loads an OCI or Docker archive and answers with the names.
+	Import(ctx context.Context, archive io.Reader) ([]string, error)
+
+	// List answers with the images as a node's status shows them.
+	List(ctx context.Context) ([]corev1.ContainerImage, error)
+
+	// Remove forgets an image; its content goes when nothing else uses it.
+	Remove(ctx context.Context, ref string) error
+}
+
+// Stats reads a container's use of resources from its cgroup.
+type Stats interface {
+	Stats(ctx context.Context, id string) (cpuSeconds float64, memory uint64, err error)
+}
+
+// SandboxSpec says what sandbox to make.
+type SandboxSpec struct {
+	UID             types.UID
+	Namespace, Name string // of the pod
+	Hostname        string
+	HostNetwork     bool
+	HostPID         bool
+	Labels          map[string]string // kept, for adoption
+	Resources       Resources         // of the whole pod; zero is no limit
+	Sysctls         map[string]string
+}
+
+// Sandbox is a pod's sandbox as it is.
+type Sandbox struct {
+	ID              string
+	UID             types.UID
+	Namespace, Name string
+	IP              string // "" with HostNetwork
+	Pid             int    // of the pause process; 0 when it is dead
+	CreatedAt       time.Time
+	Labels          map[string]string
+	Containers      []Container // filled by List, oldest attempt first
+}
+
+// ContainerSpec says what container to run.
+type ContainerSpec struct {
+	Sandbox    string // its ID
+	Name       string
+	Attempt    int // 0 for the first instance, 1 after the first restart, …
+	Image      string
+	Command    []string // nil is the image's entrypoint
+	Args       []string // nil is the image's command, unless Command is set
+	Env        []string // "K=v", on top of the image's
+	WorkingDir string   // "" is the image's
+	Mounts     []Mount
+	Resources  Resources
+	Security   Security
+	LogPath    string // file of the container's log, CRI format, rotated
+	Labels     map[string]string
+}
+
+// Mount binds a host path into a container.
+type Mount struct {
+	Source, Target string
+	ReadOnly       bool
+	Propagation    string // "" is rprivate
+}
+
+// Resources are cgroup limits; zero values are unlimited.
+type Resources struct {
+	CPUShares int64 // v1 shares: 1024 a core; v2 weight is computed from it
+	CPUQuota  int64 // microseconds in each period of 100 ms
+	Memory    int64 // bytes, swap included
+	Pids      int64
+}
+
+// Security is how a container is confined. The zero value is the hardened
+// default: image's user, no new privileges, no capabilities but those added,
+// default seccomp profile, masked and read-only paths of /proc and /sys.
+type Security struct {
+	User                *int64 // nil is the image's
+	Group               *int64
+	Supplemental        []int64
+	RunAsNonRoot        bool // refuse an image that would run as uid 0
+	ReadOnlyRoot        bool
+	Privileged          bool
+	AllowEscalation     bool     // do not set no_new_privs
+	AddCapabilities     []string // "NET_BIND_SERVICE"; "ALL"
+	DropCapabilities    []string
+	DefaultCapabilities bool // start from the engine's usual set (plain pods) and not from none (functions)
+	SeccompUnconfined   bool
+}
+
+// ContainerState is where a container stands.
+type ContainerState string
+
+// The states of a container.
+const (
+	Running ContainerState = "running"
+	Exited  ContainerState = "exited"
+)
+
+// Container is a container as it is.
+type Container struct {
+	ID         string
+	Sandbox    string
+	Name       string
+	Attempt    int
+	Image      string // as asked for
+	ImageID    string // digest
+	State      ContainerState
+	Pid        int
+	StartedAt  time.Time
+	FinishedAt time.Time
+	ExitCode   int
+	Signal     int
+	OOMKilled  bool
+	LogPath    string
+	Labels     map[string]string
+}
+
+// Exit is the end of a container, or of a sandbox's pause process (Container
+// empty).
+type Exit struct {
+	Sandbox   string
+	Container string
+	ExitCode  int
+	OOMKilled bool
+	At        time.Time
+}
+
+// Exec says what to run in a container.
+type Exec struct {
+	Command        []string
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+}
+
+// Image is what an image holds.
+type Image struct {
+	Ref    string // full name, with registry and tag
+	ID     string // digest of the manifest
+	Size   int64
+	Config ImageConfig
+}
+
+// ImageConfig is the part of an image's configuration that a pod needs.
+type ImageConfig struct {
+	User       string
+	Env        []string
+	Entrypoint []string
+	Cmd        []string
+	WorkingDir string
+}
+
+// StartError is a container that could not be started.
+type StartError struct {
+	Reason string // CreateContainerConfigError, CreateContainerError, RunContainerError, StartError
+	Err    error
+}
+
+func (e *StartError) Error() string { return e.Err.Error() }
+func (e *StartError) Unwrap() error { return e.Err }
+
+// PullError is an image that could not be had.
+type PullError struct {
+	Reason string // ErrImagePull, ErrImageNeverPull, InvalidImageName
+	Err    error
+}
+
+func (e *PullError) Error() string { return e.Err.Error() }
+func (e *PullError) Unwrap() error { return e.Err }
