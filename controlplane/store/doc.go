@@ -9,7 +9,8 @@
 //
 // <group> is "core" for the group that has no name; /registry is Config.Prefix.
 // A value is the object's JSON without metadata.resourceVersion: that is the
-// key's etcd mod revision. Every write is one transaction on one key that
+// key's etcd mod revision. One more field, "@write", tells the write apart from
+// every other; by it a process recognises its own in the watch. Every write is one transaction on one key that
 // compares its mod revision, so no two objects share a revision and a watch can
 // resume between any two changes. A create compares the mod revision of its
 // namespace too: nothing comes into a namespace that is being deleted.
@@ -32,8 +33,8 @@
 // # Faults
 //
 // When etcd goes away reads go on from the caches and writes wait, at most
-// Config.Timeout, for its return; a write that was cut off is tried again and
-// recognises its own first attempt. The watch resumes at the last revision. If
+// Config.Timeout, for its return. A write that was cut off is tried again; when
+// that finds the key changed, the watch shows whether the first attempt did it. The watch resumes at the last revision. If
 // that was compacted meanwhile, everything is read anew and the difference
 // becomes events; if etcd has lost revisions (a restored backup) all watches
 // end with Expired.

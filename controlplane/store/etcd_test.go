@@ -1,4 +1,4 @@
-package store_test
+package store
 
 import (
 	"context"
@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/podsnap/podsnap/controlplane/store"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 )
@@ -16,41 +15,44 @@ import (
 // server is an etcd in this process, on sockets in a directory of its own, that
 // can be stopped and started again on its data.
 type server struct {
-	t    *testing.T
-	dir  string
+	place
 	etcd *embed.Etcd
+}
+
+// place is where an etcd is.
+type place struct {
+	t   *testing.T
+	dir string
 }
 
 func startEtcd(t *testing.T) *server {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "etcd") // t.TempDir is too long for a socket's path
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	s := &server{t: t, dir: dir}
+	s := &server{place: place{t, shortDir(t)}}
 	s.start()
 	t.Cleanup(s.stop)
 	return s
 }
 
-func (s *server) url() string { return "unix://" + filepath.Join(s.dir, "c.sock") }
+// shortDir is a directory whose path leaves room for a socket's name, which
+// t.TempDir's does not.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "etcd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func (p place) url() string { return "unix://" + filepath.Join(p.dir, "c.sock") }
+
+func (p place) client() *clientv3.Client { return dial(p.t, p.url()) }
 
 func (s *server) start() {
 	s.t.Helper()
-	client, err := url.Parse(s.url())
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	peer := url.URL{Scheme: "unix", Path: filepath.Join(s.dir, "p.sock")}
-	c := embed.NewConfig()
-	c.Dir = filepath.Join(s.dir, "data")
-	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{*client}, []url.URL{*client}
-	c.ListenPeerUrls, c.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
-	c.InitialCluster = c.InitialClusterFromName(c.Name)
-	c.LogLevel, c.LogOutputs = "error", []string{filepath.Join(s.dir, "log")}
-	c.UnsafeNoFsync = true // the machine does not fail in a test
-	if s.etcd, err = embed.StartEtcd(c); err != nil {
+	var err error
+	if s.etcd, err = launch(s.dir, false); err != nil {
 		s.t.Fatal(err)
 	}
 	select {
@@ -58,6 +60,22 @@ func (s *server) start() {
 	case <-time.After(30 * time.Second):
 		s.t.Fatal("etcd is not ready after 30 s")
 	}
+}
+
+func socketURL(dir, name string) url.URL {
+	return url.URL{Scheme: "unix", Path: filepath.Join(dir, name)}
+}
+
+func launch(dir string, durable bool) (*embed.Etcd, error) {
+	client, peer := socketURL(dir, "c.sock"), socketURL(dir, "p.sock")
+	c := embed.NewConfig()
+	c.Dir = filepath.Join(dir, "data")
+	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
+	c.ListenPeerUrls, c.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
+	c.InitialCluster = c.InitialClusterFromName(c.Name)
+	c.LogLevel, c.LogOutputs = "error", []string{filepath.Join(dir, "log")}
+	c.UnsafeNoFsync = !durable
+	return embed.StartEtcd(c)
 }
 
 func (s *server) stop() {
@@ -69,39 +87,42 @@ func (s *server) stop() {
 	s.etcd = nil
 }
 
-func (s *server) client() *clientv3.Client {
-	s.t.Helper()
-	c, err := store.Dial([]string{s.url()}, nil, nil)
+func dial(t *testing.T, url string) *clientv3.Client {
+	t.Helper()
+	c, err := Dial([]string{url}, nil, nil)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	s.t.Cleanup(func() { c.Close() })
+	t.Cleanup(func() { c.Close() })
 	return c
 }
 
 // open starts a store that ends with the test.
-func (s *server) open(c store.Config) *store.Store {
-	s.t.Helper()
-	if c.Client == nil {
-		c.Client = s.client()
-	}
-	st, err := store.New(c)
+func open(t *testing.T, c Config) *Store {
+	t.Helper()
+	st, err := New(c)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- st.Run(ctx) }()
-	s.t.Cleanup(func() {
+	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
-			s.t.Errorf("Run: %v", err)
+			t.Errorf("Run: %v", err)
 		}
 	})
 	select {
 	case <-st.Ready():
 	case <-time.After(30 * time.Second):
-		s.t.Fatal("the store is not ready after 30 s")
+		t.Fatal("the store is not ready after 30 s")
 	}
 	return st
+}
+
+func (p place) open(c Config) *Store {
+	p.t.Helper()
+	c.Client = p.client()
+	return open(p.t, c)
 }

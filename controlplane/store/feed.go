@@ -122,7 +122,7 @@ func (s *Store) read(kv *mvccpb.KeyValue) (state, bool) {
 		s.c.Log.Debug("store ignores a key", slog.String("key", string(kv.Key)))
 		return state{}, false
 	}
-	obj := s.own.take(kv.Key, kv.Value)
+	obj := s.own.take(kv.Key, kv.Value, kv.ModRevision)
 	if obj == nil {
 		var err error
 		if obj, err = decode(i.r, kv); err != nil {
@@ -222,6 +222,7 @@ func (s *Store) resync(ctx context.Context) error {
 			have = append(have, state{id: idOf(r, obj), obj: obj, rev: revOf(obj)})
 		}
 	}
+	s.gaps.Add(1)
 	from := s.rev.Load()
 	steps, ok := diff(have, all, from, rev)
 	if !ok {

@@ -15,6 +15,7 @@ import (
 	"github.com/podsnap/podsnap/api/rules"
 	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"k8s.io/apimachinery/pkg/util/rand"
 )
 
 // Config says how a store works. Client has to be set.
@@ -41,6 +42,7 @@ type Store struct {
 	etcd   *clientv3.Client
 	caches map[*api.Resource]*cache.Cache
 	rev    atomic.Int64 // the newest revision that the caches have taken in
+	gaps   atomic.Int64 // times that the feed has not seen each single change
 	waits  waits
 	own    own
 	m      *metrics
@@ -72,6 +74,7 @@ func New(c Config) (*Store, error) {
 	}
 	s := &Store{
 		c: c, etcd: c.Client, caches: make(map[*api.Resource]*cache.Cache, len(api.Resources)),
+		own:   own{process: rand.String(8)},
 		ready: make(chan struct{}), ended: make(chan struct{}),
 	}
 	s.m = newMetrics(s)

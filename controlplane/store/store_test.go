@@ -1,4 +1,4 @@
-package store_test
+package store
 
 import (
 	"fmt"
@@ -7,15 +7,14 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/seamtest"
-	"github.com/podsnap/podsnap/controlplane/store"
 )
 
 func TestSeam(t *testing.T) {
 	e := startEtcd(t)
 	var n atomic.Int32
 	seamtest.Objects(t, func(t *testing.T) api.Objects {
-		s := *e
+		s := e.place
 		s.t = t
-		return s.open(store.Config{Prefix: fmt.Sprintf("/seam-%d", n.Add(1)), History: 512})
+		return s.open(Config{Prefix: fmt.Sprintf("/seam-%d", n.Add(1)), History: 512})
 	})
 }

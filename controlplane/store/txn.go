@@ -1,15 +1,14 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"strconv"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
-	"github.com/podsnap/podsnap/api/rules"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // txn is one write of one key.
@@ -40,45 +39,43 @@ const (
 	lastWait  = 250 * time.Millisecond
 )
 
-// commit runs x. While etcd is away it waits for its return; an attempt whose
-// fate is unknown is repeated, and is recognised by its value if it had been
-// successful.
+// commit runs x. While etcd is away it waits for its return, and finds out
+// what became of an attempt that was cut off.
 func (s *Store) commit(ctx context.Context, x txn) (outcome, error) {
-	put, err := s.put(ctx, x)
+	if x.value == nil {
+		out, err := s.try(ctx, x, clientv3.OpDelete(x.key))
+		if err == nil && out.done {
+			err = s.await(ctx, out, x)
+			x.obj.SetResourceVersion(strconv.FormatInt(out.rev, 10))
+			out.obj = x.obj
+		}
+		return out, err
+	}
+	x.value = s.own.mark(x.value)
+	op, err := s.put(ctx, x)
 	if err != nil {
 		return outcome{}, err
 	}
 	w := &written{value: x.value, obj: x.obj}
-	if x.value != nil {
-		s.own.add(x.key, w)
-	}
-	out, err := s.try(ctx, x, put)
+	s.own.add(x.key, w)
+	out, err := s.try(ctx, x, op)
 	if err == nil && out.done {
 		err = s.await(ctx, out, x)
 	}
-	taken := x.value != nil && s.own.remove(x.key, w)
-	if err != nil || !out.done {
+	switch rev := s.own.remove(x.key, w); {
+	case rev != 0: // it is there, whatever the answer was
+		return outcome{done: true, rev: rev, obj: x.obj}, nil
+	case err != nil || !out.done:
 		return out, err
 	}
-	rv := strconv.FormatInt(out.rev, 10)
-	switch {
-	case !taken:
-		x.obj.SetResourceVersion(rv)
-		out.obj = x.obj
-	case x.obj.GetResourceVersion() == rv:
-		out.obj = x.obj
-	default: // somebody else wrote the very same before
-		out.obj = rules.WithRevision(x.obj, rv)
-	}
+	x.obj.SetResourceVersion(strconv.FormatInt(out.rev, 10))
+	out.obj = x.obj
 	return out, nil
 }
 
-// put is the operation; for an Event with a lease.
+// put is the operation that stores x, an Event with a lease.
 func (s *Store) put(ctx context.Context, x txn) (clientv3.Op, error) {
-	switch {
-	case x.value == nil:
-		return clientv3.OpDelete(x.key), nil
-	case x.id.r != api.Events:
+	if x.id.r != api.Events {
 		return clientv3.OpPut(x.key, string(x.value)), nil
 	}
 	for wait := firstWait; ; wait = min(wait*2, lastWait) {
@@ -97,11 +94,16 @@ func (s *Store) try(ctx context.Context, x txn, op clientv3.Op) (outcome, error)
 	if x.guard != "" {
 		conds = append(conds, clientv3.Compare(clientv3.ModRevision(x.guard), "=", x.guardRev))
 	}
+	gaps := s.gaps.Load()
 	unknown := false // whether an earlier attempt may have been carried out
 	for wait := firstWait; ; wait = min(wait*2, lastWait) {
 		resp, err := s.etcd.Txn(ctx).If(conds...).Then(op).Else(clientv3.OpGet(x.key)).Commit()
 		if err == nil {
-			return judge(x, resp, unknown), nil
+			out := judge(x, resp, unknown)
+			if unknown && !out.done {
+				err = s.certain(ctx, resp.Header.Revision, gaps)
+			}
+			return out, err
 		}
 		unknown = true
 		if !unavailable(err) || !pause(ctx, wait) {
@@ -110,8 +112,8 @@ func (s *Store) try(ctx context.Context, x txn, op clientv3.Op) (outcome, error)
 	}
 }
 
-// judge says what resp means. With unknown an earlier attempt may have been
-// successful: then the key shows it.
+// judge says what resp means. A deletion of unknown fate has taken place if the
+// object is not there any more, or another one of its name is.
 func judge(x txn, resp *clientv3.TxnResponse, unknown bool) outcome {
 	if resp.Succeeded {
 		return outcome{done: true, rev: resp.Header.Revision}
@@ -120,14 +122,29 @@ func judge(x txn, resp *clientv3.TxnResponse, unknown bool) outcome {
 	if kvs := resp.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
 		now = kvs[0]
 	}
-	switch {
-	case !unknown:
-	case x.value != nil && now != nil && bytes.Equal(now.Value, x.value):
-		return outcome{done: true, rev: now.ModRevision}
-	case x.value == nil && (now == nil || now.CreateRevision > x.expect):
+	if unknown && x.value == nil && (now == nil || now.CreateRevision > x.expect) {
 		return outcome{done: true, rev: resp.Header.Revision, vague: true}
 	}
 	return outcome{now: now}
+}
+
+// certain returns when the feed has seen everything up to rev: then it has
+// also seen this process's own write if that was carried out. An error means
+// that it can't be known.
+func (s *Store) certain(ctx context.Context, rev, gaps int64) error {
+	for s.rev.Load() < rev {
+		if ctx.Err() != nil {
+			return s.fault(ctx, "learn the fate of a write", ctx.Err())
+		}
+		s.catchUp(ctx, rev)
+		if s.rev.Load() < rev && !pause(ctx, firstWait) {
+			return s.fault(ctx, "learn the fate of a write", ctx.Err())
+		}
+	}
+	if s.gaps.Load() != gaps {
+		return apierrors.NewServiceUnavailable("etcd was away and has dropped its history, it is unknown whether the write took place")
+	}
+	return nil
 }
 
 // await returns when the caches hold what x wrote. When they do not in

@@ -3,7 +3,10 @@ package store
 import (
 	"bytes"
 	"context"
+	"slices"
+	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"github.com/podsnap/podsnap/api"
 )
@@ -71,16 +74,30 @@ func (w *waits) drop(gone waiter) {
 }
 
 // own are the writes of this process that the watch has not yet brought back.
-// When it does the object need not be decoded: it is taken from here.
+// When it does, the object need not be decoded: it is taken from here; and a
+// write of unknown fate is known to have been carried out.
 type own struct {
+	process string // random; with count it makes every write's mark unique
+	count   atomic.Uint64
+
 	mu   sync.Mutex
 	list map[string][]*written
 }
 
 type written struct {
-	value []byte
+	value []byte     // marked, so that no other write has the same
 	obj   api.Object // belongs to the feed once taken
-	taken bool       // guarded by own.mu
+	rev   int64      // at which the feed has seen it; 0 is not yet. Guarded by own.mu
+}
+
+// mark makes an object's encoding unlike that of every other write, by one
+// more field, which decoding ignores.
+func (o *own) mark(value []byte) []byte {
+	value = append(value[:len(value)-1], `,"@write":"`...)
+	value = append(value, o.process...)
+	value = append(value, '-')
+	value = strconv.AppendUint(value, o.count.Add(1), 36)
+	return append(value, `"}`...)
 }
 
 func (o *own) add(key string, w *written) {
@@ -92,35 +109,30 @@ func (o *own) add(key string, w *written) {
 	o.list[key] = append(o.list[key], w)
 }
 
-// take answers with the object whose encoding value is, at most once.
-func (o *own) take(key, value []byte) api.Object {
+// take answers with the object whose encoding value is, and notes that it is
+// at rev; nil when value is not one of this process's running writes.
+func (o *own) take(key, value []byte, rev int64) api.Object {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, w := range o.list[string(key)] {
-		if !w.taken && bytes.Equal(w.value, value) {
-			w.taken = true
+		if w.rev == 0 && bytes.Equal(w.value, value) {
+			w.rev = rev
 			return w.obj
 		}
 	}
 	return nil
 }
 
-// remove forgets w and says whether the feed has taken its object.
-func (o *own) remove(key string, w *written) bool {
+// remove forgets w and answers with the revision at which the feed has taken
+// its object, 0 when it has not.
+func (o *own) remove(key string, w *written) int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	list := o.list[key]
-	for i, x := range list {
-		if x == w {
-			list[i] = list[len(list)-1]
-			list[len(list)-1] = nil
-			list = list[:len(list)-1]
-		}
-	}
+	list := slices.DeleteFunc(o.list[key], func(x *written) bool { return x == w })
 	if len(list) == 0 {
 		delete(o.list, key)
 	} else {
 		o.list[key] = list
 	}
-	return w.taken
+	return w.rev
 }
