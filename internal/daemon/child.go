@@ -15,8 +15,9 @@ import (
 // child is a supervised process: started, waited for and started again when it
 // ends, as long as its context lives. It dies with its parent.
 type child struct {
-	name    string
-	command func() *exec.Cmd
+	name string
+	// command prepares a start; after is called when it has taken place.
+	command func() (cmd *exec.Cmd, after func(), err error)
 	// ready says when the child answers; it is called after each start and
 	// returns when it does or ctx is done.
 	ready func(ctx context.Context) error
@@ -28,7 +29,7 @@ type child struct {
 	first error
 }
 
-func newChild(name string, log *slog.Logger, command func() *exec.Cmd, ready func(context.Context) error) *child {
+func newChild(name string, log *slog.Logger, command func() (*exec.Cmd, func(), error), ready func(context.Context) error) *child {
 	return &child{name: name, command: command, ready: ready, log: log, up: make(chan struct{})}
 }
 
@@ -81,8 +82,11 @@ func (c *child) run(ctx context.Context) error {
 	}
 }
 
-func (c *child) once(ctx context.Context) (answered bool, err error) {
-	cmd := c.command()
+func (c *child) once(ctx context.Context) (answered bool, fault error) {
+	cmd, after, err := c.command()
+	if err != nil {
+		return false, err
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -94,6 +98,7 @@ func (c *child) once(ctx context.Context) (answered bool, err error) {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
+		after()
 		started <- err
 		if err != nil {
 			return
