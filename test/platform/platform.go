@@ -15,11 +15,24 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"testing"
 	"time"
 
 	"github.com/podsnap/podsnap/internal/openfaas"
 )
+
+// T is what a platform needs of its test; bench has one too.
+type T interface {
+	Helper()
+	Context() context.Context
+	Cleanup(f func())
+	Failed() bool
+	Logf(format string, args ...any)
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Skip(args ...any)
+	Skipf(format string, args ...any)
+}
 
 // Platform is a running platform.
 type Platform struct {
@@ -31,7 +44,7 @@ type Platform struct {
 	Client   *openfaas.Client
 	Password string
 
-	t    testing.TB
+	t    T
 	args []string
 	env  []string
 
@@ -59,7 +72,7 @@ var binary = sync.OnceValues(func() (string, error) {
 })
 
 // Binary is the faas command of this tree: $FAAS_BINARY, or built now.
-func Binary(t testing.TB) string {
+func Binary(t T) string {
 	t.Helper()
 	b, err := binary()
 	if err != nil {
@@ -69,7 +82,7 @@ func Binary(t testing.TB) string {
 }
 
 // NeedRoot skips a test that can't run here, saying why.
-func NeedRoot(t testing.TB) {
+func NeedRoot(t T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("running containers needs root")
@@ -83,7 +96,7 @@ func NeedRoot(t testing.TB) {
 
 // New prepares a platform and starts it; flags are added to `faas server`. It
 // is stopped, with all it runs, at the test's end.
-func New(t testing.TB, flags ...string) *Platform {
+func New(t T, flags ...string) *Platform {
 	t.Helper()
 	NeedRoot(t)
 	// Short, because sockets live below it; not t.TempDir, because it must
@@ -251,7 +264,7 @@ func (p *Platform) MustFaas(stdin string, args ...string) string {
 }
 
 // Eventually waits until check answers nil, looking again every 20 ms.
-func Eventually(t testing.TB, limit time.Duration, check func() error) {
+func Eventually(t T, limit time.Duration, check func() error) {
 	t.Helper()
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
@@ -271,7 +284,7 @@ func Eventually(t testing.TB, limit time.Duration, check func() error) {
 }
 
 // FreePorts finds loopback addresses that nobody listens on.
-func FreePorts(t testing.TB, n int) []string {
+func FreePorts(t T, n int) []string {
 	t.Helper()
 	var out []string
 	for range n {
@@ -286,7 +299,7 @@ func FreePorts(t testing.TB, n int) []string {
 }
 
 // FreeCIDR finds a pod network that no route of this machine leads to.
-func FreeCIDR(t testing.TB) string {
+func FreeCIDR(t T) string {
 	t.Helper()
 	b, err := os.ReadFile("/proc/net/route")
 	if err != nil {
