@@ -1,0 +1,206 @@
+// Package cache keeps all objects of one kind in order, with the recent changes,
+// and serves gets, consistent pages and watches from that. It is what the
+// implementations of api.Objects read from; they write to it, one change at a
+// time in the order of revisions.
+//
+// A watch is a cursor into the history of changes, not a queue of its own: a
+// slow reader costs nothing, blocks nobody, and is cut off when what it has not
+// yet read is about to be dropped.
+package cache
+
+import (
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/rules"
+	"k8s.io/utils/third_party/forked/golang/btree"
+)
+
+// Config says how a cache works.
+type Config struct {
+	// History is how many changes are kept for watches that resume and for
+	// continued lists; 0 is 4096.
+	History int
+	// Revision, when not nil, is the newest revision of which the caches that
+	// share it have taken in every change. The owner stores to it after Apply.
+	Revision *atomic.Int64
+	// Lag, when not nil, is told how long a change took from Apply to a reader.
+	Lag func(time.Duration)
+}
+
+// Cache holds the objects of one kind. Reads are safe for concurrent use at any
+// time; Apply, Load and Fail are to be called by one goroutine at a time.
+type Cache struct {
+	r *api.Resource
+	c Config
+
+	mu       sync.RWMutex
+	tree     *btree.BTree[entry]
+	snap     *btree.BTree[entry] // of tree, while it is unchanged
+	rev      int64               // of the last change
+	oldest   int64               // history holds every change after this revision
+	history  ring
+	watchers []*watch
+	cut      uint64 // watches that were too slow
+}
+
+type entry struct {
+	namespace, name string
+	obj             api.Object
+}
+
+func (e entry) before(o entry) bool {
+	return e.namespace < o.namespace || e.namespace == o.namespace && e.name < o.name
+}
+
+// New makes an empty cache of r at revision 0.
+func New(r *api.Resource, c Config) *Cache {
+	if c.History == 0 {
+		c.History = 4096
+	}
+	return &Cache{r: r, c: c, tree: btree.New(32, entry.before), history: ring{limit: c.History}}
+}
+
+// Get looks an object up.
+func (c *Cache) Get(namespace, name string) (api.Object, bool) {
+	c.mu.RLock()
+	e, ok := c.tree.Get(entry{namespace: namespace, name: name})
+	c.mu.RUnlock()
+	return e.obj, ok
+}
+
+// Load replaces the content by objs, all of which have their resourceVersion,
+// as of revision rev. There is no history before rev; it is meant for the
+// beginning, when nobody watches yet.
+func (c *Cache) Load(objs []api.Object, rev int64) {
+	tree := btree.New(32, entry.before)
+	for _, o := range objs {
+		tree.ReplaceOrInsert(entry{o.GetNamespace(), o.GetName(), o})
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tree, c.snap, c.rev, c.oldest = tree, nil, rev, rev
+	c.history = ring{limit: c.c.History}
+}
+
+// Apply takes in that namespace/name became obj at revision rev; nil means
+// that it was deleted. Revisions grow from call to call. obj has its
+// resourceVersion and is immutable from now on.
+func (c *Cache) Apply(rev int64, namespace, name string, obj api.Object) {
+	ch := &change{rev: rev, now: obj}
+	if c.c.Lag != nil {
+		ch.at = time.Now()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if rev <= c.rev {
+		return
+	}
+	c.rev = rev
+	key := entry{namespace, name, obj}
+	var had bool
+	var before entry
+	if obj == nil {
+		before, had = c.tree.Delete(key)
+	} else {
+		before, had = c.tree.ReplaceOrInsert(key)
+	}
+	c.snap = nil
+	if !had && obj == nil {
+		return
+	}
+	if had {
+		ch.old = before.obj
+	}
+	if obj == nil {
+		ch.gone = rules.WithRevision(ch.old, strconv.FormatInt(rev, 10))
+	}
+	if dropped := c.history.push(ch); dropped != nil {
+		c.oldest = dropped.rev
+	}
+	c.wake(ch)
+}
+
+// wake tells the watches that a change may concern, and those that fall
+// behind: the latter have to move on or be cut off.
+func (c *Cache) wake(ch *change) {
+	next := c.history.next
+	for _, w := range c.watchers {
+		lag := next - w.cursor.Load()
+		switch {
+		case lag > uint64(c.c.History)*3/4 && w.blocked.Load():
+			if !w.cutOff {
+				w.cutOff = true
+				c.cut++
+				close(w.slow)
+			}
+		case lag > uint64(c.c.History)/4, w.concerns(ch):
+			select {
+			case w.more <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// Fail ends all watches with err and drops the history.
+func (c *Cache) Fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, w := range c.watchers {
+		w.fail(err)
+	}
+	c.oldest = c.rev
+	c.history = ring{limit: c.c.History, first: c.history.next, next: c.history.next}
+}
+
+// Stats are figures for metrics.
+type Stats struct {
+	Objects  int
+	Watchers int
+	Cut      uint64 // watches that were cut off since the start, monotonic
+}
+
+// Stats answers with the figures of now.
+func (c *Cache) Stats() Stats {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return Stats{Objects: c.tree.Len(), Watchers: len(c.watchers), Cut: c.cut}
+}
+
+// revision is the newest one whose changes are all in the cache. Called with
+// c.mu held; floor was read before that.
+func (c *Cache) revision(floor int64) int64 { return max(c.rev, floor) }
+
+func (c *Cache) floor() int64 {
+	if c.c.Revision == nil {
+		return 0
+	}
+	return c.c.Revision.Load()
+}
+
+// snapshot answers with the present content, immutable.
+func (c *Cache) snapshot() (*btree.BTree[entry], int64) {
+	floor := c.floor()
+	c.mu.RLock()
+	if t := c.snap; t != nil {
+		rev := c.revision(floor)
+		c.mu.RUnlock()
+		return t, rev
+	}
+	c.mu.RUnlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.freeze(), c.revision(floor)
+}
+
+// freeze makes a snapshot with c.mu held for writing.
+func (c *Cache) freeze() *btree.BTree[entry] {
+	if c.snap == nil {
+		c.snap = c.tree.Clone()
+	}
+	return c.snap
+}

@@ -1,0 +1,290 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/podsnap/podsnap/api"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/utils/third_party/forked/golang/btree"
+)
+
+const (
+	// batch is how many changes a watch takes at a time.
+	batch = 64
+	// quiet is after how many changes that do not concern it a watch gets a
+	// bookmark, so that it can resume without reading them again.
+	quiet = 512
+)
+
+// watch is a reader of the history.
+type watch struct {
+	c        *Cache
+	selector selector
+	node     string // with byNode: the only spec.nodeName that it wants
+	byNode   bool
+
+	events chan api.Event
+	more   chan struct{} // holds one token when there may be something to read
+	slow   chan struct{} // closed when the reader is too slow
+	broken chan error    // holds the fault that ends the watch
+	stop   chan struct{} // closed by Stop
+	done   chan struct{} // closed when the goroutine has ended
+
+	cursor  atomic.Uint64 // number of the next change to read
+	blocked atomic.Bool   // the reader does not take the event that is offered
+	cutOff  bool          // guarded by the cache's lock
+	place   int           // in the cache's list; guarded by its lock
+	skipped int           // changes since the last event
+	passed  int64         // revision of the last change that was read
+	err     error
+	once    sync.Once
+}
+
+// Watch streams changes, as api.Objects.Watch does.
+func (c *Cache) Watch(ctx context.Context, o api.WatchOptions) (api.Watch, error) {
+	rev := int64(0)
+	if o.ResourceVersion != "" {
+		var err error
+		if rev, err = strconv.ParseInt(o.ResourceVersion, 10, 64); err != nil || rev < 0 {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("invalid resource version %q", o.ResourceVersion))
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	w := &watch{
+		c: c, selector: selectorOf(o.Namespace, o.Labels, o.Fields),
+		events: make(chan api.Event, 16), more: make(chan struct{}, 1), slow: make(chan struct{}),
+		broken: make(chan error, 1), stop: make(chan struct{}), done: make(chan struct{}),
+	}
+	if c.r == api.Pods {
+		w.node, w.byNode = w.selector.exactly("spec.nodeName")
+	}
+	tree, at, err := c.join(w, rev)
+	if err != nil {
+		return nil, err
+	}
+	go w.run(ctx, tree, at)
+	return w, nil
+}
+
+// join registers w, to read on after rev; with rev 0 it answers with the
+// content to begin with, and its revision.
+func (c *Cache) join(w *watch, rev int64) (*btree.BTree[entry], int64, error) {
+	floor := c.floor()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.revision(floor)
+	var tree *btree.BTree[entry]
+	switch {
+	case rev == 0:
+		tree = c.freeze()
+		w.cursor.Store(c.history.next)
+	case rev < c.oldest:
+		return nil, 0, apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", rev, c.oldest))
+	case rev > now:
+		return nil, 0, tooNew(rev)
+	default:
+		w.cursor.Store(c.history.after(rev))
+	}
+	w.place = len(c.watchers)
+	c.watchers = append(c.watchers, w)
+	return tree, now, nil
+}
+
+func (c *Cache) leave(w *watch) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	last := len(c.watchers) - 1
+	c.watchers[w.place] = c.watchers[last]
+	c.watchers[w.place].place = w.place
+	c.watchers[last] = nil
+	c.watchers = c.watchers[:last]
+}
+
+// read appends to buf the changes from number i on, at most a batch; false
+// when some of them are dropped already.
+func (c *Cache) read(i uint64, buf []*change) ([]*change, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if i < c.history.first {
+		return nil, false
+	}
+	for end := min(c.history.next, i+batch); i < end; i++ {
+		buf = append(buf, c.history.at(i))
+	}
+	return buf, true
+}
+
+func (w *watch) Events() <-chan api.Event { return w.events }
+
+func (w *watch) Err() error {
+	<-w.done
+	return w.err
+}
+
+func (w *watch) Stop() {
+	w.once.Do(func() { close(w.stop) })
+	<-w.done
+}
+
+// fail ends the watch with err, at most once.
+func (w *watch) fail(err error) {
+	select {
+	case w.broken <- err:
+	default:
+	}
+}
+
+func (w *watch) run(ctx context.Context, tree *btree.BTree[entry], rev int64) {
+	defer close(w.done)
+	defer close(w.events)
+	defer w.c.leave(w)
+	w.passed = rev
+	if tree != nil && !w.initial(ctx, tree, rev) {
+		return
+	}
+	buf := make([]*change, 0, batch)
+	for {
+		var ok bool
+		if buf, ok = w.c.read(w.cursor.Load(), buf[:0]); !ok {
+			w.err = w.tooSlow()
+			return
+		}
+		if len(buf) == 0 && !w.wait(ctx) {
+			return
+		}
+		for _, ch := range buf {
+			if !w.pass(ctx, ch) {
+				return
+			}
+			w.cursor.Add(1)
+		}
+		clear(buf)
+	}
+}
+
+// initial sends what is there, and the bookmark that ends it.
+func (w *watch) initial(ctx context.Context, tree *btree.BTree[entry], rev int64) bool {
+	going := true
+	tree.AscendGreaterOrEqual(entry{namespace: w.selector.namespace}, func(e entry) bool {
+		if w.selector.namespace != "" && e.namespace != w.selector.namespace {
+			return false
+		}
+		if w.selector.matches(e.obj, nil) {
+			going = w.send(ctx, api.Event{Type: api.Added, Object: e.obj})
+		}
+		return going
+	})
+	return going && w.send(ctx, api.Event{Type: api.Bookmark, Object: w.bookmark(rev), InitialEventsEnd: true})
+}
+
+// pass sends what ch means to this watch; false when the watch ends.
+func (w *watch) pass(ctx context.Context, ch *change) bool {
+	w.passed = ch.rev
+	e, ok := w.event(ch)
+	if ok {
+		w.skipped = 0
+		if !w.send(ctx, e) {
+			return false
+		}
+		if w.c.c.Lag != nil {
+			w.c.c.Lag(time.Since(ch.at))
+		}
+		return true
+	}
+	if w.skipped++; w.skipped < quiet {
+		return true
+	}
+	w.skipped = 0
+	return w.send(ctx, api.Event{Type: api.Bookmark, Object: w.bookmark(w.passed)})
+}
+
+// event says what ch is for this watch's selection, if anything.
+func (w *watch) event(ch *change) (api.Event, bool) {
+	before := ch.old != nil && w.selector.matches(ch.old, ch.fieldsOfOld)
+	after := ch.now != nil && w.selector.matches(ch.now, ch.fieldsOfNow)
+	switch {
+	case before && after:
+		return api.Event{Type: api.Modified, Object: ch.now}, true
+	case after:
+		return api.Event{Type: api.Added, Object: ch.now}, true
+	case before:
+		return api.Event{Type: api.Deleted, Object: ch.departed()}, true
+	default:
+		return api.Event{}, false
+	}
+}
+
+// concerns is a cheap first guess of whether event would answer true.
+func (w *watch) concerns(ch *change) bool {
+	obj := ch.now
+	if obj == nil {
+		obj = ch.old
+	}
+	if ns := w.selector.namespace; ns != "" && obj.GetNamespace() != ns {
+		return false
+	}
+	return !w.byNode || nodeOf(ch.old) == w.node || nodeOf(ch.now) == w.node
+}
+
+func nodeOf(obj api.Object) string {
+	if p, ok := obj.(*corev1.Pod); ok {
+		return p.Spec.NodeName
+	}
+	return ""
+}
+
+func (w *watch) bookmark(rev int64) api.Object {
+	obj := w.c.r.New()
+	obj.GetObjectKind().SetGroupVersionKind(w.c.r.GVK())
+	obj.SetResourceVersion(strconv.FormatInt(rev, 10))
+	return obj
+}
+
+// send hands e to the reader; false when the watch ends instead.
+func (w *watch) send(ctx context.Context, e api.Event) bool {
+	select {
+	case w.events <- e:
+		return true
+	default:
+	}
+	w.blocked.Store(true)
+	defer w.blocked.Store(false)
+	select {
+	case w.events <- e:
+		return true
+	case <-w.stop:
+	case <-ctx.Done():
+		w.err = context.Cause(ctx)
+	case <-w.slow:
+		w.err = w.tooSlow()
+	case w.err = <-w.broken:
+	}
+	return false
+}
+
+// wait returns true when there may be more to read.
+func (w *watch) wait(ctx context.Context) bool {
+	select {
+	case <-w.more:
+		return true
+	case <-w.stop:
+	case <-ctx.Done():
+		w.err = context.Cause(ctx)
+	case <-w.slow:
+		w.err = w.tooSlow()
+	case w.err = <-w.broken:
+	}
+	return false
+}
+
+func (w *watch) tooSlow() error {
+	return apierrors.NewTimeoutError(fmt.Sprintf("the watch of %s was cut off because its reader is too slow; watch again from the last event", w.c.r), 0)
+}

@@ -1,0 +1,120 @@
+package rules
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	jsonpatch "github.com/evanphx/json-patch/v5"
+	"github.com/podsnap/podsnap/api"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+)
+
+// Bounds of a patch.
+const (
+	// MaxPatchBytes is the longest patch, and the longest object that one may make.
+	MaxPatchBytes = 3 << 20
+	// MaxPatchOps is the most operations of a JSON patch.
+	MaxPatchOps = 10_000
+)
+
+// Patch applies p to a copy of old. What comes out is what a client would have
+// sent as an update; it still has to go through Update, with p's subresource.
+//
+// Errors: BadRequest for a patch that is malformed, too long or makes an
+// object of a wrong type, or that changes the name; Invalid when it does not
+// fit the object (a path that is not there, a failed test);
+// UnsupportedMediaType for another type.
+func Patch(old api.Object, p api.Patch) (api.Object, error) {
+	r := api.ResourceOf(old)
+	if len(p.Data) > MaxPatchBytes {
+		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the patch has %d bytes, at most %d are allowed", len(p.Data), MaxPatchBytes))
+	}
+	doc, err := json.Marshal(old)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s %s: %w", r, old.GetName(), err)
+	}
+	doc, err = apply(r, doc, p)
+	if err != nil {
+		return nil, err
+	}
+	if len(doc) > MaxPatchBytes {
+		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the patched object has %d bytes, at most %d are allowed", len(doc), MaxPatchBytes))
+	}
+	next, err := Decode(r, doc)
+	if err != nil {
+		return nil, err
+	}
+	if next.GetName() != old.GetName() || next.GetNamespace() != old.GetNamespace() {
+		return nil, apierrors.NewBadRequest("a patch must not change metadata.name or metadata.namespace")
+	}
+	return next, nil
+}
+
+func apply(r *api.Resource, doc []byte, p api.Patch) ([]byte, error) {
+	switch p.Type {
+	case types.JSONPatchType:
+		return applyJSON(r, doc, p.Data)
+	case types.MergePatchType:
+		if err := isObject(p.Data); err != nil {
+			return nil, err
+		}
+		out, err := jsonpatch.MergePatch(doc, p.Data)
+		if err != nil {
+			return nil, malformed(err)
+		}
+		return out, nil
+	case types.StrategicMergePatchType:
+		if err := isObject(p.Data); err != nil {
+			return nil, err
+		}
+		out, err := strategicpatch.StrategicMergePatch(doc, p.Data, r.New())
+		if err != nil {
+			return nil, malformed(err)
+		}
+		return out, nil
+	default:
+		return nil, status(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
+			fmt.Sprintf("the patch type %q is not supported; use %s, %s or %s", p.Type, types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType))
+	}
+}
+
+func applyJSON(r *api.Resource, doc, data []byte) ([]byte, error) {
+	ops, err := jsonpatch.DecodePatch(data)
+	if err != nil {
+		return nil, malformed(err)
+	}
+	if len(ops) > MaxPatchOps {
+		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the patch has %d operations, at most %d are allowed", len(ops), MaxPatchOps))
+	}
+	o := jsonpatch.NewApplyOptions()
+	o.AccumulatedCopySizeLimit = MaxPatchBytes
+	o.SupportNegativeIndices = false
+	out, err := ops.ApplyWithOptions(doc, o)
+	if err != nil {
+		return nil, status(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid,
+			fmt.Sprintf("the patch can't be applied to this %s: %v", r.Kind, err))
+	}
+	return out, nil
+}
+
+func isObject(data []byte) error {
+	var m map[string]json.RawMessage
+	if err := json.Unmarshal(data, &m); err != nil || m == nil {
+		return apierrors.NewBadRequest("the patch is not a JSON object")
+	}
+	return nil
+}
+
+func malformed(err error) error {
+	return apierrors.NewBadRequest(fmt.Sprintf("the patch is malformed: %v", err))
+}
+
+func status(code int32, reason metav1.StatusReason, message string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: code, Reason: reason, Message: message,
+	}}
+}

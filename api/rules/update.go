@@ -1,0 +1,125 @@
+package rules
+
+import (
+	"fmt"
+
+	"github.com/podsnap/podsnap/api"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Update decides what becomes of old when a client sends obj. Server-owned
+// metadata (uid, timestamps, generation, …) stays as it is. Where the kind has
+// a status subresource a plain update keeps old's status, and one of "status"
+// changes nothing else. The generation grows when anything but metadata and
+// status changed. admit (nil is none) works on the copy before it is compared.
+// The Verdict's object has old's resourceVersion.
+//
+// Errors: Conflict for a stale resourceVersion or another uid, Invalid,
+// BadRequest, and what admit answers.
+func Update(old, obj api.Object, o api.UpdateOptions, admit func(old, next api.Object) error) (Verdict, error) {
+	r := api.ResourceOf(old)
+	if err := precondition(r, old, obj.GetUID(), obj.GetResourceVersion()); err != nil {
+		return Verdict{}, err
+	}
+	next, err := merge(r, old, obj, o.Subresource)
+	if err != nil {
+		return Verdict{}, err
+	}
+	if admit != nil {
+		if err := admit(old, next); err != nil {
+			return Verdict{}, err
+		}
+	}
+	return settle(r, old, next)
+}
+
+// precondition holds what a request expects against the current object; empty
+// expectations hold always.
+func precondition(r *api.Resource, old api.Object, uid types.UID, rv string) error {
+	if uid != "" && uid != old.GetUID() {
+		return apierrors.NewConflict(r.GR(), old.GetName(),
+			fmt.Errorf("the uid in the request is %s, the object's is %s: it was deleted and created again", uid, old.GetUID()))
+	}
+	if rv != "" && rv != old.GetResourceVersion() {
+		return apierrors.NewConflict(r.GR(), old.GetName(),
+			fmt.Errorf("the object has been modified; please apply your changes to the latest version and try again"))
+	}
+	return nil
+}
+
+// merge makes the new state: a private copy of what the client may change, on
+// top of what it may not.
+func merge(r *api.Resource, old, obj api.Object, subresource string) (api.Object, error) {
+	switch {
+	case subresource == "status" && r.Status:
+		next := old.DeepCopyObject().(api.Object)
+		copyField(next, obj.DeepCopyObject().(api.Object), "Status")
+		return next, nil
+	case subresource != "":
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("%s have no subresource %q that can be updated", r, subresource))
+	}
+	next := obj.DeepCopyObject().(api.Object)
+	next.GetObjectKind().SetGroupVersionKind(r.GVK())
+	next.SetNamespace(old.GetNamespace())
+	next.SetResourceVersion(old.GetResourceVersion())
+	next.SetUID(old.GetUID())
+	next.SetGenerateName(old.GetGenerateName())
+	next.SetCreationTimestamp(old.GetCreationTimestamp())
+	next.SetDeletionTimestamp(old.GetDeletionTimestamp())
+	next.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
+	next.SetSelfLink(old.GetSelfLink())
+	next.SetGeneration(old.GetGeneration())
+	if r.Status {
+		copyField(next, old.DeepCopyObject().(api.Object), "Status")
+	}
+	if ns, ok := next.(*corev1.Namespace); ok && old.GetDeletionTimestamp() == nil {
+		ns.Spec.Finalizers = append([]corev1.FinalizerName(nil), old.(*corev1.Namespace).Spec.Finalizers...)
+	}
+	return next, nil
+}
+
+// settle compares the two states, part by part so that nothing is compared
+// twice, and says what is to be done.
+func settle(r *api.Resource, old, next api.Object) (Verdict, error) {
+	sameMeta := equality.Semantic.DeepEqual(value(old, "ObjectMeta"), value(next, "ObjectMeta"))
+	sameStatus := !r.Status || equality.Semantic.DeepEqual(value(old, "Status"), value(next, "Status"))
+	sameRest := sameButMetaAndStatus(r, old, next)
+	if sameMeta && sameStatus && sameRest {
+		return Verdict{Object: old, Unchanged: true}, nil
+	}
+	if !sameMeta {
+		if err := validateUpdate(r, old, next); err != nil {
+			return Verdict{}, err
+		}
+	}
+	if !sameRest {
+		next.SetGeneration(old.GetGeneration() + 1)
+	}
+	return Verdict{Object: next, Remove: ended(next)}, nil
+}
+
+func sameButMetaAndStatus(r *api.Resource, old, next api.Object) bool {
+	o := shallow(old)
+	copyField(o, next, "TypeMeta")
+	copyField(o, next, "ObjectMeta")
+	if r.Status {
+		copyField(o, next, "Status")
+	}
+	return equality.Semantic.DeepEqual(o, next)
+}
+
+// ended says whether nothing holds a deleted object any more: no finalizer, no
+// grace period that its node agent has yet to use.
+func ended(obj api.Object) bool {
+	if obj.GetDeletionTimestamp() == nil || len(obj.GetFinalizers()) > 0 {
+		return false
+	}
+	if ns, ok := obj.(*corev1.Namespace); ok && len(ns.Spec.Finalizers) > 0 {
+		return false
+	}
+	grace := obj.GetDeletionGracePeriodSeconds()
+	return grace == nil || *grace == 0
+}
