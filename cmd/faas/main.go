@@ -1,3 +1,5 @@
+//go:build wip
+
 // Command faas is Podsnap: the platform (faas server) and the tool to use it.
 package main
 
