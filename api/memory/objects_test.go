@@ -5,6 +5,7 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/memory"
+	"github.com/podsnap/podsnap/api/seamtest"
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -32,4 +33,8 @@ func TestNamespacesAreEnforcedOnRequest(t *testing.T) {
 	if _, err := o.Create(t.Context(), cm); !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		t.Fatalf("create in a terminating namespace: got %v, want cause %s", err, corev1.NamespaceTerminatingCause)
 	}
+}
+
+func TestSeam(t *testing.T) {
+	seamtest.Objects(t, func(*testing.T) api.Objects { return memory.New(memory.Config{Namespaces: true}) })
 }
