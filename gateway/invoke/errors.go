@@ -30,6 +30,9 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.text }
 
+// HTTPStatus is the status of the answer.
+func (r *refusal) HTTPStatus() int { return r.status }
+
 // write sends the answer; headers that are set already go with it.
 func (r *refusal) write(w http.ResponseWriter) {
 	h := w.Header()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/podsnap/podsnap/gateway/route"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // Prefix is where invocations are mounted.
@@ -35,7 +36,7 @@ func (v *Invoker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		v.refuse(w, &refusal{status: http.StatusMethodNotAllowed, reason: "method", text: "functions are called with " + allowed + ", not " + r.Method})
 		return
 	}
-	f, err := v.find(r.Context(), t)
+	f, err := v.find(r.Context(), t.Function)
 	if err != nil {
 		v.refuse(w, err)
 		return
@@ -44,19 +45,11 @@ func (v *Invoker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.serve()
 }
 
-// Known is nil when the function is deployed, otherwise a refusal that Refuse
-// can write.
-func (v *Invoker) Known(ctx context.Context, t route.Target) error {
-	_, err := v.find(ctx, t)
+// Known is nil when the function is deployed; otherwise the error has a method
+// HTTPStatus.
+func (v *Invoker) Known(ctx context.Context, key types.NamespacedName) error {
+	_, err := v.find(ctx, key)
 	return err
-}
-
-// Refuse answers with an error of Known or of route.Parse.
-func (v *Invoker) Refuse(w http.ResponseWriter, err error) {
-	if r := (*refusal)(nil); !errors.As(err, &r) {
-		err = pathError(err)
-	}
-	v.refuse(w, err)
 }
 
 func (v *Invoker) refuse(w http.ResponseWriter, err error) {
@@ -85,9 +78,9 @@ func methodAllowed(m string) bool {
 
 // find looks the function up, in the table and then where the table comes
 // from.
-func (v *Invoker) find(ctx context.Context, t route.Target) (*function, error) {
+func (v *Invoker) find(ctx context.Context, key types.NamespacedName) (*function, error) {
 	known := func() *function {
-		if f, ok := v.table.Get(t.Function); ok && f.spec.Load() != nil {
+		if f, ok := v.table.Get(key); ok && f.spec.Load() != nil {
 			return f
 		}
 		return nil
@@ -102,7 +95,7 @@ func (v *Invoker) find(ctx context.Context, t route.Target) (*function, error) {
 		return f, nil
 	}
 	if v.c.Lookup == nil {
-		return nil, notFound(t.Function)
+		return nil, notFound(key)
 	}
 	select {
 	case v.lookup <- struct{}{}:
@@ -110,18 +103,18 @@ func (v *Invoker) find(ctx context.Context, t route.Target) (*function, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	s, err := v.c.Lookup(ctx, t.Function)
+	s, err := v.c.Lookup(ctx, key)
 	switch {
 	case apierrors.IsNotFound(err):
-		return nil, notFound(t.Function)
+		return nil, notFound(key)
 	case err != nil:
-		return nil, unavailable(t.Function, "it is not known whether it exists: "+err.Error())
+		return nil, unavailable(key, "it is not known whether it exists: "+err.Error())
 	}
-	v.SetFunction(t.Function, s)
+	v.SetFunction(key, s)
 	if f := known(); f != nil {
 		return f, nil
 	}
-	return nil, notFound(t.Function)
+	return nil, notFound(key)
 }
 
 func (v *Invoker) awaitSync(ctx context.Context) error {
