@@ -16,6 +16,7 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/rules"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/utils/third_party/forked/golang/btree"
 )
 
@@ -73,8 +74,8 @@ func (c *Cache) Get(namespace, name string) (api.Object, bool) {
 }
 
 // Load replaces the content by objs, all of which have their resourceVersion,
-// as of revision rev. There is no history before rev; it is meant for the
-// beginning, when nobody watches yet.
+// as of revision rev. The history begins there; watches that run end with
+// Expired.
 func (c *Cache) Load(objs []api.Object, rev int64) {
 	tree := btree.New(32, entry.before)
 	for _, o := range objs {
@@ -82,8 +83,8 @@ func (c *Cache) Load(objs []api.Object, rev int64) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.tree, c.snap, c.rev, c.oldest = tree, nil, rev, rev
-	c.history = ring{limit: c.c.History}
+	c.tree, c.snap, c.rev = tree, nil, rev
+	c.fail(apierrors.NewResourceExpired("the history of " + c.r.String() + " begins anew; list again"))
 }
 
 // Apply takes in that namespace/name became obj at revision rev; nil means
@@ -150,6 +151,10 @@ func (c *Cache) wake(ch *change) {
 func (c *Cache) Fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.fail(err)
+}
+
+func (c *Cache) fail(err error) {
 	for _, w := range c.watchers {
 		w.fail(err)
 	}

@@ -1,0 +1,242 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/podsnap/podsnap/api"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// page is how many keys are read at a time.
+const page = 1000
+
+// Why a watch of etcd has to be replaced.
+var (
+	errBroken  = errors.New("the watch of etcd broke off")
+	errStalled = errors.New("the watch of etcd is silent though it was asked for its progress")
+	errBehind  = errors.New("etcd is at an older revision than the caches")
+)
+
+// feed fills the caches and keeps them up to date until ctx is done.
+func (s *Store) feed(ctx context.Context) {
+	for wait := firstWait; ; wait = min(wait*2, lastWait) {
+		err := s.load(ctx)
+		if err == nil {
+			break
+		}
+		if !pause(ctx, wait) {
+			return
+		}
+		s.c.Log.Debug("load", slog.Any("error", err))
+	}
+	close(s.ready)
+	s.c.Log.Info("store loaded", slog.Int64("revision", s.rev.Load()))
+	for wait := firstWait; ctx.Err() == nil; wait = min(wait*2, lastWait) {
+		before := s.rev.Load()
+		err := s.follow(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if s.rev.Load() != before {
+			wait = firstWait
+		}
+		s.c.Log.Warn("store watch ended", slog.Any("error", err), slog.Int64("revision", s.rev.Load()))
+		if errors.Is(err, rpctypes.ErrCompacted) || errors.Is(err, errBehind) {
+			if err := s.resync(ctx); err != nil && ctx.Err() == nil {
+				s.c.Log.Warn("store resync", slog.Any("error", err))
+			}
+		}
+		pause(ctx, wait)
+	}
+}
+
+// state is an object as etcd has it.
+type state struct {
+	id      id
+	obj     api.Object
+	created int64 // revision at which the key appeared
+	rev     int64
+}
+
+// load reads everything for the first time.
+func (s *Store) load(ctx context.Context) error {
+	all, rev, err := s.all(ctx)
+	if err == nil {
+		s.reset(all, rev)
+	}
+	return err
+}
+
+// reset makes the caches hold all, as of rev, and nothing else.
+func (s *Store) reset(all []state, rev int64) {
+	byKind := map[*api.Resource][]api.Object{}
+	for _, st := range all {
+		byKind[st.id.r] = append(byKind[st.id.r], st.obj)
+	}
+	s.rev.Store(rev)
+	for r, c := range s.caches {
+		c.Load(byKind[r], rev)
+	}
+	s.reached()
+}
+
+// all reads every object from etcd, as of one revision.
+func (s *Store) all(ctx context.Context) ([]state, int64, error) {
+	prefix := s.c.Prefix + "/"
+	end := clientv3.GetPrefixRangeEnd(prefix)
+	var out []state
+	for from, rev := prefix, int64(0); ; {
+		part, cancel := context.WithTimeout(ctx, max(s.c.Timeout, 30*time.Second))
+		resp, err := s.etcd.Get(part, from, clientv3.WithRange(end), clientv3.WithLimit(page), clientv3.WithRev(rev))
+		cancel()
+		if err != nil {
+			return nil, 0, fmt.Errorf("read all objects: %w", err)
+		}
+		if rev == 0 {
+			rev = resp.Header.Revision
+		}
+		for _, kv := range resp.Kvs {
+			if st, ok := s.read(kv); ok {
+				out = append(out, st)
+			}
+		}
+		if !resp.More {
+			return out, rev, nil
+		}
+		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+	}
+}
+
+// read decodes what the feed was given. What can't be decoded is left out: it
+// must not take the others with it.
+func (s *Store) read(kv *mvccpb.KeyValue) (state, bool) {
+	i, ok := parse(s.c.Prefix, string(kv.Key))
+	if !ok {
+		s.c.Log.Debug("store ignores a key", slog.String("key", string(kv.Key)))
+		return state{}, false
+	}
+	obj := s.own.take(kv.Key, kv.Value)
+	if obj == nil {
+		var err error
+		if obj, err = decode(i.r, kv); err != nil {
+			s.m.undecodable.Inc()
+			s.c.Log.Error("store can't decode an object", slog.String("key", string(kv.Key)), slog.Any("error", err))
+			return state{}, false
+		}
+	}
+	obj.SetResourceVersion(strconv.FormatInt(kv.ModRevision, 10))
+	return state{i, obj, kv.CreateRevision, kv.ModRevision}, true
+}
+
+// follow takes in changes after the caches' revision until the watch ends, and
+// says why it did.
+func (s *Store) follow(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel()
+	ch := s.etcd.Watch(ctx, s.c.Prefix+"/", clientv3.WithPrefix(), clientv3.WithRev(s.rev.Load()+1),
+		clientv3.WithCreatedNotify(), clientv3.WithFragment())
+	probe := time.NewTicker(s.c.ProbeEvery)
+	defer probe.Stop()
+	silent := 0 // probes without an answer
+	for {
+		select {
+		case resp, ok := <-ch:
+			if !ok {
+				return errBroken
+			}
+			silent = 0
+			if err := s.take(resp); err != nil {
+				return err
+			}
+		case <-probe.C:
+			if silent++; silent > 3 {
+				return errStalled
+			}
+			if silent > 1 {
+				ask, stop := context.WithTimeout(ctx, s.c.ProbeEvery)
+				if err := s.etcd.RequestProgress(ask); err != nil {
+					s.c.Log.Debug("store probe", slog.Any("error", err))
+				}
+				stop()
+			}
+		}
+	}
+}
+
+// take brings one message of the watch into the caches.
+func (s *Store) take(resp clientv3.WatchResponse) error {
+	if err := resp.Err(); err != nil {
+		return err
+	}
+	if (resp.Created || resp.IsProgressNotify()) && resp.Header.Revision < s.rev.Load() {
+		return errBehind
+	}
+	for _, ev := range resp.Events {
+		s.step(ev)
+	}
+	if resp.IsProgressNotify() && resp.Header.Revision > s.rev.Load() {
+		s.rev.Store(resp.Header.Revision)
+	}
+	s.reached()
+	return nil
+}
+
+func (s *Store) step(ev *clientv3.Event) {
+	rev := ev.Kv.ModRevision
+	switch ev.Type {
+	case clientv3.EventTypeDelete:
+		if i, ok := parse(s.c.Prefix, string(ev.Kv.Key)); ok {
+			s.caches[i.r].Apply(rev, i.namespace, i.name, nil)
+			s.m.events.WithLabelValues(i.r.Plural).Inc()
+		}
+	case clientv3.EventTypePut:
+		if st, ok := s.read(ev.Kv); ok {
+			s.caches[st.id.r].Apply(rev, st.id.namespace, st.id.name, st.obj)
+			s.m.events.WithLabelValues(st.id.r.Plural).Inc()
+		}
+	}
+	s.rev.Store(rev)
+}
+
+// resync reads everything anew and turns the difference into events, so that
+// watches go on. If that can't be done without doubt they end with Expired.
+func (s *Store) resync(ctx context.Context) error {
+	all, rev, err := s.all(ctx)
+	if err != nil {
+		return err
+	}
+	var have []state
+	for r, c := range s.caches {
+		l, err := c.List(api.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, obj := range l.Items {
+			have = append(have, state{id: idOf(r, obj), obj: obj, rev: revOf(obj)})
+		}
+	}
+	from := s.rev.Load()
+	steps, ok := diff(have, all, from, rev)
+	if !ok {
+		s.m.resyncs.WithLabelValues("reset").Inc()
+		s.c.Log.Warn("store starts anew", slog.Int64("from", from), slog.Int64("to", rev))
+		s.reset(all, rev)
+		return nil
+	}
+	s.m.resyncs.WithLabelValues("diff").Inc()
+	for _, st := range steps {
+		s.caches[st.id.r].Apply(st.rev, st.id.namespace, st.id.name, st.obj)
+		s.rev.Store(st.rev)
+	}
+	s.rev.Store(rev)
+	s.reached()
+	s.c.Log.Info("store resynced", slog.Int64("from", from), slog.Int64("to", rev), slog.Int("changes", len(steps)))
+	return nil
+}
