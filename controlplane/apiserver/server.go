@@ -107,12 +107,7 @@ func (s *Server) mount() {
 	s.mux.NotFound(s.plain("", "", func(w http.ResponseWriter, r *http.Request) error {
 		return notThere(r)
 	}))
-	s.mux.MethodNotAllowed(s.plain("", "", func(_ http.ResponseWriter, r *http.Request) error {
-		return &apierrors.StatusError{ErrStatus: metav1.Status{
-			Status: metav1.StatusFailure, Code: http.StatusMethodNotAllowed, Reason: metav1.StatusReasonMethodNotAllowed,
-			Message: r.Method + " is not supported on " + r.URL.Path,
-		}}
-	}))
+	s.mux.MethodNotAllowed(s.plain("", "", s.notAllowed))
 	for _, p := range []string{"/healthz", "/livez"} {
 		s.mux.Get(p, func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok") })
 	}
@@ -173,6 +168,22 @@ func writeText(w http.ResponseWriter, code int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(code)
 	_, _ = w.Write([]byte(text)) // the client has gone: nobody is left to tell
+}
+
+func (s *Server) notAllowed(w http.ResponseWriter, r *http.Request) error {
+	p := r.URL.RawPath
+	if p == "" {
+		p = r.URL.Path
+	}
+	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		if s.mux.Match(chi.NewRouteContext(), m, p) {
+			w.Header().Add("Allow", m)
+		}
+	}
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusMethodNotAllowed, Reason: metav1.StatusReasonMethodNotAllowed,
+		Message: r.Method + " is not supported on " + r.URL.Path,
+	}}
 }
 
 // notThere is what Kubernetes answers for a path that it does not serve.
