@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/rules"
 )
 
 // Admission admits objects of every kind. The zero value is ready; the hooks
@@ -28,10 +29,10 @@ type Admission struct {
 	ValidateFunction func(*api.Function) field.ErrorList
 }
 
-// Admit defaults obj in place and checks it: the store's hook before every
+// Admit is a rules.Admit: it defaults obj in place and checks it, before every
 // write. old is nil for a create. A write of a subresource changes nothing
 // that is checked here but the status. The error is Invalid, with every cause.
-func (a Admission) Admit(_ context.Context, r *api.Resource, old, obj api.Object, subresource string) error {
+func (a Admission) Admit(_ context.Context, _ rules.Op, r *api.Resource, old, obj api.Object, subresource string) error {
 	a.Default(obj)
 	var errs field.ErrorList
 	switch {
@@ -82,38 +83,37 @@ func (a Admission) Default(obj api.Object) {
 
 // Validate checks a defaulted object on its own.
 func (a Admission) Validate(obj api.Object) field.ErrorList {
-	errs := validateMeta(obj)
 	switch o := obj.(type) {
 	case *corev1.Node:
-		errs = append(errs, validateNode(o)...)
+		return validateNode(o)
 	case *corev1.Pod:
-		errs = append(errs, validatePod(o)...)
+		return validatePod(o)
 	case *corev1.ReplicationController:
-		errs = append(errs, validateReplicationController(o)...)
+		return validateReplicationController(o)
 	case *corev1.Service:
-		errs = append(errs, validateService(o)...)
+		return validateService(o)
 	case *corev1.Endpoints:
-		errs = append(errs, validateEndpoints(o)...)
+		return validateEndpoints(o)
 	case *corev1.Secret:
-		errs = append(errs, validateSecret(o)...)
+		return validateSecret(o)
 	case *corev1.ConfigMap:
-		errs = append(errs, validateConfigMap(o)...)
+		return validateConfigMap(o)
 	case *corev1.Event:
-		errs = append(errs, validateEvent(o)...)
+		return validateEvent(o)
 	case *appsv1.ReplicaSet:
-		errs = append(errs, validateReplicaSet(o)...)
+		return validateReplicaSet(o)
 	case *appsv1.Deployment:
-		errs = append(errs, validateDeployment(o)...)
+		return validateDeployment(o)
 	case *discoveryv1.EndpointSlice:
-		errs = append(errs, validateEndpointSlice(o)...)
+		return validateEndpointSlice(o)
 	case *coordinationv1.Lease:
-		errs = append(errs, validateLease(o)...)
+		return validateLease(o)
 	case *api.Function:
 		if a.ValidateFunction != nil {
-			errs = append(errs, a.ValidateFunction(o)...)
+			return a.ValidateFunction(o)
 		}
 	}
-	return errs
+	return nil
 }
 
 // ValidateUpdate checks what may not change from old to obj, both defaulted.

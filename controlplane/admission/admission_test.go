@@ -80,7 +80,7 @@ func TestValidPasses(t *testing.T) {
 		{api.Functions, `{metadata: {name: x}, spec: {name: x, image: i}}`},
 	} {
 		obj := read(t, c.r, c.text)
-		if got := causes(t, Admission{}.Admit(t.Context(), c.r, nil, obj, "")); got != nil {
+		if got := causes(t, Admission{}.Admit(t.Context(), "", c.r, nil, obj, "")); got != nil {
 			t.Errorf("%s: got %v, want no cause\n%s", c.r.Kind, got, c.text)
 		}
 		again := obj.DeepCopyObject().(api.Object)
@@ -88,7 +88,7 @@ func TestValidPasses(t *testing.T) {
 		if d := cmp.Diff(obj, again); d != "" {
 			t.Errorf("%s: defaulting twice differs from once:\n%s", c.r.Kind, d)
 		}
-		if got := causes(t, Admission{}.Admit(t.Context(), c.r, obj, again, "")); got != nil {
+		if got := causes(t, Admission{}.Admit(t.Context(), "", c.r, obj, again, "")); got != nil {
 			t.Errorf("%s: an unchanged update: got %v, want no cause", c.r.Kind, got)
 		}
 	}

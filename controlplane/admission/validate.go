@@ -21,17 +21,6 @@ import (
 // maxData is the most that a Secret or ConfigMap may hold, in bytes.
 const maxData = corev1.MaxSecretSize
 
-func validateMeta(obj api.Object) field.ErrorList {
-	meta := field.NewPath("metadata")
-	errs := metavalidation.ValidateLabels(obj.GetLabels(), meta.Child("labels"))
-	errs = append(errs, apivalidation.ValidateAnnotations(obj.GetAnnotations(), meta.Child("annotations"))...)
-	errs = append(errs, apivalidation.ValidateOwnerReferences(obj.GetOwnerReferences(), meta.Child("ownerReferences"))...)
-	for i, f := range obj.GetFinalizers() {
-		errs = append(errs, apivalidation.ValidateFinalizerName(f, meta.Child("finalizers").Index(i))...)
-	}
-	return errs
-}
-
 // validateStatus checks the little of a status that others rely on.
 func validateStatus(obj api.Object) field.ErrorList {
 	switch o := obj.(type) {
