@@ -49,7 +49,7 @@ type Controller struct {
 type generation struct {
 	function, deployment, service types.UID
 	f, d                          int64
-	labels                        string // resourceVersion of the Service: it changes rarely
+	s                             string // resourceVersion of the Service: it changes rarely
 }
 
 // New makes a controller and has the view's mirrors tell it of changes: to be
@@ -125,7 +125,7 @@ func (r *Controller) apply(ctx context.Context, f *api.Function) error {
 		g.deployment, g.d = d.UID, d.Generation
 	}
 	if s, ok := r.c.View.Services.Get(f.Namespace, f.Name); ok {
-		g.service, g.labels = s.UID, s.ResourceVersion
+		g.service, g.s = s.UID, s.ResourceVersion
 	}
 	r.mu.Lock()
 	same := r.applied[key] == g
