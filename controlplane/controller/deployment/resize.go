@@ -57,22 +57,31 @@ func (s *state) resize(p *plan) {
 }
 
 // shares spreads what is to be added or taken over the active sets in
-// proportion to their sizes; what rounding leaves goes to the largest.
+// proportion to their sizes; what rounding leaves goes to the largest. What is
+// to be taken comes first from replicas that are not available anyway.
 func (s *state) shares(active []*member, want int) map[*member]int {
 	surge, _ := limits(s.d)
 	allowed := 0
 	if want > 0 {
 		allowed = want + surge
 	}
-	total := 0
+	out, total := map[*member]int{}, 0
 	for _, m := range active {
+		out[m] = m.spec()
 		total += m.spec()
 	}
 	diff := allowed - total
-	out := map[*member]int{}
+	for _, m := range s.oldFirst(active) {
+		n := min(m.spec()-m.sure(), -diff)
+		if n > 0 {
+			out[m] -= n
+			diff += n
+			total -= n
+		}
+	}
 	order := slices.Clone(active)
 	slices.SortStableFunc(order, func(a, b *member) int {
-		c := cmp.Compare(b.spec(), a.spec())
+		c := cmp.Compare(out[b], out[a])
 		if c == 0 && diff > 0 { // of equals the newer grows
 			return b.rs.CreationTimestamp.Compare(a.rs.CreationTimestamp.Time)
 		}
@@ -80,9 +89,11 @@ func (s *state) shares(active []*member, want int) map[*member]int {
 	})
 	given := 0
 	for _, m := range order {
-		part := diff * m.spec() / total
-		out[m] = m.spec() + part
-		given += part
+		if total > 0 {
+			part := diff * out[m] / total
+			out[m] += part
+			given += part
+		}
 	}
 	for i := 0; given != diff; i = (i + 1) % len(order) {
 		m := order[i]
@@ -95,6 +106,15 @@ func (s *state) shares(active []*member, want int) map[*member]int {
 			out[m] -= n
 			given -= n
 		}
+	}
+	return out
+}
+
+// oldFirst has the current set last.
+func (s *state) oldFirst(ms []*member) []*member {
+	out := slices.DeleteFunc(slices.Clone(ms), func(m *member) bool { return m == s.cur })
+	if len(out) < len(ms) {
+		out = append(out, s.cur)
 	}
 	return out
 }

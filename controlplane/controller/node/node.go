@@ -48,6 +48,7 @@ type Controller struct {
 	mu     sync.Mutex
 	health *health
 	before map[string]corev1.ConditionStatus // what Ready was when the node was lost
+	begun  time.Time                         // when Run began
 }
 
 // New makes a controller and has the view's mirrors tell it of changes: to be
@@ -84,6 +85,9 @@ func New(c Config) *Controller {
 // Run looks after the nodes until ctx is done and returns nil then. The view
 // must have synced.
 func (r *Controller) Run(ctx context.Context) error {
+	r.mu.Lock()
+	r.begun = time.Now()
+	r.mu.Unlock()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.loop.Run(ctx) })
 	g.Go(func() error { return r.listen(ctx) })
@@ -211,6 +215,7 @@ func (r *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 	if !known {
 		before = corev1.ConditionTrue
 	}
+	young := r.c.Grace - time.Since(r.begun)
 	r.mu.Unlock()
 	n, err := r.mark(ctx, n, lost, before)
 	if err != nil || n == nil {
@@ -224,6 +229,9 @@ func (r *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 	pods := r.c.View.Pods.By(view.Node, name)
 	if err := r.readyPods(ctx, pods, lost); err != nil {
 		return 0, err
+	}
+	if lost && young > 0 {
+		return young, nil // lost in an earlier life of ours: it may be back in a moment
 	}
 	out, again := evictions(n, pods, r.c.EvictAfter, time.Now())
 	return again, r.evict(ctx, n, out)
