@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -218,15 +217,6 @@ func (w *Worker) containerSpec(ctx context.Context, a Action, p *corev1.Pod, sb 
 		Mounts: mounts, Resources: resources(c, w.c.Pids), Security: security(p, c),
 		LogPath: path, Labels: labels(p, c.Name),
 	}, nil
-}
-
-// LogPath is the file of one instance's log below dir.
-func LogPath(dir string, p *corev1.Pod, container string, attempt int) string {
-	return filepath.Join(logDir(dir, p), container, strconv.Itoa(attempt)+".log")
-}
-
-func logDir(dir string, p *corev1.Pod) string {
-	return filepath.Join(dir, strings.Join([]string{p.Namespace, p.Name, string(p.UID)}, "_"))
 }
 
 // stopContainer runs the preStop hook and sends SIGTERM; it returns when that

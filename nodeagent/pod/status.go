@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/podsnap/podsnap/api/rules"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 )
 
@@ -21,7 +22,7 @@ func (s *State) status(now time.Time) corev1.PodStatus {
 	start := metav1.NewTime(s.StartTime).Rfc3339Copy()
 	st := corev1.PodStatus{
 		ObservedGeneration: s.Pod.Generation,
-		Phase:              s.phase(), StartTime: &start, QOSClass: qosOf(s.Pod),
+		Phase:              s.phase(), StartTime: &start, QOSClass: rules.QOS(s.Pod),
 		NominatedNodeName: s.Pod.Status.NominatedNodeName,
 	}
 	if s.HostIP != "" {
@@ -300,28 +301,4 @@ func (s *State) closedGate() corev1.PodConditionType {
 		}
 	}
 	return ""
-}
-
-// qosOf is the pod's class of service: all limits set and equal to the
-// requests is Guaranteed, none set at all is BestEffort.
-func qosOf(p *corev1.Pod) corev1.PodQOSClass {
-	if p.Status.QOSClass != "" {
-		return p.Status.QOSClass
-	}
-	guaranteed, any := true, false
-	for c := range all(&p.Spec) {
-		for _, n := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-			limit, l := c.Resources.Limits[n]
-			request, r := c.Resources.Requests[n]
-			any = any || l && !limit.IsZero() || r && !request.IsZero()
-			guaranteed = guaranteed && l && !limit.IsZero() && (!r || request.Cmp(limit) == 0)
-		}
-	}
-	switch {
-	case !any:
-		return corev1.PodQOSBestEffort
-	case guaranteed:
-		return corev1.PodQOSGuaranteed
-	}
-	return corev1.PodQOSBurstable
 }

@@ -1,0 +1,56 @@
+package pod
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// LogPath is the file of one instance's log below dir.
+func LogPath(dir string, p *corev1.Pod, container string, attempt int) string {
+	return filepath.Join(logDir(dir, p), container, strconv.Itoa(attempt)+".log")
+}
+
+func logDir(dir string, p *corev1.Pod) string {
+	return filepath.Join(dir, strings.Join([]string{p.Namespace, p.Name, string(p.UID)}, "_"))
+}
+
+// LogOwner is the pod whose logs a folder of that name holds.
+func LogOwner(folder string) types.UID {
+	return types.UID(folder[strings.LastIndexByte(folder, '_')+1:])
+}
+
+// LogOf is the file of the log of a container's newest instance, or of the one
+// before. An empty name is the pod's first container.
+func LogOf(dir string, p *corev1.Pod, container string, previous bool) (string, error) {
+	if container == "" && len(p.Spec.Containers) > 0 {
+		container = p.Spec.Containers[0].Name
+	}
+	if find(p, container) == nil {
+		return "", apierrors.NewBadRequest(fmt.Sprintf("container %q is not valid for pod %q", container, p.Name))
+	}
+	cs := statusOf(p, container)
+	ran := cs != nil && (cs.ContainerID != "" || cs.LastTerminationState.Terminated != nil || cs.State.Terminated != nil)
+	switch {
+	case previous && (!ran || cs.RestartCount == 0):
+		return "", apierrors.NewBadRequest(fmt.Sprintf("previous terminated container %q in pod %q not found", container, p.Name))
+	case !ran:
+		reason := "ContainerCreating"
+		if cs != nil && cs.State.Waiting != nil {
+			reason = cs.State.Waiting.Reason
+		}
+		return "", apierrors.NewBadRequest(fmt.Sprintf("container %q in pod %q is waiting to start: %s", container, p.Name, reason))
+	case previous:
+		return LogPath(dir, p, container, int(cs.RestartCount)-1), nil
+	}
+	return LogPath(dir, p, container, int(cs.RestartCount)), nil
+}
+
+// Grace is the time that a pod has between SIGTERM and SIGKILL.
+func Grace(p *corev1.Pod) time.Duration { return graceOf(p) }
