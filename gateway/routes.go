@@ -26,20 +26,16 @@ func errDeleted(k types.NamespacedName) error {
 // routes mounts everything. Invocations do not go through the router: they are
 // the many.
 func (g *Gateway) routes(guard *auth.Auth) http.Handler {
+	system := chi.NewRouter()
+	system.Use(g.measure, guard.Wrap) // what is not found is not told to just anybody either
+	g.dialect.Mount(system)
+	system.Get("/ui", toPage)
+	system.Get("/ui/*", ui)
+
 	own := chi.NewRouter()
 	own.Get("/healthz", ok)
 	own.Head("/healthz", ok)
-	own.Get("/", func(w http.ResponseWriter, r *http.Request) {
-		http.Redirect(w, r, "/ui/", http.StatusTemporaryRedirect)
-	})
-	own.Group(func(r chi.Router) {
-		r.Use(g.measure, guard.Wrap)
-		g.dialect.Mount(r)
-		r.Get("/ui", func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, "/ui/", http.StatusTemporaryRedirect)
-		})
-		r.Get("/ui/*", ui)
-	})
+	own.Get("/", toPage)
 	async := g.measure(http.HandlerFunc(g.dialect.Async))
 	own.Handle(dialect.AsyncPrefix+"*", async)
 	for prefix, h := range g.c.Extra {
@@ -47,12 +43,19 @@ func (g *Gateway) routes(guard *auth.Auth) http.Handler {
 		own.Handle(strings.TrimSuffix(prefix, "/"), h)
 	}
 	return front.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, invoke.Prefix) {
+		switch p := r.URL.Path; {
+		case strings.HasPrefix(p, invoke.Prefix):
 			g.invoker.ServeHTTP(w, r)
-			return
+		case strings.HasPrefix(p, "/system/"), p == "/ui", strings.HasPrefix(p, "/ui/"):
+			system.ServeHTTP(w, r)
+		default:
+			own.ServeHTTP(w, r)
 		}
-		own.ServeHTTP(w, r)
 	}))
+}
+
+func toPage(w http.ResponseWriter, r *http.Request) {
+	http.Redirect(w, r, "/ui/", http.StatusTemporaryRedirect)
 }
 
 func ok(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) }
