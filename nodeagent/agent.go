@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -27,11 +26,6 @@ import (
 	"github.com/podsnap/podsnap/nodeagent/volume"
 )
 
-// Logs reads the log of one instance of a container.
-type Logs interface {
-	Open(ctx context.Context, path string, o api.LogOptions) (io.ReadCloser, error)
-}
-
 // Config says what node this is. NodeName, Objects, Runtime, Images and
 // StateDir have to be set.
 type Config struct {
@@ -40,7 +34,6 @@ type Config struct {
 	Runtime  runtime.Runtime
 	Images   runtime.Images
 	Stats    runtime.Stats // nil: no use of resources is known
-	Logs     Logs          // nil: logs can't be read
 	StateDir string        // pods and logs lie below it
 
 	PodCIDR  string // of the node's pods, shown in the Node

@@ -3,7 +3,6 @@ package nodeagent
 import (
 	"context"
 	"fmt"
-	"io"
 	"sort"
 	"strings"
 	"time"
@@ -86,52 +85,6 @@ func (a *Agent) List(context.Context) ([]api.PodState, error) {
 // Observe implements api.Agent.
 func (a *Agent) Observe(ctx context.Context) (<-chan api.PodState, error) {
 	return a.hub.observe(ctx), nil
-}
-
-// Logs implements api.Agent.
-func (a *Agent) Logs(ctx context.Context, uid types.UID, o api.LogOptions) (io.ReadCloser, error) {
-	w, err := a.find(uid)
-	if err != nil {
-		return nil, err
-	}
-	if a.c.Logs == nil {
-		return nil, apierrors.NewServiceUnavailable("the node agent has no logs to read")
-	}
-	path, err := pod.LogOf(a.logs, w.Pod(), o.Container, o.Previous)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	rc, err := a.c.Logs.Open(ctx, path, o)
-	if err != nil {
-		cancel(err)
-		return nil, err
-	}
-	if o.Follow {
-		stop := make(chan struct{})
-		go func() { // ended by its reader's Close, which waits for it
-			defer close(stop)
-			select {
-			case <-w.Over():
-				cancel(nil)
-			case <-ctx.Done():
-			}
-		}()
-		return &follower{rc, func() { cancel(nil); <-stop }}, nil
-	}
-	return &follower{rc, func() { cancel(nil) }}, nil
-}
-
-// follower ends what its reading needs.
-type follower struct {
-	io.ReadCloser
-	end func()
-}
-
-// Close ends the reading.
-func (f *follower) Close() error {
-	f.end()
-	return f.ReadCloser.Close()
 }
 
 // Exec implements api.Agent.

@@ -26,30 +26,45 @@ func LogOwner(folder string) types.UID {
 	return types.UID(folder[strings.LastIndexByte(folder, '_')+1:])
 }
 
-// LogOf is the file of the log of a container's newest instance, or of the one
-// before. An empty name is the pod's first container.
-func LogOf(dir string, p *corev1.Pod, container string, previous bool) (string, error) {
+// Logged is the instance of a container whose log is asked for: the newest one
+// that has run, or the one before. An empty name is the pod's first container.
+func Logged(p *corev1.Pod, container string, previous bool) (name string, attempt int, err error) {
 	if container == "" && len(p.Spec.Containers) > 0 {
 		container = p.Spec.Containers[0].Name
 	}
 	if find(p, container) == nil {
-		return "", apierrors.NewBadRequest(fmt.Sprintf("container %q is not valid for pod %q", container, p.Name))
+		return "", 0, apierrors.NewBadRequest(fmt.Sprintf("container %q is not valid for pod %q", container, p.Name))
 	}
 	cs := statusOf(p, container)
-	ran := cs != nil && (cs.ContainerID != "" || cs.LastTerminationState.Terminated != nil || cs.State.Terminated != nil)
 	switch {
-	case previous && (!ran || cs.RestartCount == 0):
-		return "", apierrors.NewBadRequest(fmt.Sprintf("previous terminated container %q in pod %q not found", container, p.Name))
-	case !ran:
+	case previous && (!ran(cs) || cs.RestartCount == 0):
+		return "", 0, apierrors.NewBadRequest(fmt.Sprintf("previous terminated container %q in pod %q not found", container, p.Name))
+	case !ran(cs):
 		reason := "ContainerCreating"
 		if cs != nil && cs.State.Waiting != nil {
 			reason = cs.State.Waiting.Reason
 		}
-		return "", apierrors.NewBadRequest(fmt.Sprintf("container %q in pod %q is waiting to start: %s", container, p.Name, reason))
+		return "", 0, apierrors.NewBadRequest(fmt.Sprintf("container %q in pod %q is waiting to start: %s", container, p.Name, reason))
 	case previous:
-		return LogPath(dir, p, container, int(cs.RestartCount)-1), nil
+		return container, int(cs.RestartCount) - 1, nil
 	}
-	return LogPath(dir, p, container, int(cs.RestartCount)), nil
+	return container, int(cs.RestartCount), nil
+}
+
+func ran(cs *corev1.ContainerStatus) bool {
+	return cs != nil && (cs.ContainerID != "" || cs.LastTerminationState.Terminated != nil || cs.State.Terminated != nil)
+}
+
+// Ended tells whether an instance of a container does not run any more.
+func Ended(p *corev1.Pod, container string, attempt int) bool {
+	cs := statusOf(p, container)
+	return cs == nil || int(cs.RestartCount) > attempt || cs.State.Running == nil
+}
+
+// Renewed tells whether a newer instance of a container runs or has run.
+func Renewed(p *corev1.Pod, container string, attempt int) bool {
+	cs := statusOf(p, container)
+	return ran(cs) && int(cs.RestartCount) > attempt
 }
 
 // Grace is the time that a pod has between SIGTERM and SIGKILL.

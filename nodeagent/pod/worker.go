@@ -62,8 +62,9 @@ type Worker struct {
 	accepted time.Time
 	wasReady bool
 
-	mu  sync.Mutex
-	pod *corev1.Pod // with the published status
+	mu      sync.Mutex
+	pod     *corev1.Pod   // with the published status
+	changed chan struct{} // closed when pod is replaced
 }
 
 type probing struct {
@@ -86,7 +87,7 @@ func NewWorker(c Config, p *corev1.Pod, sandbox *runtime.Sandbox) *Worker {
 	now := time.Now()
 	w := &Worker{
 		c: c, s: New(p, c.HostIP, sandbox, now), pod: p,
-		inbox: make(chan func(), 16), over: make(chan struct{}),
+		inbox: make(chan func(), 16), over: make(chan struct{}), changed: make(chan struct{}),
 		probes: map[string]*probing{}, written: p.Status, told: p.Status, accepted: now,
 		log: c.Log.With(slog.String("pod", p.Namespace+"/"+p.Name), slog.String("uid", string(p.UID))),
 	}
@@ -105,8 +106,25 @@ func (w *Worker) Pod() *corev1.Pod {
 	return w.pod
 }
 
-// Over is closed when Run has ended.
-func (w *Worker) Over() <-chan struct{} { return w.over }
+// Await returns true when the pod as it is now satisfies cond, and false when
+// the worker has ended or stop is closed before.
+func (w *Worker) Await(stop <-chan struct{}, cond func(*corev1.Pod) bool) bool {
+	for {
+		w.mu.Lock()
+		p, changed := w.pod, w.changed
+		w.mu.Unlock()
+		if cond(p) {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-w.over:
+			return false
+		case <-stop:
+			return false
+		}
+	}
+}
 
 // Update tells of a newer version of the object.
 func (w *Worker) Update(p *corev1.Pod) {
@@ -222,6 +240,8 @@ func (w *Worker) publish(gone bool) {
 	p.Status = w.s.Prev
 	w.mu.Lock()
 	w.pod = &p
+	close(w.changed)
+	w.changed = make(chan struct{})
 	w.mu.Unlock()
 	w.ready(&p)
 	if w.c.Publish != nil {

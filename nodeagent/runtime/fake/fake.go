@@ -15,11 +15,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/podsnap/podsnap/nodeagent/logfile"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 )
 
 // Script is how an image and its containers behave. The zero value is there
 // without a pull, listens at once on every port and runs until it gets a SIGTERM.
+// Each container writes one line to its log: "started <name>/<attempt>".
 type Script struct {
 	PullDelay  time.Duration // of every Ensure
 	PullErr    error         // the image can't be had
@@ -186,6 +188,9 @@ func (r *Runtime) StartContainer(ctx context.Context, spec runtime.ContainerSpec
 	if script.StartErr != nil {
 		return runtime.Container{}, script.StartErr
 	}
+	if err := say(spec); err != nil {
+		return runtime.Container{}, err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.sandboxes[spec.Sandbox]
@@ -206,6 +211,20 @@ func (r *Runtime) StartContainer(ctx context.Context, spec runtime.ContainerSpec
 		}
 	}
 	return c.Container, nil
+}
+
+// say writes the one line that a container says.
+func say(spec runtime.ContainerSpec) error {
+	if spec.LogPath == "" {
+		return nil
+	}
+	w, err := logfile.NewWriter(spec.LogPath, 0, 0)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	text := fmt.Appendf(nil, "started %s/%d", spec.Name, spec.Attempt)
+	return w.Write(logfile.Line{Time: time.Now(), Stream: logfile.Stdout, Text: text})
 }
 
 // Signal implements runtime.Runtime.
