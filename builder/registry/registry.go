@@ -1,54 +1,71 @@
-// Package registry is an OCI distribution registry on a directory: the one that
-// comes with the platform, so that a function can be deployed without any
-// other.
-//
-// Layout below Dir: blobs/sha256/<hex>, repositories/<name>/_tags/<tag> and
-// repositories/<name>/_manifests/<hex> (the media type), uploads/<id>.
-// Every file is written beside its place and renamed, so that a reader or a
-// crash never sees a part of one.
 package registry
 
 import (
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"os"
-	"regexp"
-	"strings"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Config says where a registry keeps its content and what it accepts.
+// Config says how a registry runs. Only Dir is required.
 type Config struct {
-	Dir         string                     // exists or is made
-	MaxBlob     int64                      // bytes; 0 is 4 GiB
-	MaxManifest int64                      // bytes; 0 is 4 MiB
-	UploadAge   time.Duration              // an upload that rests longer is dropped; 0 is one hour
-	Auth        func(r *http.Request) bool // nil: everybody may do everything
-	Log         *slog.Logger               // nil discards
+	Dir     string // is made when it is not there
+	MaxBlob int64  // bytes; 0 is 4 GiB
+
+	// Auth decides whether a request may pass; nil lets all pass. A refused
+	// one is asked for basic authentication.
+	Auth func(*http.Request) bool
+
+	// InUse tells whether a manifest without a tag is still wanted, say by a
+	// function that runs it by digest. nil keeps all of them.
+	InUse func(digest string) bool
+
+	CollectEvery time.Duration // 0 is 1 h
+	// Grace is the age from which uploads without progress, blobs that no
+	// manifest names and manifests that nobody uses are collected; 0 is 1 h.
+	Grace time.Duration
+
+	Log     *slog.Logger // nil discards
+	Metrics prometheus.Registerer
 }
 
-// Registry serves /v2/. It is safe for concurrent use.
+// Registry is an http.Handler for /v2/.
 type Registry struct {
 	c    Config
-	root *os.Root // nothing outside can be reached through it, whatever the names are
+	root *os.Root
 
-	mu sync.RWMutex // held for writing by Collect and deletions, for reading by pushes
+	// Whoever makes a blob or manifest reachable holds it for reading, the
+	// collector for writing: what a check saw is there until it is referred to.
+	gc sync.RWMutex
+
+	mu      sync.Mutex // guards uploads
+	uploads map[string]*upload
+
+	stored   atomic.Int64 // bytes of all blobs
+	requests *prometheus.CounterVec
 }
 
-// New opens or makes the registry's directory.
+var _ http.Handler = (*Registry)(nil)
+
+// New opens or makes the registry in c.Dir. Close it.
 func New(c Config) (*Registry, error) {
 	if c.MaxBlob == 0 {
 		c.MaxBlob = 4 << 30
 	}
-	if c.MaxManifest == 0 {
-		c.MaxManifest = 4 << 20
+	if c.CollectEvery == 0 {
+		c.CollectEvery = time.Hour
 	}
-	if c.UploadAge == 0 {
-		c.UploadAge = time.Hour
+	if c.Grace == 0 {
+		c.Grace = time.Hour
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -60,128 +77,146 @@ func New(c Config) (*Registry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
-	for _, d := range []string{"blobs/sha256", "repositories", "uploads"} {
-		if err := root.MkdirAll(d, 0o700); err != nil {
-			root.Close()
-			return nil, fmt.Errorf("registry: %w", err)
+	r := &Registry{c: c, root: root, uploads: map[string]*upload{}}
+	if err := r.open(); err != nil {
+		_ = root.Close()
+		return nil, fmt.Errorf("registry in %s: %w", c.Dir, err)
+	}
+	return r, nil
+}
+
+func (r *Registry) open() error {
+	for _, d := range []string{"blobs/sha256", "uploads", "repos"} {
+		if err := r.root.MkdirAll(d, 0o700); err != nil {
+			return err
 		}
 	}
-	return &Registry{c: c, root: root}, nil
+	err := r.eachBlob(func(_ digest, info fs.FileInfo) error {
+		r.stored.Add(info.Size())
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	r.requests = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "faas_registry_requests_total", Help: "Requests to the image registry.",
+	}, []string{"operation", "code"})
+	size := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "faas_registry_stored_bytes", Help: "Bytes of image content on disk.",
+	}, func() float64 { return float64(r.stored.Load()) })
+	if r.c.Metrics == nil {
+		return nil
+	}
+	return errors.Join(r.c.Metrics.Register(r.requests), r.c.Metrics.Register(size))
 }
 
-// Close lets go of the directory.
-func (g *Registry) Close() error { return g.root.Close() }
+// Close gives the folder back. No request may run any more.
+func (r *Registry) Close() error { return r.root.Close() }
 
-// The grammar of names, by the distribution specification.
-var (
-	nameRE   = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagRE    = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
-	digestRE = regexp.MustCompile(`^sha256:[a-f0-9]{64}$`)
-)
-
-// fault is an error that the client is told.
-type fault struct {
-	status int
-	code   string // of the specification
-	text   string
+// Run collects what nobody needs, now and then, until ctx is done. The registry
+// serves without it.
+func (r *Registry) Run(ctx context.Context) error {
+	t := time.NewTicker(r.c.CollectEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-t.C:
+		}
+		if _, err := r.Collect(ctx); err != nil && ctx.Err() == nil {
+			r.c.Log.LogAttrs(ctx, slog.LevelWarn, "registry collection failed", slog.Any("error", err))
+		}
+	}
 }
 
-func (f *fault) Error() string { return f.text }
-
-func faultf(status int, code, format string, a ...any) error {
-	return &fault{status, code, fmt.Sprintf(format, a...)}
+// Resolve is the digest that a repository's tag has now; ok is false when there
+// is none.
+func (r *Registry) Resolve(name, tag string) (digest string, ok bool) {
+	if checkName(name) != nil {
+		return "", false
+	}
+	d, err := r.resolve(name, tag)
+	return string(d), err == nil
 }
 
-// ServeHTTP implements http.Handler for /v2/ and what is below.
-func (g *Registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP implements http.Handler.
+func (r *Registry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	a := &answer{ResponseWriter: w, code: http.StatusOK}
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
-	if g.c.Auth != nil && !g.c.Auth(r) {
+	t, err := parse(q.URL.Path)
+	if r.c.Auth != nil && !r.c.Auth(q) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
-		g.fail(w, r, faultf(http.StatusUnauthorized, "UNAUTHORIZED", "log in first"))
-		return
+		err = faultf(http.StatusUnauthorized, "UNAUTHORIZED", "log in first")
 	}
-	if err := g.route(w, r); err != nil {
-		g.fail(w, r, err)
+	if err == nil {
+		err = r.serve(a, q, t)
 	}
-}
-
-func (g *Registry) fail(w http.ResponseWriter, r *http.Request, err error) {
-	f, ok := errors.AsType[*fault](err)
-	if !ok {
-		g.c.Log.Error("registry", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Any("error", err))
-		f = &fault{http.StatusInternalServerError, "UNKNOWN", "the registry failed; its log says why"}
-	}
-	type item struct {
-		Code    string `json:"code"`
-		Message string `json:"message"`
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(f.status)
-	if r.Method != http.MethodHead {
-		_ = json.NewEncoder(w).Encode(map[string][]item{"errors": {{f.code, f.text}}}) // the client is gone otherwise
-	}
-}
-
-// route finds what a path below /v2/ means. Names have slashes, so the last
-// elements decide.
-func (g *Registry) route(w http.ResponseWriter, r *http.Request) error {
-	p := strings.Trim(strings.TrimPrefix(r.URL.Path, "/v2"), "/")
-	if p == "" {
-		return only(r, func() error { w.WriteHeader(http.StatusOK); return nil }, http.MethodGet, http.MethodHead)
-	}
-	if p == "_catalog" {
-		return only(r, func() error { return g.catalog(w, r) }, http.MethodGet)
-	}
-	e := strings.Split(p, "/")
-	n := len(e)
-	at := func(i int) string {
-		if n+i < 0 {
-			return ""
+	if err != nil {
+		f := asFault(err)
+		if f.status >= 500 && q.Context().Err() == nil {
+			r.c.Log.LogAttrs(q.Context(), slog.LevelError, "registry request failed",
+				slog.String("method", q.Method), slog.String("path", q.URL.Path), slog.Any("error", err))
 		}
-		return e[n+i]
+		f.write(a, q.Method == http.MethodHead)
 	}
-	var name, last string
-	var do func(http.ResponseWriter, *http.Request, string, string) error
-	switch {
-	case n >= 4 && at(-3) == "blobs" && at(-2) == "uploads":
-		name, last, do = strings.Join(e[:n-3], "/"), at(-1), g.upload
-	case n >= 3 && at(-2) == "blobs" && at(-1) == "uploads":
-		name, do = strings.Join(e[:n-2], "/"), g.startUpload
-	case n >= 3 && at(-2) == "blobs":
-		name, last, do = strings.Join(e[:n-2], "/"), at(-1), g.blob
-	case n >= 3 && at(-2) == "manifests":
-		name, last, do = strings.Join(e[:n-2], "/"), at(-1), g.manifest
-	case n >= 3 && at(-2) == "tags" && at(-1) == "list":
-		name, do = strings.Join(e[:n-2], "/"), g.tags
-	case n >= 3 && at(-2) == "referrers":
-		name, last, do = strings.Join(e[:n-2], "/"), at(-1), g.referrers
+	r.requests.WithLabelValues(operation(q.Method, t.kind), strconv.Itoa(a.code)).Inc()
+}
+
+// operation names a request in the metrics; any method is possible.
+func operation(method, kind string) string {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete:
 	default:
-		return faultf(http.StatusNotFound, "NAME_UNKNOWN", "%s is nothing that a registry has", r.URL.Path)
+		method = "other"
 	}
-	if len(name) > 255 || !nameRE.MatchString(name) {
-		return faultf(http.StatusBadRequest, "NAME_INVALID", "%q is not a repository's name: lower-case letters, digits, and between them . _ - /", name)
+	if kind == "" {
+		kind = "none"
 	}
-	return do(w, r, name, last)
+	return method + " " + kind
 }
 
-func only(r *http.Request, f func() error, methods ...string) error {
-	for _, m := range methods {
-		if r.Method == m {
-			return f()
-		}
+func (r *Registry) serve(w http.ResponseWriter, q *http.Request, t target) error {
+	read := q.Method == http.MethodGet || q.Method == http.MethodHead
+	switch {
+	case t.kind == "base" && read:
+		w.Header().Set("Content-Type", "application/json")
+		_, err := w.Write([]byte("{}"))
+		return err
+	case t.kind == "catalog" && read:
+		return r.catalog(w, q)
+	case t.kind == "tags" && read:
+		return r.tags(w, q, t.name)
+	case t.kind == "referrers" && read:
+		return r.referrers(w, q, t)
+	case t.kind == "blob" && read:
+		return r.getBlob(w, q, t)
+	case t.kind == "blob" && q.Method == http.MethodDelete:
+		return r.deleteBlob(w, t)
+	case t.kind == "manifest" && read:
+		return r.getManifest(w, q, t)
+	case t.kind == "manifest" && q.Method == http.MethodPut:
+		return r.putManifest(w, q, t)
+	case t.kind == "manifest" && q.Method == http.MethodDelete:
+		return r.deleteManifest(w, t)
+	case t.kind == "uploads" && q.Method == http.MethodPost:
+		return r.beginUpload(w, q, t)
+	case t.kind == "upload":
+		return r.serveUpload(w, q, t)
 	}
-	return faultf(http.StatusMethodNotAllowed, "UNSUPPORTED", "%s is not possible here: %s are", r.Method, strings.Join(methods, ", "))
+	return faultf(http.StatusMethodNotAllowed, "UNSUPPORTED", "%s is not possible here", q.Method)
 }
 
-func blobPath(digest string) string { return "blobs/sha256/" + strings.TrimPrefix(digest, "sha256:") }
-func manifestPath(name, digest string) string {
-	return "repositories/" + name + "/_manifests/" + strings.TrimPrefix(digest, "sha256:")
+// answer notes the status.
+type answer struct {
+	http.ResponseWriter
+	code int
 }
-func tagPath(name, tag string) string { return "repositories/" + name + "/_tags/" + tag }
 
-func checkDigest(d string) error {
-	if !digestRE.MatchString(d) {
-		return faultf(http.StatusBadRequest, "DIGEST_INVALID", "%q is not a digest: sha256: and 64 hexadecimal digits", d)
-	}
-	return nil
+func (a *answer) WriteHeader(code int) {
+	a.code = code
+	a.ResponseWriter.WriteHeader(code)
 }
+
+// Unwrap lets http.ResponseController reach the server.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
