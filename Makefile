@@ -1,13 +1,60 @@
-# Podsnap: `make up` and `make test` are all you need.
-GO ?= go
+# Podsnap. Two commands do it all, as root on a Debian machine:
+#   make up     installs what is missing, builds, starts the platform
+#   make test   runs every test
+SHELL := /bin/sh
+STATE ?= /var/lib/podsnap
 export CGO_ENABLED ?= 0
-LDFLAGS = -s -w
 
-.PHONY: build assets
+# The go command that deploy/setup.sh finds or fetches; asked for once, when
+# a target needs it.
+GO = $(eval GO := $$(shell deploy/setup.sh $(SETUP)))$(GO)
+SETUP = build
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT := $(shell git rev-parse --short HEAD 2>/dev/null)
+LDFLAGS = -s -w -X main.release=$(VERSION) -X main.commit=$(COMMIT)
+SMALL = -s -w
 
-build: assets
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/faas ./cmd/faas
+.PHONY: up down build assets test unit e2e lint bench fmt clean help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+up: build ## install what is missing, build, start the platform
+	@bin/faas server start --state-dir $(STATE)
+	@bin/faas login --state-dir $(STATE)
+	@[ -w /usr/local/bin ] && ln -sf $(CURDIR)/bin/faas /usr/local/bin/faas || true
+	@printf '\nTry next:\n  cd functions/examples && faas up\n  faas invoke markdown < markdown/input.md\n  faas list\nand when you are done: make down\n'
+
+down: ## end the platform and all it runs; functions come back with the next make up
+	@if [ -x bin/faas ]; then bin/faas server stop --state-dir $(STATE); else echo "not built, so not started from here"; fi
+
+build: assets ## build bin/faas
+	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/faas ./cmd/faas
 
 assets:
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o internal/assets/bin/watchdog ./functions/watchdog
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o internal/assets/bin/pause ./nodeagent/pause
+	@$(GO) build -trimpath -ldflags '$(SMALL)' -o internal/assets/bin/watchdog ./functions/watchdog
+	@$(GO) build -trimpath -ldflags '$(SMALL)' -o internal/assets/bin/pause ./nodeagent/pause
+
+test: SETUP = test
+test: unit e2e ## every test: conventions, units with the race detector, the real platform
+
+unit: SETUP = test
+unit: assets
+	$(GO) vet ./...
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v /test/e2e)
+
+e2e: SETUP = test
+e2e: build
+	FAAS_BINARY=$(CURDIR)/bin/faas $(GO) test -count=1 -timeout 20m ./test/e2e/...
+
+lint: SETUP = test
+lint: ## gofmt, vet and golangci-lint
+	@out=$$($(dir $(GO))gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt'ed: $$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool -modfile=tools/go.mod golangci-lint run ./...
+
+bench: build ## measure, as ratios to baselines in the same run
+	FAAS_BINARY=$(CURDIR)/bin/faas $(GO) run ./bench
+
+clean: ## remove what was built
+	rm -rf bin internal/assets/bin/watchdog internal/assets/bin/pause bench/latest.json

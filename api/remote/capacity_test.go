@@ -1,0 +1,156 @@
+package remote_test
+
+import (
+	"context"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/remote"
+)
+
+// fakeCapacity streams what a test gives it.
+type fakeCapacity struct {
+	demand  map[string][]api.Demand
+	drained map[string][]types.UID
+	events  chan api.EndpointEvent
+	end     error
+	err     error
+}
+
+type fakeStream struct {
+	events chan api.EndpointEvent
+	err    error
+	once   sync.Once
+	stop   chan struct{}
+	done   chan struct{}
+}
+
+func (s *fakeStream) Events() <-chan api.EndpointEvent { return s.events }
+func (s *fakeStream) Err() error                       { <-s.done; return s.err }
+func (s *fakeStream) Stop()                            { s.once.Do(func() { close(s.stop) }); <-s.done }
+
+func (f *fakeCapacity) Report(_ context.Context, gateway string, d []api.Demand) error {
+	f.demand[gateway] = d
+	return f.err
+}
+
+func (f *fakeCapacity) Drained(_ context.Context, gateway string, pods []types.UID) error {
+	f.drained[gateway] = pods
+	return f.err
+}
+
+func (f *fakeCapacity) Endpoints(ctx context.Context, _ string) (api.EndpointStream, error) {
+	if f.err != nil {
+		return nil, f.err
+	}
+	s := &fakeStream{events: make(chan api.EndpointEvent), stop: make(chan struct{}), done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		defer close(s.events)
+		for {
+			select {
+			case ev, ok := <-f.events:
+				if !ok {
+					s.err = f.end
+					return
+				}
+				s.events <- ev
+			case <-s.stop:
+				return
+			case <-ctx.Done():
+				s.err = ctx.Err()
+				return
+			}
+		}
+	}()
+	return s, nil
+}
+
+func capacityPair(t *testing.T, f *fakeCapacity) *remote.Capacity {
+	t.Helper()
+	srv := httptest.NewServer(remote.ServeCapacity(f))
+	t.Cleanup(srv.Close)
+	return remote.NewCapacity(remote.Config{URL: srv.URL, Client: srv.Client()})
+}
+
+func TestCapacityCalls(t *testing.T) {
+	f := &fakeCapacity{demand: map[string][]api.Demand{}, drained: map[string][]types.UID{}}
+	c := capacityPair(t, f)
+	demand := []api.Demand{{Function: types.NamespacedName{Namespace: "n", Name: "f"}, Queued: 1, InFlight: 2, Arrived: 1 << 63, Pending: 4}}
+	if err := c.Report(t.Context(), "gw/1", demand); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(map[string][]api.Demand{"gw/1": demand}, f.demand); d != "" {
+		t.Error(d)
+	}
+	if err := c.Drained(t.Context(), "gw/1", []types.UID{"a", "b"}); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(map[string][]types.UID{"gw/1": {"a", "b"}}, f.drained); d != "" {
+		t.Error(d)
+	}
+	f.err = apierrors.NewServiceUnavailable("no leader")
+	if err := c.Report(t.Context(), "gw", nil); !apierrors.IsServiceUnavailable(err) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := c.Endpoints(t.Context(), "gw"); !apierrors.IsServiceUnavailable(err) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestCapacityEndpoints(t *testing.T) {
+	f := &fakeCapacity{events: make(chan api.EndpointEvent), end: apierrors.NewServiceUnavailable("lost the lead")}
+	c := capacityPair(t, f)
+	s, err := c.Endpoints(t.Context(), "gw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fn := types.NamespacedName{Namespace: "n", Name: "f"}
+	for _, want := range []api.EndpointEvent{
+		{Type: api.EndpointReady, Function: fn, Endpoint: api.Endpoint{Pod: "u", Name: "p", Address: "10.0.0.1:8080", Concurrency: 3, Timeout: 90 * time.Second}},
+		{Type: api.EndpointsSynced},
+		{Type: api.EndpointDrain, Function: fn, Endpoint: api.Endpoint{Pod: "u"}},
+		{Type: api.EndpointsFailing, Function: fn, Reason: "CrashLoopBackOff"},
+	} {
+		f.events <- want
+		if d := cmp.Diff(want, <-s.Events()); d != "" {
+			t.Fatal(d)
+		}
+	}
+	close(f.events)
+	if ev, ok := <-s.Events(); ok {
+		t.Errorf("after the end came %v", ev)
+	}
+	if err := s.Err(); !apierrors.IsServiceUnavailable(err) {
+		t.Errorf("got %v, want the stream's own error", err)
+	}
+}
+
+func TestCapacityEndpointsStop(t *testing.T) {
+	f := &fakeCapacity{events: make(chan api.EndpointEvent)}
+	c := capacityPair(t, f)
+	s, err := c.Endpoints(t.Context(), "gw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Stop()
+	s.Stop()
+	if _, ok := <-s.Events(); ok || s.Err() != nil {
+		t.Errorf("after Stop: %v", s.Err())
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if s, err = c.Endpoints(ctx, "gw"); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if _, ok := <-s.Events(); ok || s.Err() == nil {
+		t.Errorf("after its context: %v, want an error", s.Err())
+	}
+}

@@ -1,0 +1,108 @@
+//go:build wip
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/podsnap/podsnap/internal/openfaas"
+	"github.com/spf13/cobra"
+)
+
+func (o *options) invokeCmd() *cobra.Command {
+	var ns, method, contentType, path, callback string
+	var async bool
+	var headers, query []string
+	cmd := &cobra.Command{
+		Use: "invoke NAME", Short: "Call a function with standard input as the request's body",
+		Long: `Calls a function. Standard input is the request's body and is streamed, the
+answer's body goes to standard output as it comes. An answer of 400 and above
+is a failure. With --async the call is queued, and its id is printed.`,
+		Example: `  echo '# hi' | faas invoke markdown
+  faas invoke thumbnail < photo.png > small.png
+  faas invoke hello -a < request.json
+  faas invoke hello --method GET --path /version --query verbose=1`,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: o.functionNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := o.long(cmd.Context())
+			defer cancel()
+			c, err := o.client("")
+			if err != nil {
+				return err
+			}
+			in := openfaas.Invocation{Namespace: ns, Name: args[0], Method: strings.ToUpper(method), Path: path, Async: async, Header: http.Header{}}
+			in.Header.Set("Content-Type", contentType)
+			in.Header.Set("User-Agent", "faas/"+version())
+			if callback != "" {
+				in.Header.Set(openfaas.HeaderCallbackURL, callback)
+			}
+			for _, h := range headers {
+				k, v, ok := strings.Cut(h, "=")
+				if i := strings.Index(h, ":"); i > 0 && (!ok || i < len(k)) {
+					k, v, ok = h[:i], strings.TrimSpace(h[i+1:]), true
+				}
+				if !ok {
+					return usagef("--header %q: it must be Name=value", h)
+				}
+				in.Header.Add(k, v)
+			}
+			if len(query) > 0 {
+				in.Query = url.Values{}
+				for _, q := range query {
+					k, v, _ := strings.Cut(q, "=")
+					in.Query.Add(k, v)
+				}
+			}
+			if in.Method != http.MethodGet && in.Method != http.MethodHead {
+				in.Body = stdin(cmd)
+			}
+			resp, err := c.Invoke(ctx, in)
+			if err != nil {
+				return o.explain(err, c)
+			}
+			defer resp.Body.Close()
+			if async && resp.StatusCode == http.StatusAccepted {
+				say(cmd, "accepted, call id:")
+				fmt.Fprintln(cmd.OutOrStdout(), resp.Header.Get(openfaas.HeaderCallID))
+				return nil
+			}
+			if resp.StatusCode >= 400 {
+				text, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10))
+				err := &openfaas.Error{Op: "invoke " + args[0], Status: resp.StatusCode, Text: strings.TrimSpace(string(text))}
+				return fmt.Errorf("%w [call %s]", err, resp.Header.Get(openfaas.HeaderCallID))
+			}
+			_, err = io.Copy(cmd.OutOrStdout(), resp.Body)
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&ns, "namespace", "n", "", "namespace")
+	f.BoolVarP(&async, "async", "a", false, "queue the call and print its id")
+	f.StringVarP(&method, "method", "m", http.MethodPost, "HTTP method")
+	f.StringVar(&contentType, "content-type", "text/plain", "Content-Type of the body")
+	f.StringVar(&path, "path", "", "path below the function")
+	f.StringVar(&callback, "callback", "", "URL to which an asynchronous call's answer is posted")
+	f.StringArrayVarP(&headers, "header", "H", nil, "header Name=value, may be repeated")
+	f.StringArrayVar(&query, "query", nil, "query key=value, may be repeated")
+	return cmd
+}
+
+// stdin is the body of a call: standard input, unless that is a terminal on
+// which nobody was asked to type.
+func stdin(cmd *cobra.Command) io.Reader {
+	in := cmd.InOrStdin()
+	if f, ok := in.(*os.File); ok {
+		if st, err := f.Stat(); err == nil && st.Mode()&os.ModeCharDevice != 0 {
+			if st.Mode()&os.ModeDevice != 0 && f.Name() == os.DevNull {
+				return http.NoBody
+			}
+			say(cmd, "reading the request from the terminal, end it with ctrl-D")
+		}
+	}
+	return in
+}

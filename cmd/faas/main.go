@@ -1,0 +1,121 @@
+//go:build wip
+
+// Command faas is Podsnap: the platform (faas server) and the tool to use it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/podsnap/podsnap/internal/openfaas"
+	"github.com/spf13/cobra"
+)
+
+// Exit codes, beside 0.
+const (
+	exitFault    = 1
+	exitUsage    = 2
+	exitNotFound = 3
+	exitAuth     = 4
+	exitTimeout  = 5
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:]))
+}
+
+func run(ctx context.Context, args []string) int {
+	root := newRoot()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(os.Stderr, "faas: %v\n", err)
+	return exitCode(err)
+}
+
+// usageError is a call that can't be meant.
+type usageError struct{ error }
+
+func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
+
+func exitCode(err error) int {
+	if _, ok := errors.AsType[usageError](err); ok {
+		return exitUsage
+	}
+	switch openfaas.StatusOf(err) {
+	case 404:
+		return exitNotFound
+	case 401, 403:
+		return exitAuth
+	case 408, 504:
+		return exitTimeout
+	case 400, 409, 413, 422:
+		return exitFault
+	}
+	if n, ok := errors.AsType[net.Error](err); ok && n.Timeout() || errors.Is(err, context.DeadlineExceeded) {
+		return exitTimeout
+	}
+	return exitFault
+}
+
+func newRoot() *cobra.Command {
+	o := &options{}
+	root := &cobra.Command{
+		Use:   "faas",
+		Short: "Functions on your own machines: build, deploy, call, scale to zero and back",
+		Long: `Podsnap runs functions in containers on your own machines and scales them,
+to zero and back. ` + "`faas server`" + ` is the platform; the other commands talk to it.`,
+		Example: `  faas new hello --lang go      # a function from a template
+  faas up -f stack.yaml         # build, push and deploy it
+  echo hi | faas invoke hello   # call it`,
+		SilenceUsage: true, SilenceErrors: true,
+		PersistentPreRun: func(*cobra.Command, []string) {},
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	f := root.PersistentFlags()
+	f.StringVarP(&o.gateway, "gateway", "g", "", "gateway URL (default: stack.yaml's, then $OPENFAAS_URL, then http://127.0.0.1:8080)")
+	f.StringVarP(&o.output, "output", "o", "", "output format: json, yaml, wide or name")
+	f.DurationVar(&o.timeout, "timeout", 0, "give up after this time (default: 60s; calls and logs have no limit of their own)")
+	f.BoolVar(&o.insecure, "tls-no-verify", false, "do not check the gateway's certificate")
+	root.AddGroup(
+		&cobra.Group{ID: "make", Title: "Make functions:"},
+		&cobra.Group{ID: "use", Title: "Use functions:"},
+		&cobra.Group{ID: "platform", Title: "The platform:"},
+	)
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, c := range cmds {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add("make", o.newCmd(), o.templateCmd(), o.buildCmd(), o.pushCmd(), o.deployCmd(), o.upCmd(), o.publishCmd(), o.removeCmd(), o.secretCmd(), o.namespaceCmd())
+	add("use", o.listCmd(), o.describeCmd(), o.invokeCmd(), o.logsCmd(), o.scaleCmd(), o.readyCmd())
+	add("platform", o.serverCmd(), o.loginCmd(), o.logoutCmd(), o.statusCmd(), o.versionCmd())
+	root.AddCommand(o.storeChildCmd())
+	wrapArgs(root)
+	return root
+}
+
+// wrapArgs makes wrong arguments usage errors (exit code 2) on every command.
+func wrapArgs(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return usagef("%w\nusage: %s", err, c.UseLine())
+			}
+			return nil
+		}
+	}
+	for _, s := range c.Commands() {
+		wrapArgs(s)
+	}
+}

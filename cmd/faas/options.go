@@ -1,0 +1,178 @@
+//go:build wip
+
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/podsnap/podsnap/internal/login"
+	"github.com/podsnap/podsnap/internal/openfaas"
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+)
+
+const defaultGateway = "http://127.0.0.1:8080"
+
+// options are the flags that all commands share.
+type options struct {
+	gateway  string
+	output   string
+	timeout  time.Duration
+	insecure bool
+}
+
+// url is the gateway: flag, stack.yaml, environment, default.
+func (o *options) url(stackGateway string) (string, error) {
+	g := defaultGateway
+	for _, c := range []string{o.gateway, stackGateway, os.Getenv("OPENFAAS_URL")} {
+		if c != "" {
+			g = c
+			break
+		}
+	}
+	if !strings.Contains(g, "://") {
+		g = "http://" + g
+	}
+	u, err := url.Parse(g)
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		return "", usagef("gateway %q: it must look like %s", g, defaultGateway)
+	}
+	return strings.TrimSuffix(u.String(), "/"), nil
+}
+
+// client talks to the gateway with the credentials of the last login.
+func (o *options) client(stackGateway string) (*openfaas.Client, error) {
+	g, err := o.url(stackGateway)
+	if err != nil {
+		return nil, err
+	}
+	c := &openfaas.Client{URL: g, HTTP: o.http()}
+	path, err := login.Path()
+	if err != nil {
+		return c, nil // no home folder: nobody has logged in
+	}
+	f, err := login.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	c.Token = f.Bearer(g)
+	c.User, c.Password, _ = f.Basic(g)
+	return c, nil
+}
+
+func (o *options) http() *http.Client {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	if o.insecure {
+		t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // the user asked for it
+	}
+	return &http.Client{Transport: t}
+}
+
+// short bounds a command that should not take long.
+func (o *options) short(ctx context.Context) (context.Context, context.CancelFunc) {
+	d := o.timeout
+	if d == 0 {
+		d = time.Minute
+	}
+	return context.WithTimeout(ctx, d)
+}
+
+// long bounds a command only when the user asked for it.
+func (o *options) long(ctx context.Context) (context.Context, context.CancelFunc) {
+	if o.timeout == 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, o.timeout)
+}
+
+// explain adds the remedy to faults that have a usual one.
+func (o *options) explain(err error, c *openfaas.Client) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("no gateway answers at %s. Start the platform with `make up` (or `faas server`), or name another with --gateway: %w", c.URL, err)
+	case openfaas.StatusOf(err) == http.StatusUnauthorized:
+		return fmt.Errorf("%w. Log in with `faas login --gateway %s`", err, c.URL)
+	}
+	return err
+}
+
+// print writes v as the user asked: JSON, YAML or by text.
+func (o *options) print(w io.Writer, v any, text func(io.Writer)) error {
+	switch o.output {
+	case "json":
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(v)
+	case "yaml":
+		b, err := yaml.Marshal(v)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(b)
+		return err
+	case "", "wide", "name":
+		t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+		text(t)
+		return t.Flush()
+	}
+	return usagef("output %q: it must be json, yaml, wide or name", o.output)
+}
+
+// say tells the user what happened; it goes to standard error, so that
+// standard output is only data.
+func say(c *cobra.Command, format string, a ...any) {
+	fmt.Fprintf(c.ErrOrStderr(), format+"\n", a...)
+}
+
+// keyValues reads repeated "key=value" flags.
+func keyValues(flag string, in []string) (map[string]string, error) {
+	if len(in) == 0 {
+		return nil, nil
+	}
+	out := make(map[string]string, len(in))
+	for _, kv := range in {
+		k, v, ok := strings.Cut(kv, "=")
+		if !ok || k == "" {
+			return nil, usagef("--%s %q: it must be key=value", flag, kv)
+		}
+		out[k] = v
+	}
+	return out, nil
+}
+
+// functionNames completes names of functions; it gives up after half a second.
+func (o *options) functionNames(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), 500*time.Millisecond)
+	defer cancel()
+	c, err := o.client("")
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	ns, _ := cmd.Flags().GetString("namespace")
+	fns, err := c.Functions(ctx, ns)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var out []string
+	for _, f := range fns {
+		out = append(out, f.Name)
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}

@@ -1,0 +1,235 @@
+//go:build wip
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/podsnap/podsnap/internal/daemon"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// serverFlags are the flags of `faas server` and its verbs.
+type serverFlags struct {
+	c        daemon.Config
+	logLevel string
+	logJSON  bool
+}
+
+func (s *serverFlags) add(f *pflag.FlagSet) {
+	f.StringVar(&s.c.StateDir, "state-dir", defaultStateDir(), "where everything that must last is kept")
+	f.StringVar(&s.c.RunDir, "run-dir", "", "where sockets are (default: below /run, by the state directory)")
+	f.StringVar(&s.c.Listen, "listen", "127.0.0.1:8080", "address of the gateway")
+	f.StringVar(&s.c.MetricsListen, "metrics-listen", "127.0.0.1:8082", "address of the metrics")
+	f.StringVar(&s.c.APIListen, "api-listen", "127.0.0.1:6443", "address of the Kubernetes API")
+	f.StringSliceVar(&s.c.Etcd, "etcd", nil, "endpoints of an external etcd, such as http://10.0.0.1:2379 (default: embedded)")
+	f.StringVar(&s.c.EtcdPrefix, "etcd-prefix", "/registry", "prefix of all keys in etcd")
+	f.StringVar(&s.c.NATS, "nats", "", "URL of an external NATS with JetStream, such as nats://10.0.0.1:4222 (default: embedded)")
+	f.StringVar(&s.c.Containerd, "containerd", "", "socket of a containerd that runs already (default: one of the platform's own)")
+	f.StringVar(&s.c.NodeName, "node-name", "", "name of this node (default: the host's)")
+	f.StringVar(&s.c.PodCIDR, "pod-cidr", "10.62.0.0/20", "addresses of pods on this node")
+	f.BoolVar(&s.c.NoAuth, "no-auth", false, "let anybody who reaches the gateway manage functions")
+	f.DurationVar(&s.c.Timeout, "timeout", time.Minute, "longest time of an invocation, unless the function says otherwise")
+	f.Int64Var(&s.c.MaxBody, "max-body", 256<<20, "largest body of a call, bytes")
+	f.Int64Var(&s.c.MaxAsyncBody, "max-async-body", 1<<20, "largest body of an asynchronous call, bytes")
+	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.BoolVar(&s.logJSON, "log-json", false, "log as JSON")
+}
+
+// fromEnvironment sets the flags that were not given from PODSNAP_<FLAG>.
+func fromEnvironment(f *pflag.FlagSet) error {
+	var fault error
+	f.VisitAll(func(fl *pflag.Flag) {
+		name := "PODSNAP_" + strings.ToUpper(strings.ReplaceAll(fl.Name, "-", "_"))
+		v, ok := os.LookupEnv(name)
+		if !ok || fl.Changed || fault != nil {
+			return
+		}
+		if err := f.Set(fl.Name, v); err != nil {
+			fault = usagef("%s=%q: %w", name, v, err)
+		}
+	})
+	return fault
+}
+
+func (s *serverFlags) logger() (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(s.logLevel)); err != nil {
+		return nil, usagef("--log-level %q: it must be debug, info, warn or error", s.logLevel)
+	}
+	o := &slog.HandlerOptions{Level: l}
+	if s.logJSON {
+		return slog.New(slog.NewJSONHandler(os.Stderr, o)), nil
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, o)), nil
+}
+
+func (o *options) serverCmd() *cobra.Command {
+	s := &serverFlags{}
+	cmd := &cobra.Command{
+		Use: "server", Short: "Run the platform on this machine",
+		Long: `Runs the whole platform in the foreground: gateway, control plane and node
+agent, with etcd, NATS and containerd as children. Every flag may also come from
+the environment: --state-dir as PODSNAP_STATE_DIR.
+
+On SIGTERM the platform ends and the functions' containers go on, to be adopted
+by the next start. Ctrl-C, and ` + "`faas server stop`" + `, end the containers too and
+leave nothing on the machine but the state directory.`,
+		Example: `  faas server
+  faas server --listen 0.0.0.0:8080 --etcd http://10.0.0.1:2379,http://10.0.0.2:2379
+  faas server start      # in the background
+  faas server stop`,
+		Args: cobra.NoArgs,
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
+			if os.Geteuid() != 0 {
+				return fmt.Errorf("running containers needs root: use sudo")
+			}
+			return fromEnvironment(cmd.Flags())
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := s.logger()
+			if err != nil {
+				return err
+			}
+			s.c.Log, s.c.Version, s.c.Revision = log, version(), revision()
+			return daemon.Run(cmd.Context(), s.c)
+		},
+	}
+	s.add(cmd.PersistentFlags())
+	cmd.AddCommand(o.serverStart(s, cmd), o.serverStop(s, cmd))
+	return cmd
+}
+
+func (o *options) serverStart(s *serverFlags, parent *cobra.Command) *cobra.Command {
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use: "start", Short: "Start the platform in the background and wait until it answers", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := parent.PreRunE(cmd, nil); err != nil {
+				return err
+			}
+			url := "http://" + s.c.Listen
+			if healthy(cmd.Context(), url) {
+				say(cmd, "the platform answers at %s already", url)
+				return nil
+			}
+			logDir := filepath.Join(s.c.StateDir, "log")
+			if err := os.MkdirAll(logDir, 0o700); err != nil {
+				return err
+			}
+			logFile := filepath.Join(logDir, "server.log")
+			out, err := os.OpenFile(logFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+			if err != nil {
+				return err
+			}
+			defer out.Close()
+			self, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			args := []string{"server"}
+			cmd.Flags().Visit(func(f *pflag.Flag) {
+				if f.Name == "wait" || parent.PersistentFlags().Lookup(f.Name) == nil {
+					return
+				}
+				v := f.Value.String()
+				if sv, ok := f.Value.(pflag.SliceValue); ok {
+					v = strings.Join(sv.GetSlice(), ",")
+				}
+				args = append(args, "--"+f.Name+"="+v)
+			})
+			child := exec.Command(self, args...) //nolint:noctx // it outlives this command
+			child.Stdout, child.Stderr = out, out
+			child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+			if err := child.Start(); err != nil {
+				return err
+			}
+			exited := make(chan error, 1)
+			go func() { exited <- child.Wait() }()
+			start := time.Now()
+			say(cmd, "starting the platform (log: %s)", logFile)
+			tick := time.NewTicker(50 * time.Millisecond)
+			defer tick.Stop()
+			for {
+				select {
+				case err := <-exited:
+					return fmt.Errorf("the platform ended at once (%w); the end of %s says why:\n%s", err, logFile, tailOf(logFile, 8))
+				case <-cmd.Context().Done():
+					return cmd.Context().Err()
+				case <-tick.C:
+					if healthy(cmd.Context(), url) {
+						say(cmd, "the platform answers at %s after %.1f s", url, time.Since(start).Seconds())
+						return nil
+					}
+					if time.Since(start) > wait {
+						return fmt.Errorf("the platform did not answer within %s; the end of %s:\n%s", wait, logFile, tailOf(logFile, 8))
+					}
+				}
+			}
+		},
+	}
+	cmd.Flags().DurationVar(&wait, "wait", time.Minute, "how long to wait")
+	return cmd
+}
+
+func (o *options) serverStop(s *serverFlags, parent *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use: "stop", Short: "End the platform and everything it runs; the state directory stays", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := parent.PreRunE(cmd, nil); err != nil {
+				return err
+			}
+			log, err := s.logger()
+			if err != nil {
+				return err
+			}
+			s.c.Log = log
+			return daemon.Stop(cmd.Context(), s.c, func(format string, a ...any) { say(cmd, format, a...) })
+		},
+	}
+}
+
+// storeChildCmd is how the platform starts itself as its store.
+func (o *options) storeChildCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: daemon.StoreVerb, Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return daemon.RunStore(cmd.Context()) },
+	}
+}
+
+func healthy(ctx context.Context, url string) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/healthz", nil)
+	if err != nil {
+		return false
+	}
+	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{}).DialContext}}
+	resp, err := c.Do(req)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
+}
+
+// tailOf is the last n lines of a file, for an error message.
+func tailOf(path string, n int) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}

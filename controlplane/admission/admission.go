@@ -1,0 +1,151 @@
+// Package admission says what an object becomes before it is stored and
+// whether it may be: the defaults that Kubernetes clients rely on, and the
+// checks that protect the platform. It decides purely; what an object is
+// called and how its metadata may change is the business of api/rules.
+package admission
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/rules"
+)
+
+// Admission admits objects of every kind. The zero value is ready; the hooks
+// bring in the rules of kinds that are defined elsewhere.
+type Admission struct {
+	// DefaultFunction and ValidateFunction are the rules for Functions
+	// (package functions); nil means none.
+	DefaultFunction  func(*api.Function)
+	ValidateFunction func(*api.Function) field.ErrorList
+}
+
+// Admit is a rules.Admit: it defaults obj in place and checks it, before every
+// write. old is nil for a create. A write of a subresource changes nothing
+// that is checked here but the status. The error is Invalid, with every cause.
+func (a Admission) Admit(_ context.Context, _ rules.Op, r *api.Resource, old, obj api.Object, subresource string) error {
+	a.Default(obj)
+	var errs field.ErrorList
+	switch {
+	case old == nil:
+		errs = a.Validate(obj)
+	case subresource == "":
+		keep(obj, old)
+		errs = append(a.Validate(obj), a.ValidateUpdate(obj, old)...)
+	default:
+		errs = validateStatus(obj)
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(errs, func(a, b *field.Error) int { return strings.Compare(a.Field, b.Field) })
+	return apierrors.NewInvalid(r.GVK().GroupKind(), obj.GetName(), errs)
+}
+
+// Default fills what the writer left open, as Kubernetes does. It changes obj.
+func (a Admission) Default(obj api.Object) {
+	switch o := obj.(type) {
+	case *corev1.Namespace:
+		defaultNamespace(o)
+	case *corev1.Node:
+		defaultNode(o)
+	case *corev1.Pod:
+		defaultPod(o)
+	case *corev1.ReplicationController:
+		defaultReplicationController(o)
+	case *corev1.Service:
+		defaultService(o)
+	case *corev1.Endpoints:
+		defaultEndpoints(o)
+	case *corev1.Secret:
+		defaultSecret(o)
+	case *appsv1.ReplicaSet:
+		defaultReplicaSet(o)
+	case *appsv1.Deployment:
+		defaultDeployment(o)
+	case *discoveryv1.EndpointSlice:
+		defaultEndpointSlice(o)
+	case *api.Function:
+		if a.DefaultFunction != nil {
+			a.DefaultFunction(o)
+		}
+	}
+}
+
+// Validate checks a defaulted object on its own.
+func (a Admission) Validate(obj api.Object) field.ErrorList {
+	switch o := obj.(type) {
+	case *corev1.Node:
+		return validateNode(o)
+	case *corev1.Pod:
+		return validatePod(o)
+	case *corev1.ReplicationController:
+		return validateReplicationController(o)
+	case *corev1.Service:
+		return validateService(o)
+	case *corev1.Endpoints:
+		return validateEndpoints(o)
+	case *corev1.Secret:
+		return validateSecret(o)
+	case *corev1.ConfigMap:
+		return validateConfigMap(o)
+	case *corev1.Event:
+		return validateEvent(o)
+	case *appsv1.ReplicaSet:
+		return validateReplicaSet(o)
+	case *appsv1.Deployment:
+		return validateDeployment(o)
+	case *discoveryv1.EndpointSlice:
+		return validateEndpointSlice(o)
+	case *coordinationv1.Lease:
+		return validateLease(o)
+	case *api.Function:
+		if a.ValidateFunction != nil {
+			return a.ValidateFunction(o)
+		}
+	}
+	return nil
+}
+
+// ValidateUpdate checks what may not change from old to obj, both defaulted.
+func (a Admission) ValidateUpdate(obj, old api.Object) field.ErrorList {
+	spec := field.NewPath("spec")
+	switch o := obj.(type) {
+	case *corev1.Node:
+		return validateNodeUpdate(o, old.(*corev1.Node))
+	case *corev1.Pod:
+		return validatePodUpdate(o, old.(*corev1.Pod))
+	case *corev1.Service:
+		return validateServiceUpdate(o, old.(*corev1.Service))
+	case *corev1.Secret:
+		return validateSecretUpdate(o, old.(*corev1.Secret))
+	case *corev1.ConfigMap:
+		return validateConfigMapUpdate(o, old.(*corev1.ConfigMap))
+	case *appsv1.ReplicaSet:
+		return immutable(o.Spec.Selector, old.(*appsv1.ReplicaSet).Spec.Selector, spec.Child("selector"))
+	case *appsv1.Deployment:
+		return immutable(o.Spec.Selector, old.(*appsv1.Deployment).Spec.Selector, spec.Child("selector"))
+	case *discoveryv1.EndpointSlice:
+		return immutable(o.AddressType, old.(*discoveryv1.EndpointSlice).AddressType, field.NewPath("addressType"))
+	}
+	return nil
+}
+
+// keep carries over what an update that does not name it must not lose.
+func keep(obj, old api.Object) {
+	switch o := obj.(type) {
+	case *corev1.Service:
+		keepService(o, old.(*corev1.Service))
+	case *corev1.Node:
+		keepNode(o, old.(*corev1.Node))
+	}
+}

@@ -1,0 +1,198 @@
+package apiserver
+
+import (
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation/path"
+
+	"github.com/podsnap/podsnap/api"
+)
+
+// handle turns f into an http.Handler: authentication, limits, metrics, and
+// errors as Status.
+func (s *Server) handle(verb string, r *api.Resource, f func(*call) error) http.HandlerFunc {
+	return s.sub(verb, r, "", f)
+}
+
+func (s *Server) sub(verb string, r *api.Resource, subresource string, f func(*call) error) http.HandlerFunc {
+	name := r.Plural
+	if subresource != "" {
+		name += "/" + subresource
+	}
+	return func(w http.ResponseWriter, req *http.Request) {
+		v := verb
+		if verb == "list" && flag(req.URL.Query(), "watch") {
+			v = "watch"
+		}
+		s.plain(v, name, func(w http.ResponseWriter, req *http.Request) error {
+			c := &call{w: w, r: req, resource: r, subresource: subresource}
+			if err := c.locate(); err != nil {
+				return err
+			}
+			return f(c)
+		})(w, req)
+	}
+}
+
+// locate reads namespace and name from the path. chi routes by the escaped
+// path, so a %2F cannot reach another route, but it can be in a name.
+func (c *call) locate() error {
+	for _, p := range []struct {
+		key string
+		to  *string
+	}{{"namespace", &c.namespace}, {"name", &c.name}} {
+		raw := chi.URLParam(c.r, p.key)
+		v, err := url.PathUnescape(raw)
+		if err != nil {
+			v = raw
+		}
+		if msgs := path.IsValidPathSegmentName(v); len(msgs) > 0 {
+			return apierrors.NewBadRequest(fmt.Sprintf("the %s %q in the URL %s", p.key, v, strings.Join(msgs, ", ")))
+		}
+		*p.to = v
+	}
+	return nil
+}
+
+// plain is handle for what is not a resource.
+func (s *Server) plain(verb, resource string, f func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		begin := time.Now()
+		rec := &recorder{ResponseWriter: w}
+		err := s.admit(rec, r, verb, func() error { return f(rec, r) })
+		if err != nil {
+			s.fail(rec, r, err)
+		}
+		s.metrics.observe(verb, resource, rec.status(), time.Since(begin))
+	}
+}
+
+// admit lets a request in, when it may come in and there is room.
+func (s *Server) admit(w http.ResponseWriter, r *http.Request, verb string, f func() error) error {
+	if !s.authorized(r) {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="podsnap"`)
+		return apierrors.NewUnauthorized("Unauthorized")
+	}
+	room, gauge := s.calls, s.metrics.calls
+	if verb == "watch" || flag(r.URL.Query(), "follow") {
+		room, gauge = s.streams, s.metrics.streams
+	}
+	select {
+	case room <- struct{}{}:
+	default:
+		return apierrors.NewTooManyRequests("too many requests at once, please try again later", int(retryAfter/time.Second))
+	}
+	gauge.Inc()
+	defer func() {
+		gauge.Dec()
+		<-room
+	}()
+	r.Body = http.MaxBytesReader(w, r.Body, s.cfg.MaxBody)
+	return f()
+}
+
+func (s *Server) authorized(r *http.Request) bool {
+	if s.cfg.Token == "" {
+		return true
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare([]byte(token), []byte(s.cfg.Token)) == 1
+}
+
+// fail answers with the error as a Status, unless the answer has begun: then
+// the connection is cut, so that the client does not take it for whole.
+func (s *Server) fail(w *recorder, r *http.Request, err error) {
+	if r.Context().Err() != nil && w.code != 0 {
+		return
+	}
+	st := statusOf(err)
+	if st.Code >= http.StatusInternalServerError {
+		s.cfg.Log.Warn("request failed", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("code", int(st.Code)), slog.Any("error", err))
+	}
+	if w.code != 0 {
+		panic(http.ErrAbortHandler)
+	}
+	if st.Details != nil && st.Details.RetryAfterSeconds > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(st.Details.RetryAfterSeconds)))
+	}
+	writeJSON(w, int(st.Code), st)
+}
+
+// recovered turns a panic into an answer: one broken request is not the
+// platform's end.
+func (s *Server) recovered(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rec := &recorder{ResponseWriter: w}
+		defer func() {
+			p := recover()
+			if p == nil {
+				return
+			}
+			if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+				panic(p)
+			}
+			s.cfg.Log.Error("request panicked", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+			if rec.code != 0 {
+				panic(http.ErrAbortHandler)
+			}
+			st := statusOf(apierrors.NewInternalError(errors.New("the request could not be handled because of a fault in the server; its log has the details")))
+			writeJSON(rec, int(st.Code), st)
+			s.metrics.observe("", "", rec.code, 0)
+		}()
+		next.ServeHTTP(rec, r)
+	})
+}
+
+// recorder remembers the status code of the answer; 0 before it begins.
+type recorder struct {
+	http.ResponseWriter
+	code int
+}
+
+func (r *recorder) WriteHeader(code int) {
+	if r.code == 0 {
+		r.code = code
+	}
+	r.ResponseWriter.WriteHeader(code)
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	if r.code == 0 {
+		r.code = http.StatusOK
+	}
+	return r.ResponseWriter.Write(b)
+}
+
+func (r *recorder) status() int {
+	if r.code == 0 {
+		return http.StatusOK
+	}
+	return r.code
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// flag reads a boolean query parameter, as Kubernetes does.
+func flag(q url.Values, name string) bool {
+	v, ok := q[name]
+	if !ok || len(v) == 0 {
+		return false
+	}
+	switch strings.ToLower(v[0]) {
+	case "false", "0":
+		return false
+	}
+	return true
+}

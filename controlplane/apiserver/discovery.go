@@ -1,0 +1,240 @@
+package apiserver
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"mime"
+	"net/http"
+	"runtime"
+	"slices"
+	"strings"
+
+	discoveryv2 "k8s.io/api/apidiscovery/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
+
+	"github.com/podsnap/podsnap/api"
+)
+
+// discovery holds the documents that say what the server has, by path. They
+// never change, so they are made once.
+type discovery map[string]document
+
+// document is one in its forms; aggregated is empty where there is none.
+type document struct {
+	legacy, aggregated body
+}
+
+type body struct {
+	json []byte
+	etag string
+}
+
+func newBody(v any) body {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return body{json: append(b, '\n'), etag: fmt.Sprintf("%q", fmt.Sprintf("%X", sha256.Sum256(b)))}
+}
+
+func verbs() []string {
+	return []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
+}
+
+// part is a subresource as discovery shows it.
+type part struct {
+	name  string
+	kind  schema.GroupVersionKind
+	verbs []string
+}
+
+func parts(r *api.Resource) []part {
+	var out []part
+	change := []string{"get", "patch", "update"}
+	if r == api.Pods {
+		out = append(out,
+			part{"binding", schema.GroupVersionKind{Version: "v1", Kind: "Binding"}, []string{"create"}},
+			part{"eviction", schema.GroupVersionKind{Group: "policy", Version: "v1", Kind: "Eviction"}, []string{"create"}},
+			part{"log", r.GVK(), []string{"get"}})
+	}
+	if r.Scale {
+		out = append(out, part{"scale", scaleKind(), change})
+	}
+	if r.Status {
+		out = append(out, part{"status", r.GVK(), change})
+	}
+	return out
+}
+
+// categories lists the groups of kinds that kubectl can get at once.
+func categories(r *api.Resource) []string {
+	switch r {
+	case api.Pods, api.Services, api.Deployments, api.ReplicaSets, api.ReplicationControllers, api.Functions:
+		return []string{"all"}
+	}
+	return nil
+}
+
+// discover describes the resources.
+func discover(resources []*api.Resource) discovery {
+	byVersion := map[schema.GroupVersion][]*api.Resource{}
+	var order []schema.GroupVersion
+	for _, r := range resources {
+		gv := r.GVK().GroupVersion()
+		if byVersion[gv] == nil {
+			order = append(order, gv)
+		}
+		byVersion[gv] = append(byVersion[gv], r)
+	}
+	slices.SortFunc(order, func(a, b schema.GroupVersion) int { return strings.Compare(a.Group, b.Group) })
+
+	d := discovery{}
+	groups := &metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: []metav1.APIGroup{}}
+	core, named := aggregate(), aggregate()
+	for _, gv := range order {
+		entry := discoveryv2.APIGroupDiscovery{Versions: []discoveryv2.APIVersionDiscovery{{
+			Version: gv.Version, Resources: describe(byVersion[gv]), Freshness: discoveryv2.DiscoveryFreshnessCurrent,
+		}}}
+		entry.Name = gv.Group
+		if gv.Group == "" {
+			d["/api/"+gv.Version] = document{legacy: newBody(resourceList(gv, byVersion[gv]))}
+			core.Items = append(core.Items, entry)
+			continue
+		}
+		v := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
+		g := metav1.APIGroup{Name: gv.Group, Versions: []metav1.GroupVersionForDiscovery{v}, PreferredVersion: v}
+		groups.Groups = append(groups.Groups, g)
+		g.TypeMeta = metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"}
+		d["/apis/"+gv.Group] = document{legacy: newBody(g)}
+		d["/apis/"+gv.String()] = document{legacy: newBody(resourceList(gv, byVersion[gv]))}
+		named.Items = append(named.Items, entry)
+	}
+	versions := &metav1.APIVersions{
+		TypeMeta: metav1.TypeMeta{Kind: "APIVersions"}, Versions: []string{"v1"},
+		ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{},
+	}
+	d["/api"] = document{legacy: newBody(versions), aggregated: newBody(core)}
+	d["/apis"] = document{legacy: newBody(groups), aggregated: newBody(named)}
+	return d
+}
+
+func aggregate() *discoveryv2.APIGroupDiscoveryList {
+	return &discoveryv2.APIGroupDiscoveryList{
+		TypeMeta: metav1.TypeMeta{Kind: "APIGroupDiscoveryList", APIVersion: "apidiscovery.k8s.io/v2"},
+		Items:    []discoveryv2.APIGroupDiscovery{},
+	}
+}
+
+func describe(resources []*api.Resource) []discoveryv2.APIResourceDiscovery {
+	out := make([]discoveryv2.APIResourceDiscovery, 0, len(resources))
+	for _, r := range resources {
+		a := discoveryv2.APIResourceDiscovery{
+			Resource: r.Plural, SingularResource: r.Singular, ShortNames: r.Short, Categories: categories(r),
+			Verbs: verbs(), Scope: discoveryv2.ScopeCluster, ResponseKind: wireKind(r.GVK()),
+		}
+		if r.Namespaced {
+			a.Scope = discoveryv2.ScopeNamespace
+		}
+		for _, p := range parts(r) {
+			a.Subresources = append(a.Subresources, discoveryv2.APISubresourceDiscovery{
+				Subresource: p.name, ResponseKind: wireKind(p.kind), Verbs: p.verbs,
+			})
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+func wireKind(k schema.GroupVersionKind) *metav1.GroupVersionKind {
+	return &metav1.GroupVersionKind{Group: k.Group, Version: k.Version, Kind: k.Kind}
+}
+
+func resourceList(gv schema.GroupVersion, resources []*api.Resource) *metav1.APIResourceList {
+	out := &metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: gv.String()}
+	for _, r := range resources {
+		out.APIResources = append(out.APIResources, metav1.APIResource{
+			Name: r.Plural, SingularName: r.Singular, Namespaced: r.Namespaced, Kind: r.Kind,
+			Verbs: verbs(), ShortNames: r.Short, Categories: categories(r),
+		})
+		for _, p := range parts(r) {
+			sub := metav1.APIResource{Name: r.Plural + "/" + p.name, Namespaced: r.Namespaced, Kind: p.kind.Kind, Verbs: p.verbs}
+			if p.kind.GroupVersion() != gv {
+				sub.Group, sub.Version = p.kind.Group, p.kind.Version
+			}
+			out.APIResources = append(out.APIResources, sub)
+		}
+	}
+	return out
+}
+
+func (s *Server) mountDiscovery() {
+	for path, doc := range s.docs {
+		h := s.plain("get", "", func(w http.ResponseWriter, r *http.Request) error {
+			doc.serve(w, r)
+			return nil
+		})
+		s.mux.Get(path, h)
+		s.mux.Get(path+"/", h)
+	}
+}
+
+func (d document) serve(w http.ResponseWriter, r *http.Request) {
+	b, ct := d.legacy, "application/json"
+	if len(d.aggregated.json) > 0 {
+		w.Header().Set("Vary", "Accept")
+		if v := aggregatedVersion(r); v != "" {
+			b, ct = d.aggregated, "application/json;g=apidiscovery.k8s.io;v="+v+";as=APIGroupDiscoveryList"
+		}
+	}
+	w.Header().Set("ETag", b.etag)
+	if r.Header.Get("If-None-Match") == b.etag {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	w.Header().Set("Content-Type", ct)
+	w.WriteHeader(http.StatusOK)
+	_, _ = w.Write(b.json) // the client has gone: nobody is left to tell
+}
+
+// aggregatedVersion is the version of the aggregated form that the client
+// prefers to the legacy one; "" when it does not.
+func aggregatedVersion(r *http.Request) string {
+	for clause := range strings.SplitSeq(strings.Join(r.Header.Values("Accept"), ","), ",") {
+		media, params, err := mime.ParseMediaType(clause)
+		if err != nil {
+			continue
+		}
+		if params["as"] == "" && (media == "application/json" || media == "*/*") {
+			return ""
+		}
+		if media == "application/json" && params["g"] == "apidiscovery.k8s.io" && params["as"] == "APIGroupDiscoveryList" && params["v"] == "v2" {
+			return "v2"
+		}
+	}
+	return ""
+}
+
+// apiVersion is the Kubernetes release whose API this is; clients compare it
+// with their own.
+const apiVersion = "v1.33.0"
+
+func (s *Server) version(w http.ResponseWriter, _ *http.Request) error {
+	own := strings.Map(func(c rune) rune {
+		if c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '.' || c == '-' {
+			return c
+		}
+		return '-'
+	}, s.cfg.Version)
+	v := version.Info{
+		Major: "1", Minor: "33", GitVersion: apiVersion + "+podsnap", GitTreeState: "clean",
+		GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,
+	}
+	if own != "" {
+		v.GitVersion += "." + own
+	}
+	writeJSON(w, http.StatusOK, v)
+	return nil
+}

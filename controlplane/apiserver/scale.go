@@ -1,0 +1,141 @@
+package apiserver
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	jsonpatch "github.com/evanphx/json-patch/v5"
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/podsnap/podsnap/api"
+)
+
+func scaleKind() schema.GroupVersionKind { return autoscalingv1.SchemeGroupVersion.WithKind("Scale") }
+
+// replicasOf finds where the replicas of a scalable object stand.
+func replicasOf(obj api.Object) (spec **int32, status int32, selector string) {
+	switch o := obj.(type) {
+	case *appsv1.Deployment:
+		return &o.Spec.Replicas, o.Status.Replicas, metav1.FormatLabelSelector(o.Spec.Selector)
+	case *appsv1.ReplicaSet:
+		return &o.Spec.Replicas, o.Status.Replicas, metav1.FormatLabelSelector(o.Spec.Selector)
+	case *corev1.ReplicationController:
+		return &o.Spec.Replicas, o.Status.Replicas, labels.FormatLabels(o.Spec.Selector)
+	}
+	panic(fmt.Sprintf("apiserver: %T has no replicas", obj))
+}
+
+func scaleOf(obj api.Object) *autoscalingv1.Scale {
+	spec, status, selector := replicasOf(obj)
+	s := &autoscalingv1.Scale{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: obj.GetName(), Namespace: obj.GetNamespace(), UID: obj.GetUID(),
+			ResourceVersion: obj.GetResourceVersion(), CreationTimestamp: obj.GetCreationTimestamp(),
+		},
+		Status: autoscalingv1.ScaleStatus{Replicas: status, Selector: selector},
+	}
+	if *spec != nil {
+		s.Spec.Replicas = **spec
+	}
+	s.SetGroupVersionKind(scaleKind())
+	return s
+}
+
+func (s *Server) getScale(c *call) error {
+	obj, err := s.cfg.Objects.Get(c.ctx(), c.resource, c.namespace, c.name)
+	if err != nil {
+		return err
+	}
+	return s.answerScale(c, obj)
+}
+
+func (s *Server) answerScale(c *call, obj api.Object) error {
+	f, err := s.codec.accept(c.r, true)
+	if err != nil {
+		return err
+	}
+	return s.codec.write(c.w, f, http.StatusOK, scaleOf(obj))
+}
+
+func (s *Server) updateScale(c *call) error {
+	if err := noDryRun(c.r.URL.Query()["dryRun"]); err != nil {
+		return err
+	}
+	want := &autoscalingv1.Scale{}
+	if err := s.codec.read(c.w, c.r, scaleKind(), want); err != nil {
+		return err
+	}
+	if err := c.place(want); err != nil {
+		return err
+	}
+	return s.scale(c, func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error) { return want, nil })
+}
+
+func (s *Server) patchScale(c *call) error {
+	p, err := s.readPatch(c, &autoscalingv1.Scale{})
+	if err != nil {
+		return err
+	}
+	return s.scale(c, func(now *autoscalingv1.Scale) (*autoscalingv1.Scale, error) { return patchedScale(now, p) })
+}
+
+// scale writes the replicas that change answers. A resourceVersion in its
+// answer, or a uid, must be the object's.
+func (s *Server) scale(c *call, change func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error)) error {
+	obj, err := api.Mutate(c.ctx(), s.cfg.Objects, c.resource, c.namespace, c.name, api.UpdateOptions{}, func(obj api.Object) (bool, error) {
+		now := scaleOf(obj)
+		want, err := change(now)
+		if err != nil {
+			return false, err
+		}
+		if rv := want.ResourceVersion; rv != "" && rv != now.ResourceVersion {
+			return false, apierrors.NewConflict(c.resource.GR(), c.name, fmt.Errorf("the object has been modified; please apply your changes to the latest version and try again"))
+		}
+		if want.Spec.Replicas < 0 {
+			return false, apierrors.NewInvalid(scaleKind().GroupKind(), c.name, field.ErrorList{
+				field.Invalid(field.NewPath("spec", "replicas"), want.Spec.Replicas, "must be greater than or equal to 0"),
+			})
+		}
+		spec, _, _ := replicasOf(obj)
+		*spec = &want.Spec.Replicas
+		return want.Spec.Replicas != now.Spec.Replicas, nil
+	})
+	if err != nil {
+		return err
+	}
+	return s.answerScale(c, obj)
+}
+
+// patchedScale applies a patch; a Scale has no lists, so a strategic merge
+// patch is a merge patch. A resourceVersion counts only if the patch names it.
+func patchedScale(now *autoscalingv1.Scale, p api.Patch) (*autoscalingv1.Scale, error) {
+	doc, err := json.Marshal(now)
+	if err != nil {
+		return nil, err
+	}
+	if p.Type == types.JSONPatchType {
+		ops, err := jsonpatch.DecodePatch(p.Data)
+		if err != nil {
+			return nil, apierrors.NewBadRequest("the patch cannot be read: " + err.Error())
+		}
+		if doc, err = ops.Apply(doc); err != nil {
+			return nil, apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "patch", schema.GroupResource{}, "", err.Error(), 0, false)
+		}
+	} else if doc, err = jsonpatch.MergePatch(doc, p.Data); err != nil {
+		return nil, apierrors.NewBadRequest("the patch cannot be applied: " + err.Error())
+	}
+	out := &autoscalingv1.Scale{}
+	if err := json.Unmarshal(doc, out); err != nil {
+		return nil, apierrors.NewBadRequest("the patched object is no Scale: " + err.Error())
+	}
+	return out, nil
+}

@@ -1,0 +1,112 @@
+// Package controller runs all controllers of the control plane over one set of
+// mirrors.
+package controller
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/controller/deployment"
+	"github.com/podsnap/podsnap/controlplane/controller/endpoint"
+	"github.com/podsnap/podsnap/controlplane/controller/function"
+	"github.com/podsnap/podsnap/controlplane/controller/garbage"
+	"github.com/podsnap/podsnap/controlplane/controller/namespace"
+	"github.com/podsnap/podsnap/controlplane/controller/node"
+	"github.com/podsnap/podsnap/controlplane/controller/replicas"
+	"github.com/podsnap/podsnap/controlplane/view"
+	"github.com/podsnap/podsnap/internal/record"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+)
+
+// Name is the controllers' own in events.
+const Name = "controllers"
+
+// Config says what the controllers work with.
+type Config struct {
+	Objects api.Objects
+	// Apply brings a function's Deployment and Service in line with it; nil
+	// runs no function controller.
+	Apply func(ctx context.Context, o api.Objects, f *api.Function) error
+
+	Grace      time.Duration // a node whose lease is older is lost; 0 is 4 s
+	EvictAfter time.Duration // how long pods stay on it; 0 is 2 s
+	NodeGone   time.Duration // how long a node has to be missing until its pods are deleted; 0 is 5 s
+	Ended      int           // ended pods that are kept; 0 is 500, negative is none
+
+	Log     *slog.Logger // nil discards
+	Metrics prometheus.Registerer
+}
+
+// Controllers are all of them.
+type Controllers struct {
+	c      Config
+	view   *view.View
+	record *record.Recorder
+	run    []func(context.Context) error
+}
+
+// New makes the controllers.
+func New(c Config) *Controllers {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	v := view.New(c.Objects, c.Log)
+	rec := record.New(record.Config{Objects: c.Objects, Component: Name, Log: c.Log})
+	cs := &Controllers{c: c, view: v, record: rec}
+	cs.add(replicas.New(replicas.Config{Objects: c.Objects, View: v, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
+	cs.add(deployment.New(deployment.Config{Objects: c.Objects, View: v, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
+	cs.add(endpoint.New(endpoint.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)
+	cs.add(node.New(node.Config{
+		Objects: c.Objects, View: v, Record: rec, Grace: c.Grace, EvictAfter: c.EvictAfter, Log: c.Log, Metrics: c.Metrics,
+	}).Run)
+	cs.add(garbage.New(garbage.Config{Objects: c.Objects, View: v, Ended: c.Ended, NodeGone: c.NodeGone, Log: c.Log, Metrics: c.Metrics}).Run)
+	cs.add(namespace.New(namespace.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)
+	if c.Apply != nil {
+		cs.add(function.New(function.Config{Objects: c.Objects, View: v, Apply: c.Apply, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
+	}
+	return cs
+}
+
+func (cs *Controllers) add(run func(context.Context) error) { cs.run = append(cs.run, run) }
+
+// View is what the controllers see. It is filled while they run.
+func (cs *Controllers) View() *view.View { return cs.view }
+
+// Run makes the namespaces that the platform needs, and then runs all
+// controllers until ctx is done. It returns nil then.
+func (cs *Controllers) Run(ctx context.Context) error {
+	cs.ensure(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return cs.view.Run(ctx) })
+	g.Go(func() error { return cs.record.Run(ctx) })
+	g.Go(func() error {
+		if cs.view.Wait(ctx) != nil {
+			return nil
+		}
+		all, ctx := errgroup.WithContext(ctx)
+		for _, run := range cs.run {
+			all.Go(func() error { return run(ctx) })
+		}
+		return all.Wait()
+	})
+	return g.Wait()
+}
+
+// ensure tries until the store answers.
+func (cs *Controllers) ensure(ctx context.Context) {
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		err := namespace.Ensure(ctx, cs.c.Objects)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		cs.c.Log.Warn("namespaces", slog.Any("error", err))
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}

@@ -1,0 +1,270 @@
+package endpoint
+
+import (
+	"cmp"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strings"
+
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/podstate"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+const (
+	perSlice = 100 // endpoints in one slice, as in Kubernetes
+
+	managedBy        = "endpointslice-controller.podsnap.dev"
+	managedEndpoints = "endpoints.kubernetes.io/managed-by"
+	endpointsManager = "endpoint-controller"
+)
+
+// group is the pods of a service for which its ports come to the same numbers:
+// a named target port may differ from pod to pod.
+type group struct {
+	ports []port
+	pods  []*corev1.Pod // by name
+}
+
+type port struct {
+	name     string
+	protocol corev1.Protocol
+	number   int32
+	app      *string
+}
+
+// key tells groups apart.
+func (g *group) key() string {
+	var b strings.Builder
+	for _, p := range g.ports {
+		fmt.Fprintf(&b, "%s/%s/%d;", p.name, p.protocol, p.number)
+	}
+	return b.String()
+}
+
+// groups sorts a service's pods: those that have an address and have not ended.
+func groups(svc *corev1.Service, pods []*corev1.Pod) []*group {
+	by := map[string]*group{}
+	for _, p := range pods {
+		if p.Status.PodIP == "" || podstate.Ended(p) {
+			continue
+		}
+		g := &group{ports: portsOf(svc, p)}
+		k := g.key()
+		if by[k] == nil {
+			by[k] = g
+		}
+		by[k].pods = append(by[k].pods, p)
+	}
+	out := make([]*group, 0, len(by))
+	for _, g := range by {
+		slices.SortFunc(g.pods, func(a, b *corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
+		out = append(out, g)
+	}
+	slices.SortFunc(out, func(a, b *group) int { return cmp.Compare(a.key(), b.key()) })
+	return out
+}
+
+// portsOf are the service's ports on one pod; a named one that the pod does not
+// have is left out.
+func portsOf(svc *corev1.Service, p *corev1.Pod) []port {
+	var out []port
+	for _, sp := range svc.Spec.Ports {
+		protocol := sp.Protocol
+		if protocol == "" {
+			protocol = corev1.ProtocolTCP
+		}
+		if n := target(sp, protocol, p); n > 0 {
+			out = append(out, port{name: sp.Name, protocol: protocol, number: n, app: sp.AppProtocol})
+		}
+	}
+	return out
+}
+
+func target(sp corev1.ServicePort, protocol corev1.Protocol, p *corev1.Pod) int32 {
+	if sp.TargetPort.Type == intstr.Int {
+		if sp.TargetPort.IntVal == 0 {
+			return sp.Port
+		}
+		return sp.TargetPort.IntVal
+	}
+	for i := range p.Spec.Containers {
+		for _, cp := range p.Spec.Containers[i].Ports {
+			if cp.Name == sp.TargetPort.StrVal && (cp.Protocol == protocol || cp.Protocol == "" && protocol == corev1.ProtocolTCP) {
+				return cp.ContainerPort
+			}
+		}
+	}
+	return 0
+}
+
+// wantSlices are the slices a service should have, given those it has: an
+// endpoint stays in its slice as long as it lives, so that a change touches
+// one slice.
+func wantSlices(svc *corev1.Service, gs []*group, have []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
+	if len(gs) == 0 { // an empty slice says that there are none
+		gs = []*group{{}}
+	}
+	byName := map[string]*discoveryv1.EndpointSlice{}
+	for _, s := range have {
+		byName[s.Name] = s
+	}
+	var out []*discoveryv1.EndpointSlice
+	for _, g := range gs {
+		base := svc.Name + "-" + suffix(g.key())
+		left := map[types.UID]*corev1.Pod{}
+		for _, p := range g.pods {
+			left[p.UID] = p
+		}
+		var kept [][]*corev1.Pod
+		for i := 0; byName[name(base, i)] != nil; i++ {
+			var stay []*corev1.Pod
+			for _, e := range byName[name(base, i)].Endpoints {
+				if e.TargetRef == nil || left[e.TargetRef.UID] == nil {
+					continue
+				}
+				stay = append(stay, left[e.TargetRef.UID])
+				delete(left, e.TargetRef.UID)
+			}
+			kept = append(kept, stay)
+		}
+		kept = fill(kept, g.pods, left)
+		for i, pods := range kept {
+			if len(pods) > 0 || len(kept) == 1 {
+				out = append(out, slice(svc, g, name(base, i), pods))
+			}
+		}
+	}
+	return out
+}
+
+// fill puts those that have no slice yet where there is room.
+func fill(kept [][]*corev1.Pod, pods []*corev1.Pod, left map[types.UID]*corev1.Pod) [][]*corev1.Pod {
+	i := 0
+	for _, p := range pods {
+		if left[p.UID] == nil {
+			continue
+		}
+		for i < len(kept) && len(kept[i]) >= perSlice {
+			i++
+		}
+		if i == len(kept) {
+			kept = append(kept, nil)
+		}
+		kept[i] = append(kept[i], p)
+	}
+	if len(kept) == 0 {
+		kept = append(kept, nil)
+	}
+	return kept
+}
+
+func name(base string, i int) string {
+	if i == 0 {
+		return base
+	}
+	return fmt.Sprintf("%s-%d", base, i)
+}
+
+func suffix(key string) string {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(key))
+	return fmt.Sprintf("%08x", h.Sum32())[:5]
+}
+
+func slice(svc *corev1.Service, g *group, name string, pods []*corev1.Pod) *discoveryv1.EndpointSlice {
+	s := &discoveryv1.EndpointSlice{
+		TypeMeta: metav1.TypeMeta{APIVersion: "discovery.k8s.io/v1", Kind: "EndpointSlice"},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: svc.Namespace, Name: name, Labels: labelsOf(svc),
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(svc, api.Services.GVK())},
+		},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Endpoints:   []discoveryv1.Endpoint{},
+	}
+	s.Labels[api.LabelServiceName] = svc.Name
+	s.Labels[discoveryv1.LabelManagedBy] = managedBy
+	for _, p := range g.ports {
+		s.Ports = append(s.Ports, discoveryv1.EndpointPort{Name: &p.name, Protocol: &p.protocol, Port: &p.number, AppProtocol: p.app})
+	}
+	for _, p := range pods {
+		s.Endpoints = append(s.Endpoints, endpoint(svc, p))
+	}
+	return s
+}
+
+func endpoint(svc *corev1.Service, p *corev1.Pod) discoveryv1.Endpoint {
+	serving, terminating := podstate.Ready(p), p.DeletionTimestamp != nil
+	ready := svc.Spec.PublishNotReadyAddresses || serving && !terminating
+	e := discoveryv1.Endpoint{
+		Addresses:  []string{p.Status.PodIP},
+		Conditions: discoveryv1.EndpointConditions{Ready: &ready, Serving: &serving, Terminating: &terminating},
+		TargetRef:  refOf(p),
+	}
+	if p.Spec.NodeName != "" {
+		node := p.Spec.NodeName
+		e.NodeName = &node
+	}
+	if p.Spec.Hostname != "" && p.Spec.Subdomain == svc.Name {
+		host := p.Spec.Hostname
+		e.Hostname = &host
+	}
+	return e
+}
+
+// wantEndpoints is the same as one Endpoints object. Pods that are ending are
+// not in it: it has no way to say so.
+func wantEndpoints(svc *corev1.Service, gs []*group) *corev1.Endpoints {
+	e := &corev1.Endpoints{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Endpoints"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: svc.Namespace, Name: svc.Name, Labels: labelsOf(svc)},
+	}
+	e.Labels[managedEndpoints] = endpointsManager
+	for _, g := range gs {
+		var sub corev1.EndpointSubset
+		for _, p := range g.pods {
+			if p.DeletionTimestamp != nil {
+				continue
+			}
+			a := corev1.EndpointAddress{IP: p.Status.PodIP, TargetRef: refOf(p)}
+			if p.Spec.NodeName != "" {
+				node := p.Spec.NodeName
+				a.NodeName = &node
+			}
+			if svc.Spec.PublishNotReadyAddresses || podstate.Ready(p) {
+				sub.Addresses = append(sub.Addresses, a)
+			} else {
+				sub.NotReadyAddresses = append(sub.NotReadyAddresses, a)
+			}
+		}
+		if len(sub.Addresses)+len(sub.NotReadyAddresses) == 0 {
+			continue
+		}
+		for _, p := range g.ports {
+			sub.Ports = append(sub.Ports, corev1.EndpointPort{Name: p.name, Protocol: p.protocol, Port: p.number, AppProtocol: p.app})
+		}
+		e.Subsets = append(e.Subsets, sub)
+	}
+	return e
+}
+
+func refOf(p *corev1.Pod) *corev1.ObjectReference {
+	return &corev1.ObjectReference{Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: p.UID}
+}
+
+// labelsOf are the service's labels, and the mark of a headless one.
+func labelsOf(svc *corev1.Service) map[string]string {
+	out := map[string]string{}
+	for k, v := range svc.Labels {
+		out[k] = v
+	}
+	if svc.Spec.ClusterIP == corev1.ClusterIPNone {
+		out[corev1.IsHeadlessService] = ""
+	}
+	return out
+}

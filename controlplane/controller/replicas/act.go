@@ -1,0 +1,204 @@
+package replicas
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/podstate"
+	"github.com/podsnap/podsnap/controlplane/view"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/rand"
+)
+
+const writers = 16 // creations or deletions of one set at once
+
+// claim makes orphans that match the set's own, lets go of owned pods that do
+// not match any more, and answers with the pods that are the set's then.
+func (r *Controller) claim(ctx context.Context, s set, owned []*corev1.Pod) ([]*corev1.Pod, error) {
+	if s.obj.GetDeletionTimestamp() != nil {
+		return owned, nil
+	}
+	var out []*corev1.Pod
+	for _, p := range owned {
+		if s.selector.Matches(labelsOf(p)) || p.DeletionTimestamp != nil {
+			out = append(out, p)
+			continue
+		}
+		if err := r.release(ctx, s, p); err != nil {
+			return nil, err
+		}
+	}
+	sure := false
+	for _, p := range r.c.View.Pods.By(view.Orphan, s.obj.GetNamespace()) {
+		if !podstate.Active(p) || !s.selector.Matches(labelsOf(p)) {
+			continue
+		}
+		if !sure {
+			now, err := r.c.Objects.Get(ctx, s.resource, s.obj.GetNamespace(), s.obj.GetName())
+			if err != nil || now.GetUID() != s.obj.GetUID() || now.GetDeletionTimestamp() != nil {
+				return out, notFound(err)
+			}
+			sure = true
+		}
+		got, err := r.adopt(ctx, s, p)
+		if err != nil {
+			return nil, err
+		}
+		if got != nil && metav1.IsControlledBy(got, s.obj) && !slices.ContainsFunc(out, func(o *corev1.Pod) bool { return o.UID == got.UID }) {
+			out = append(out, got)
+		}
+	}
+	return out, nil
+}
+
+// adopt answers with the pod's newest state, nil when there is none.
+func (r *Controller) adopt(ctx context.Context, s set, pod *corev1.Pod) (*corev1.Pod, error) {
+	got, err := api.Mutate(ctx, r.c.Objects, api.Pods, pod.Namespace, pod.Name, api.UpdateOptions{}, func(p *corev1.Pod) (bool, error) {
+		if p.UID != pod.UID || !podstate.Active(p) || metav1.GetControllerOfNoCopy(p) != nil || !s.selector.Matches(labelsOf(p)) {
+			return false, nil
+		}
+		p.OwnerReferences = append(p.OwnerReferences, *metav1.NewControllerRef(s.obj, s.resource.GVK()))
+		return true, nil
+	})
+	if err != nil {
+		return nil, notFound(err)
+	}
+	return got, nil
+}
+
+func (r *Controller) release(ctx context.Context, s set, pod *corev1.Pod) error {
+	_, err := api.Mutate(ctx, r.c.Objects, api.Pods, pod.Namespace, pod.Name, api.UpdateOptions{}, func(p *corev1.Pod) (bool, error) {
+		if p.UID != pod.UID || s.selector.Matches(labelsOf(p)) {
+			return false, nil
+		}
+		n := len(p.OwnerReferences)
+		p.OwnerReferences = slices.DeleteFunc(p.OwnerReferences, func(o metav1.OwnerReference) bool { return o.UID == s.obj.GetUID() })
+		return len(p.OwnerReferences) != n, nil
+	})
+	return notFound(err)
+}
+
+// carryOut does what was planned and answers with the first fault.
+func (r *Controller) carryOut(ctx context.Context, s set, p plan) error {
+	if p.create > 0 {
+		r.c.Log.Info("creating pods", slog.String("set", key{s.resource, view.Key(s.obj)}.String()), slog.Int("count", p.create), slog.Int("desired", s.desired))
+		return r.create(ctx, s, p.create)
+	}
+	if len(p.delete) > 0 {
+		r.c.Log.Info("deleting pods", slog.String("set", key{s.resource, view.Key(s.obj)}.String()), slog.Int("count", len(p.delete)), slog.Int("desired", s.desired))
+		return r.remove(ctx, s, p.delete)
+	}
+	return nil
+}
+
+// create makes n pods: one, then more and more at once, so that a fault that
+// all of them would meet costs one try.
+func (r *Controller) create(ctx context.Context, s set, n int) error {
+	for batch := 1; n > 0; batch *= 4 {
+		var g errgroup.Group
+		g.SetLimit(writers)
+		for range min(batch, n) {
+			g.Go(func() error { return r.createOne(ctx, s) })
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+		n -= min(batch, n)
+	}
+	return nil
+}
+
+func (r *Controller) createOne(ctx context.Context, s set) error {
+	uid := s.obj.GetUID()
+	pod := podOf(s)
+	pod.Name = r.ledger.name(uid, time.Now(), func() string { return podName(s.obj.GetName()) })
+	got, err := api.Create(ctx, r.c.Objects, pod)
+	switch {
+	case err == nil:
+		r.c.Record.Event(s.obj, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: "+got.Name)
+		return nil
+	case apierrors.IsAlreadyExists(err):
+		there, gerr := api.Get[*corev1.Pod](ctx, r.c.Objects, api.Pods, pod.Namespace, pod.Name)
+		if gerr == nil && metav1.IsControlledBy(there, s.obj) {
+			if p, ok := r.c.View.Pods.Get(pod.Namespace, pod.Name); ok {
+				r.ledger.seen(uid, p.Name, p.UID, false)
+			}
+			return nil // an earlier try of ours
+		}
+	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		r.ledger.notCreated(uid, pod.Name, false)
+		return nil // the namespace ends, and the set with it
+	}
+	r.ledger.notCreated(uid, pod.Name, unknown(err))
+	r.c.Record.Eventf(s.obj, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
+	return fmt.Errorf("create a pod of %s: %w", key{s.resource, view.Key(s.obj)}, err)
+}
+
+func (r *Controller) remove(ctx context.Context, s set, pods []*corev1.Pod) error {
+	var g errgroup.Group
+	g.SetLimit(writers)
+	for _, p := range pods {
+		g.Go(func() error {
+			r.ledger.delete(s.obj.GetUID(), p.UID)
+			_, err := r.c.Objects.Delete(ctx, api.Pods, p.Namespace, p.Name, api.DeleteOptions{UID: p.UID})
+			if err == nil {
+				r.c.Record.Event(s.obj, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: "+p.Name)
+				return nil
+			}
+			if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+				return nil // it is gone, the mirror will show it
+			}
+			r.ledger.notDeleted(s.obj.GetUID(), p.UID)
+			return fmt.Errorf("delete pod %s: %w", view.Key(p), err)
+		})
+	}
+	return g.Wait()
+}
+
+// podOf is a new pod from the set's template.
+func podOf(s set) *corev1.Pod {
+	t := s.template.DeepCopy()
+	return &corev1.Pod{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: s.obj.GetNamespace(), GenerateName: s.obj.GetName() + "-",
+			Labels: t.Labels, Annotations: t.Annotations, Finalizers: t.Finalizers,
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(s.obj, s.resource.GVK())},
+		},
+		Spec: t.Spec,
+	}
+}
+
+// podName is made here and not by the store, so that a creation can be tried
+// again without becoming two pods.
+func podName(set string) string {
+	if len(set) > 57 {
+		set = set[:57]
+	}
+	return set + "-" + rand.String(5)
+}
+
+// unknown reports whether a write that answered err may have taken place.
+func unknown(err error) bool {
+	var s apierrors.APIStatus
+	return !errors.As(err, &s) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) ||
+		apierrors.IsServiceUnavailable(err) || apierrors.IsInternalError(err)
+}
+
+func notFound(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+func labelsOf(o metav1.Object) labels.Set { return o.GetLabels() }

@@ -1,0 +1,99 @@
+// Package podstate reads a pod's status: active, ready, available, failed, and
+// why a pod does not come up.
+package podstate
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Ended reports whether the pod will run nothing any more.
+func Ended(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+}
+
+// Active reports whether the pod counts as a replica: neither ended nor deleted.
+func Active(p *corev1.Pod) bool { return p.DeletionTimestamp == nil && !Ended(p) }
+
+// Condition finds a condition; nil when there is none of the type.
+func Condition(p *corev1.Pod, t corev1.PodConditionType) *corev1.PodCondition {
+	for i := range p.Status.Conditions {
+		if p.Status.Conditions[i].Type == t {
+			return &p.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+// Ready reports whether the pod says it can serve.
+func Ready(p *corev1.Pod) bool {
+	c := Condition(p, corev1.PodReady)
+	return c != nil && c.Status == corev1.ConditionTrue
+}
+
+// Available reports whether the pod has been ready for least. When it is ready
+// but not for long enough, wait is the time that is left.
+func Available(p *corev1.Pod, least time.Duration, now time.Time) (ok bool, wait time.Duration) {
+	c := Condition(p, corev1.PodReady)
+	if c == nil || c.Status != corev1.ConditionTrue {
+		return false, 0
+	}
+	left := least - now.Sub(c.LastTransitionTime.Time)
+	if least == 0 || left <= 0 {
+		return true, 0
+	}
+	return false, left
+}
+
+// EndTime is when an ended pod's last container finished, as far as is known;
+// the time of its creation otherwise.
+func EndTime(p *corev1.Pod) time.Time {
+	t := p.CreationTimestamp.Time
+	for _, s := range p.Status.ContainerStatuses {
+		if s.State.Terminated != nil && s.State.Terminated.FinishedAt.After(t) {
+			t = s.State.Terminated.FinishedAt.Time
+		}
+	}
+	if c := Condition(p, corev1.PodReady); c != nil && c.LastTransitionTime.After(t) {
+		t = c.LastTransitionTime.Time
+	}
+	return t
+}
+
+// Restarts is the number of restarts of all its containers.
+func Restarts(p *corev1.Pod) int32 {
+	var n int32
+	for i := range p.Status.ContainerStatuses {
+		n += p.Status.ContainerStatuses[i].RestartCount
+	}
+	return n
+}
+
+// Trouble says why a pod does not come up and will not without help: the
+// reason a container waits for, or that no node has room. "" is no trouble.
+func Trouble(p *corev1.Pod) (reason, message string) {
+	for _, list := range [][]corev1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
+		for i := range list {
+			w := list[i].State.Waiting
+			if w == nil {
+				continue
+			}
+			switch w.Reason {
+			case "", "ContainerCreating", "PodInitializing", "Pulling":
+				continue
+			}
+			return w.Reason, w.Message
+		}
+	}
+	if c := Condition(p, corev1.PodScheduled); c != nil && c.Status == corev1.ConditionFalse && p.Spec.NodeName == "" {
+		return c.Reason, c.Message
+	}
+	if p.Status.Phase == corev1.PodFailed {
+		if p.Status.Reason != "" {
+			return p.Status.Reason, p.Status.Message
+		}
+		return "Failed", p.Status.Message
+	}
+	return "", ""
+}

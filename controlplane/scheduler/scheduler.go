@@ -1,0 +1,255 @@
+// Package scheduler binds pods to nodes: it keeps schedule's model of the
+// cluster up to date from watches, takes pods without a node in the order of
+// their arrival, and writes each decision as spec.nodeName. A pod that fits
+// nowhere is told why and is tried again when a node or a departure of another
+// pod may have changed that.
+package scheduler
+
+import (
+	"context"
+	"log/slog"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/schedule"
+	"github.com/podsnap/podsnap/internal/loop"
+	"github.com/podsnap/podsnap/internal/mirror"
+	"github.com/podsnap/podsnap/internal/record"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Name is the scheduler's own in events and in spec.schedulerName.
+const Name = "default-scheduler"
+
+// Config says how pods are scheduled.
+type Config struct {
+	Objects    api.Objects
+	Workers    int           // binds in flight; 0 is 16
+	Resync     time.Duration // a pod that fits nowhere is tried again at least so often; 0 is 1 min
+	BackoffMax time.Duration // and at most so often after many failures; 0 is 10 s
+	Log        *slog.Logger  // nil discards
+	Metrics    prometheus.Registerer
+}
+
+// Scheduler decides for all pods without a node.
+type Scheduler struct {
+	c          Config
+	pods       *mirror.Mirror[*corev1.Pod]
+	nodes      *mirror.Mirror[*corev1.Node]
+	namespaces *mirror.Mirror[*corev1.Namespace]
+	loop       *loop.Loop[types.NamespacedName]
+	record     *record.Recorder
+	m          meters
+
+	mu      sync.Mutex
+	cluster *schedule.Cluster
+	waiting map[types.NamespacedName]*wait
+	seq     uint64
+}
+
+// New makes a scheduler.
+func New(c Config) *Scheduler {
+	if c.Workers == 0 {
+		c.Workers = 16
+	}
+	if c.Resync == 0 {
+		c.Resync = time.Minute
+	}
+	if c.BackoffMax == 0 {
+		c.BackoffMax = 10 * time.Second
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	o := mirror.Options{Log: c.Log}
+	s := &Scheduler{
+		c:          c,
+		pods:       mirror.New[*corev1.Pod](c.Objects, api.Pods, o),
+		nodes:      mirror.New[*corev1.Node](c.Objects, api.Nodes, o),
+		namespaces: mirror.New[*corev1.Namespace](c.Objects, api.Namespaces, o),
+		record:     record.New(record.Config{Objects: c.Objects, Component: Name, Log: c.Log}),
+		cluster:    schedule.NewCluster(),
+		waiting:    map[types.NamespacedName]*wait{},
+	}
+	s.loop = loop.New(loop.Config{Name: "scheduler", Workers: c.Workers, BackoffMax: c.BackoffMax, Log: c.Log, Metrics: c.Metrics}, s.schedule)
+	s.m = newMeters(c.Metrics, s.pending)
+	s.pods.OnChange(s.podChanged)
+	s.nodes.OnChange(s.nodeChanged)
+	s.namespaces.OnChange(s.namespaceChanged)
+	return s
+}
+
+// Run schedules until ctx is done and returns nil then.
+func (s *Scheduler) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.namespaces.Run(ctx) })
+	g.Go(func() error { return s.nodes.Run(ctx) })
+	g.Go(func() error { return s.pods.Run(ctx) })
+	g.Go(func() error { return s.record.Run(ctx) })
+	g.Go(func() error {
+		for _, synced := range []<-chan struct{}{s.namespaces.Synced(), s.nodes.Synced(), s.pods.Synced()} {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-synced:
+			}
+		}
+		return s.loop.Run(ctx)
+	})
+	return g.Wait()
+}
+
+func (s *Scheduler) podChanged(t api.EventType, old, now *corev1.Pod) {
+	if t == api.Deleted {
+		s.mu.Lock()
+		s.cluster.Remove(old.UID)
+		delete(s.waiting, keyOf(old))
+		if old.Spec.NodeName != "" {
+			s.wake()
+		}
+		s.mu.Unlock()
+		return
+	}
+	if old != nil && old.UID != now.UID { // another pod of the same name
+		s.mu.Lock()
+		s.cluster.Remove(old.UID)
+		delete(s.waiting, keyOf(old))
+		s.mu.Unlock()
+		old = nil
+	}
+	if now.Spec.NodeName != "" {
+		s.mu.Lock()
+		s.cluster.Assign(now, now.Spec.NodeName)
+		delete(s.waiting, keyOf(now))
+		if ended(now) || old == nil || old.Spec.NodeName == "" { // room, or a neighbour that others wait for
+			s.wake()
+		}
+		s.mu.Unlock()
+		return
+	}
+	if ours(now) && (old == nil || !equality.Semantic.DeepEqual(old.Spec, now.Spec) || !reflect.DeepEqual(old.Labels, now.Labels)) {
+		s.loop.Add(keyOf(now))
+	}
+}
+
+func (s *Scheduler) nodeChanged(t api.EventType, old, now *corev1.Node) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t == api.Deleted {
+		s.cluster.RemoveNode(old.Name)
+		return
+	}
+	s.cluster.SetNode(now)
+	if old == nil || schedule.Ready(old) != schedule.Ready(now) ||
+		!equality.Semantic.DeepEqual(old.Spec, now.Spec) || !reflect.DeepEqual(old.Labels, now.Labels) ||
+		!equality.Semantic.DeepEqual(old.Status.Allocatable, now.Status.Allocatable) {
+		s.wake()
+	}
+}
+
+func (s *Scheduler) namespaceChanged(t api.EventType, old, now *corev1.Namespace) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t == api.Deleted {
+		s.cluster.SetNamespace(old.Name, nil)
+		return
+	}
+	if now.Labels == nil {
+		s.cluster.SetNamespace(now.Name, map[string]string{})
+		return
+	}
+	s.cluster.SetNamespace(now.Name, now.Labels)
+}
+
+// schedule takes one decision and writes it.
+func (s *Scheduler) schedule(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
+	pod, ok := s.pods.Get(key.Namespace, key.Name)
+	if !ok || pod.Spec.NodeName != "" || !ours(pod) {
+		return 0, nil
+	}
+	start := time.Now()
+	node, why, w := s.decide(key, pod, start)
+	if w == nil {
+		return 0, nil // decided already; the mirror is about to show it
+	}
+	s.m.algorithm.Observe(time.Since(start).Seconds())
+	if node == "" {
+		s.m.attempt("unschedulable", start)
+		s.record.Event(pod, corev1.EventTypeWarning, "FailedScheduling", why.String())
+		return s.c.Resync, s.tell(ctx, pod, why.String())
+	}
+	bound := pod.DeepCopy()
+	bound.Spec.NodeName = node
+	got, err := api.Update(ctx, s.c.Objects, bound, api.UpdateOptions{})
+	if err != nil {
+		s.unassume(key, pod.UID)
+		s.m.attempt("error", start)
+		switch {
+		case apierrors.IsNotFound(err):
+			return 0, nil
+		case apierrors.IsConflict(err):
+			return 2 * time.Millisecond, nil // until the mirror has what was newer
+		}
+		return 0, err
+	}
+	s.m.attempt("scheduled", start)
+	s.m.sli.Observe(time.Since(w.first).Seconds())
+	s.record.Eventf(pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s to %s", key, node)
+	s.c.Log.Info("pod scheduled", slog.String("pod", key.String()), slog.String("node", node), slog.Int("nodes", why.Nodes), slog.Int("feasible", why.Feasible), slog.Int64("score", why.Score))
+	return 0, s.untell(ctx, got)
+}
+
+// decide picks a node and takes its room at once, before the decision is
+// written, so that the next decision sees it; or it parks the pod. It answers
+// with nil when the pod has a node already.
+func (s *Scheduler) decide(key types.NamespacedName, pod *corev1.Pod, now time.Time) (string, schedule.Explanation, *wait) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.cluster.Where(pod.UID); ok {
+		return "", schedule.Explanation{}, nil
+	}
+	w := s.waiting[key]
+	if w == nil {
+		s.seq++
+		w = &wait{key: key, first: now, seq: s.seq}
+		s.waiting[key] = w
+	}
+	node, why := schedule.Pick(pod, s.cluster)
+	w.tries++
+	w.last = now
+	w.parked = node == ""
+	if node != "" {
+		s.cluster.Assign(pod, node)
+	}
+	return node, why, w
+}
+
+// unassume gives the room back, unless the pod was seen on a node meanwhile.
+func (s *Scheduler) unassume(key types.NamespacedName, uid types.UID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p, ok := s.pods.Get(key.Namespace, key.Name); ok && p.UID == uid && p.Spec.NodeName != "" {
+		return
+	}
+	s.cluster.Remove(uid)
+}
+
+func ours(pod *corev1.Pod) bool {
+	return pod.DeletionTimestamp == nil && !ended(pod) && len(pod.Spec.SchedulingGates) == 0 &&
+		(pod.Spec.SchedulerName == "" || pod.Spec.SchedulerName == Name)
+}
+
+func ended(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
+func keyOf(pod *corev1.Pod) types.NamespacedName {
+	return types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
+}

@@ -1,0 +1,178 @@
+// Package view holds the mirrors that the controllers share: one local copy of
+// every kind but Event, with the indexes that controllers ask.
+package view
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/internal/mirror"
+	"golang.org/x/sync/errgroup"
+	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// The indexes, by name, and what their keys are.
+const (
+	Owner      = "owner"      // pods, replica sets: UID of the controlling owner
+	Orphan     = "orphan"     // pods, replica sets: namespace, of those that have no controlling owner
+	Dependents = "dependents" // every kind: UID of each owner
+	Namespace  = "namespace"  // every namespaced kind: namespace
+	Node       = "node"       // pods: spec.nodeName
+	Label      = "label"      // pods: LabelKey of each label
+	Terminated = "terminated" // pods that have ended: ""
+	Selector   = "selector"   // services: LabelKey of one label of the selector
+	Service    = "service"    // endpoint slices: namespace/name of the service
+)
+
+// View is the set of mirrors. Its objects are immutable.
+type View struct {
+	Namespaces             *mirror.Mirror[*corev1.Namespace]
+	Nodes                  *mirror.Mirror[*corev1.Node]
+	ConfigMaps             *mirror.Mirror[*corev1.ConfigMap]
+	Secrets                *mirror.Mirror[*corev1.Secret]
+	Functions              *mirror.Mirror[*api.Function]
+	Deployments            *mirror.Mirror[*appsv1.Deployment]
+	ReplicaSets            *mirror.Mirror[*appsv1.ReplicaSet]
+	ReplicationControllers *mirror.Mirror[*corev1.ReplicationController]
+	Pods                   *mirror.Mirror[*corev1.Pod]
+	Services               *mirror.Mirror[*corev1.Service]
+	Endpoints              *mirror.Mirror[*corev1.Endpoints]
+	EndpointSlices         *mirror.Mirror[*discoveryv1.EndpointSlice]
+	Leases                 *mirror.Mirror[*coordinationv1.Lease]
+
+	// Kinds are the same mirrors without their types, in api.Resources' order.
+	Kinds []Kind
+}
+
+// New makes empty mirrors; Run fills them.
+func New(o api.Objects, log *slog.Logger) *View {
+	opts := mirror.Options{Log: log}
+	v := &View{
+		Namespaces:             mirror.New[*corev1.Namespace](o, api.Namespaces, opts),
+		Nodes:                  mirror.New[*corev1.Node](o, api.Nodes, opts),
+		ConfigMaps:             mirror.New[*corev1.ConfigMap](o, api.ConfigMaps, opts),
+		Secrets:                mirror.New[*corev1.Secret](o, api.Secrets, opts),
+		Functions:              mirror.New[*api.Function](o, api.Functions, opts),
+		Deployments:            mirror.New[*appsv1.Deployment](o, api.Deployments, opts),
+		ReplicaSets:            mirror.New[*appsv1.ReplicaSet](o, api.ReplicaSets, opts),
+		ReplicationControllers: mirror.New[*corev1.ReplicationController](o, api.ReplicationControllers, opts),
+		Pods:                   mirror.New[*corev1.Pod](o, api.Pods, opts),
+		Services:               mirror.New[*corev1.Service](o, api.Services, opts),
+		Endpoints:              mirror.New[*corev1.Endpoints](o, api.Endpoints, opts),
+		EndpointSlices:         mirror.New[*discoveryv1.EndpointSlice](o, api.EndpointSlices, opts),
+		Leases:                 mirror.New[*coordinationv1.Lease](o, api.Leases, opts),
+	}
+	v.Kinds = []Kind{
+		kindOf(api.Namespaces, v.Namespaces), kindOf(api.Nodes, v.Nodes), kindOf(api.ConfigMaps, v.ConfigMaps),
+		kindOf(api.Secrets, v.Secrets), kindOf(api.Functions, v.Functions), kindOf(api.Deployments, v.Deployments),
+		kindOf(api.ReplicaSets, v.ReplicaSets), kindOf(api.ReplicationControllers, v.ReplicationControllers),
+		kindOf(api.Pods, v.Pods), kindOf(api.Services, v.Services), kindOf(api.Endpoints, v.Endpoints),
+		kindOf(api.EndpointSlices, v.EndpointSlices), kindOf(api.Leases, v.Leases),
+	}
+	v.Pods.Index(Owner, ownerKey[*corev1.Pod])
+	v.Pods.Index(Orphan, orphanKey[*corev1.Pod])
+	v.Pods.Index(Node, func(p *corev1.Pod) []string { return some(p.Spec.NodeName) })
+	v.Pods.Index(Label, func(p *corev1.Pod) []string {
+		out := make([]string, 0, len(p.Labels))
+		for k, val := range p.Labels {
+			out = append(out, LabelKey(p.Namespace, k, val))
+		}
+		return out
+	})
+	v.Pods.Index(Terminated, func(p *corev1.Pod) []string {
+		if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+			return []string{""}
+		}
+		return nil
+	})
+	v.ReplicaSets.Index(Owner, ownerKey[*appsv1.ReplicaSet])
+	v.ReplicaSets.Index(Orphan, orphanKey[*appsv1.ReplicaSet])
+	v.Services.Index(Selector, func(s *corev1.Service) []string {
+		k := First(s.Spec.Selector)
+		if k == "" {
+			return nil
+		}
+		return []string{LabelKey(s.Namespace, k, s.Spec.Selector[k])}
+	})
+	v.EndpointSlices.Index(Service, func(s *discoveryv1.EndpointSlice) []string {
+		return []string{s.Namespace + "/" + s.Labels[api.LabelServiceName]}
+	})
+	return v
+}
+
+// Run follows all kinds until ctx is done and returns nil then.
+func (v *View) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, k := range v.Kinds {
+		g.Go(func() error { return k.Run(ctx) })
+	}
+	return g.Wait()
+}
+
+// Wait returns when every mirror first holds everything, or with ctx's error.
+func (v *View) Wait(ctx context.Context) error {
+	for _, k := range v.Kinds {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-k.Synced():
+		}
+	}
+	return nil
+}
+
+// Kind finds a kind's mirror; nil for one that is not mirrored.
+func (v *View) Kind(r *api.Resource) Kind {
+	for _, k := range v.Kinds {
+		if k.Resource() == r {
+			return k
+		}
+	}
+	return nil
+}
+
+// LabelKey is the key of one label in a namespace.
+func LabelKey(namespace, key, value string) string { return namespace + "/" + key + "=" + value }
+
+// First is the first key of m in alphabetical order; "" when it is empty.
+func First(m map[string]string) string {
+	first := ""
+	for k := range m {
+		if first == "" || k < first {
+			first = k
+		}
+	}
+	return first
+}
+
+// Key is an object's namespace and name.
+func Key(o metav1.Object) types.NamespacedName {
+	return types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}
+}
+
+func ownerKey[T api.Object](o T) []string {
+	if c := metav1.GetControllerOfNoCopy(o); c != nil {
+		return []string{string(c.UID)}
+	}
+	return nil
+}
+
+func orphanKey[T api.Object](o T) []string {
+	if metav1.GetControllerOfNoCopy(o) == nil {
+		return []string{o.GetNamespace()}
+	}
+	return nil
+}
+
+func some(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{s}
+}

@@ -1,0 +1,198 @@
+// Package async is the queue of asynchronous calls, over NATS JetStream.
+//
+// A call is one message of the stream PODSNAP_ASYNC under the subject
+// podsnap.async.<namespace>.<function>: the header Podsnap-Call holds the call
+// without its body as JSON, the data is the body. The stream is a work queue on
+// disk. A worker takes a message, calls the function through the gateway's own
+// handler and acknowledges when the function has answered and the callback was
+// made; so a call runs at least once, whatever ends in between, and a copy has
+// the same X-Call-Id. A call that is to be tried again is stored anew with the
+// next attempt's number before the old message is acknowledged. What is given
+// up goes to the stream PODSNAP_DEAD with the reason in Podsnap-Reason.
+package async
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const (
+	stream     = "PODSNAP_ASYNC"
+	deadStream = "PODSNAP_DEAD"
+	prefix     = "podsnap.async."
+	deadPrefix = "podsnap.dead."
+	consumer   = "workers"
+
+	headerCall   = "Podsnap-Call"
+	headerReason = "Podsnap-Reason"
+
+	// QueueName is the queue's name in metrics.
+	QueueName = "faas-request"
+)
+
+// Config says which NATS is used and how calls are made.
+type Config struct {
+	URL     string       // of NATS; a token may stand before the host: nats://token@host:port
+	Handler http.Handler // serves /function/<name>.<namespace>/…
+	Retry   func(types.NamespacedName) Retry
+
+	Concurrency int           // calls in flight of all functions; 0 is 256
+	PerFunction int           // of one function; 0 is 64
+	AckWait     time.Duration // after which a worker that is silent is taken for dead; 0 is 10 s
+	Hold        time.Duration // how long Enqueue tries; 0 is 10 s
+	Drain       time.Duration // how long Run waits for calls in flight at its end; 0 is 30 s
+	MaxBytes    int64         // of the stream; 0 is 1 GiB
+	MaxAnswer   int64         // bytes of an answer that are kept for the callback; 0 is 1 MiB
+	Replicas    int           // of the streams, with a NATS cluster; 0 is 1
+
+	Callback *http.Client // nil: one that does not follow redirects, with a limit of 10 s
+	Log      *slog.Logger // nil discards
+	Metrics  prometheus.Registerer
+}
+
+func (c *Config) fill() {
+	zero := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	zero(&c.AckWait, 10*time.Second)
+	zero(&c.Hold, 10*time.Second)
+	zero(&c.Drain, 30*time.Second)
+	if c.Concurrency == 0 {
+		c.Concurrency = 256
+	}
+	if c.PerFunction == 0 {
+		c.PerFunction = 64
+	}
+	if c.MaxBytes == 0 {
+		c.MaxBytes = 1 << 30
+	}
+	if c.MaxAnswer == 0 {
+		c.MaxAnswer = 1 << 20
+	}
+	if c.Replicas == 0 {
+		c.Replicas = 1
+	}
+	if c.Retry == nil {
+		c.Retry = func(types.NamespacedName) Retry { return Retry{} }
+	}
+	if c.Callback == nil {
+		c.Callback = &http.Client{
+			Timeout:       10 * time.Second,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Queue stores asynchronous calls and makes them. It is safe for concurrent
+// use.
+type Queue struct {
+	c      Config
+	conn   *nats.Conn
+	js     jetstream.JetStream
+	m      *metrics
+	closed sync.Once
+}
+
+// New makes a queue. NATS need not answer yet: the connection is tried again
+// for as long as the queue lives. Run ends the queue.
+func New(c Config) (*Queue, error) {
+	c.fill()
+	if c.Handler == nil {
+		return nil, errors.New("async: a handler is required")
+	}
+	conn, err := nats.Connect(c.URL,
+		nats.Name("podsnap gateway"), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
+		nats.ReconnectWait(50*time.Millisecond), nats.ReconnectJitter(50*time.Millisecond, 50*time.Millisecond),
+		nats.Timeout(2*time.Second), nats.PingInterval(5*time.Second), nats.MaxPingsOutstanding(2),
+		nats.ReconnectBufSize(-1), // a publish while disconnected fails at once; Enqueue tries again
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			c.Log.Debug("nats", slog.Any("error", err))
+		}),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				c.Log.Warn("the connection to NATS broke", slog.Any("error", err))
+			}
+		}),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS: %w", err)
+	}
+	js, err := jetstream.New(conn)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("connect to NATS: %w", err)
+	}
+	q := &Queue{c: c, conn: conn, js: js}
+	q.m = newMetrics(q)
+	return q, nil
+}
+
+// Run makes calls until ctx is done, waits for those in flight and closes the
+// connection.
+func (q *Queue) Run(ctx context.Context) error {
+	defer q.closed.Do(q.conn.Close)
+	w := newWorkers(ctx, q)
+	defer w.stop()
+	for {
+		cons, err := q.open(ctx)
+		if err == nil {
+			err = w.consume(ctx, cons)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		q.c.Log.Debug("the queue is opened again", slog.Any("error", err))
+		if !pause(ctx, 100*time.Millisecond) {
+			return nil
+		}
+	}
+}
+
+// open makes sure that the streams and the consumer are as they should be.
+func (q *Queue) open(ctx context.Context) (jetstream.Consumer, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	s, err := q.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: stream, Subjects: []string{prefix + ">"}, Storage: jetstream.FileStorage, Replicas: q.c.Replicas,
+		Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, MaxBytes: q.c.MaxBytes, Duplicates: 2 * time.Minute,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", stream, err)
+	}
+	if _, err := q.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: deadStream, Subjects: []string{deadPrefix + ">"}, Storage: jetstream.FileStorage, Replicas: q.c.Replicas,
+		Retention: jetstream.LimitsPolicy, MaxAge: 14 * 24 * time.Hour, MaxBytes: q.c.MaxBytes, Duplicates: 2 * time.Minute,
+	}); err != nil {
+		return nil, fmt.Errorf("stream %s: %w", deadStream, err)
+	}
+	return s.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
+		Durable: consumer, AckPolicy: jetstream.AckExplicitPolicy, AckWait: q.c.AckWait, MaxDeliver: -1, MaxAckPending: 100_000,
+	})
+}
+
+// pause waits, and reports whether ctx still lives.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

@@ -1,0 +1,381 @@
+package async
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	natsserver "github.com/nats-io/nats-server/v2/server"
+	"go.uber.org/goleak"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*logtrace).run"))
+}
+
+// server is a NATS that can be stopped and started on the same disk and port.
+type server struct {
+	t   *testing.T
+	dir string
+	s   *natsserver.Server
+	url string
+}
+
+func newServer(t *testing.T) *server {
+	s := &server{t: t, dir: t.TempDir()}
+	s.start(-1)
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *server) start(port int) {
+	s.t.Helper()
+	n, err := natsserver.NewServer(&natsserver.Options{
+		Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: s.dir, SyncAlways: true, NoSigs: true, NoLog: true, MaxPayload: 8 << 20,
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	n.Start()
+	if !n.ReadyForConnections(10 * time.Second) {
+		s.t.Fatal("NATS does not start")
+	}
+	s.s, s.url = n, n.ClientURL()
+}
+
+func (s *server) stop() { s.s.Shutdown(); s.s.WaitForShutdown() }
+
+func (s *server) port() int {
+	var port int
+	if _, err := fmt.Sscanf(s.url, "nats://127.0.0.1:%d", &port); err != nil {
+		s.t.Fatal(err)
+	}
+	return port
+}
+
+// run starts a queue's workers; the returned function ends them.
+func run(t *testing.T, c Config) (*Queue, func()) {
+	t.Helper()
+	q, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- q.Run(ctx) }()
+	stop := sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	return q, stop
+}
+
+// functions serves calls and counts them by call id.
+type functions struct {
+	mu      sync.Mutex
+	calls   map[string]int
+	changed chan struct{}
+	serve   func(w http.ResponseWriter, r *http.Request, n int)
+}
+
+func newFunctions(serve func(w http.ResponseWriter, r *http.Request, n int)) *functions {
+	return &functions{calls: map[string]int{}, changed: make(chan struct{}), serve: serve}
+}
+
+func (f *functions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	id := r.Header.Get("X-Call-Id")
+	f.calls[id]++
+	n := f.calls[id]
+	f.mu.Unlock()
+	if f.serve != nil {
+		f.serve(w, r, n)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+func (f *functions) until(t *testing.T, what string, cond func(calls map[string]int) bool) {
+	t.Helper()
+	limit := time.After(30 * time.Second)
+	for {
+		f.mu.Lock()
+		ok, changed := cond(f.calls), f.changed
+		f.mu.Unlock()
+		if ok {
+			return
+		}
+		select {
+		case <-changed:
+		case <-limit:
+			t.Fatalf("never came: %s", what)
+		}
+	}
+}
+
+func call(i int, function string) Call {
+	return Call{
+		ID: fmt.Sprintf("call-%d", i), Function: types.NamespacedName{Namespace: "openfaas-fn", Name: function},
+		Method: "POST", Path: "/a/b", Query: "x=1", Header: http.Header{"X-Mine": {"yes"}}, Body: []byte(fmt.Sprint("body ", i)), Start: time.Now(),
+	}
+}
+
+func enqueue(t *testing.T, q *Queue, c Call) {
+	t.Helper()
+	if err := q.Enqueue(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func empty(t *testing.T, q *Queue) {
+	t.Helper()
+	limit := time.After(30 * time.Second)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		got, err := q.Pending(t.Context())
+		if err == nil && len(got) == 0 {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("the queue does not become empty: %v %v", got, err)
+		}
+	}
+}
+
+func TestCallAndCallback(t *testing.T) {
+	s := newServer(t)
+	var seen http.Header
+	var body, url string
+	f := newFunctions(func(w http.ResponseWriter, r *http.Request, _ int) {
+		b, _ := io.ReadAll(r.Body)
+		seen, body, url = r.Header.Clone(), string(b), r.URL.String()
+		w.Header().Set("X-Answer", "yes")
+		w.WriteHeader(201)
+		fmt.Fprint(w, "done")
+	})
+	got := make(chan *http.Request, 1)
+	text := make(chan string, 1)
+	back := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		got <- r
+		text <- string(b)
+	}))
+	defer back.Close()
+	q, stop := run(t, Config{URL: s.url, Handler: f})
+	c := call(1, "later")
+	c.Callback = back.URL
+	enqueue(t, q, c)
+	r := <-got
+	if r.Header.Get("X-Function-Status") != "201" || r.Header.Get("X-Call-Id") != "call-1" || r.Header.Get("X-Function-Name") != "later.openfaas-fn" || r.Header.Get("X-Answer") != "yes" || <-text != "done" {
+		t.Errorf("the callback had %v", r.Header)
+	}
+	empty(t, q)
+	stop()
+	if url != "http://gateway/function/later.openfaas-fn/a/b?x=1" || body != "body 1" || seen.Get("X-Mine") != "yes" || seen.Get("X-Attempt") != "1" {
+		t.Errorf("the function saw %s %q %v", url, body, seen)
+	}
+}
+
+// What was accepted before NATS ended is called after it is back; what comes
+// while it is away waits.
+func TestServerRestart(t *testing.T) {
+	s := newServer(t)
+	gate := make(chan struct{})
+	f := newFunctions(func(http.ResponseWriter, *http.Request, int) { <-gate })
+	q, _ := run(t, Config{URL: s.url, Handler: f, Concurrency: 4, AckWait: time.Second})
+	for i := range 20 {
+		enqueue(t, q, call(i, "later"))
+	}
+	s.stop()
+	waiting := make(chan error, 1)
+	go func() { waiting <- q.Enqueue(t.Context(), call(100, "later")) }()
+	close(gate)
+	s.start(s.port())
+	if err := <-waiting; err != nil {
+		t.Fatalf("a call during the restart: %v", err)
+	}
+	f.until(t, "all calls", func(calls map[string]int) bool { return len(calls) == 21 })
+	empty(t, q)
+}
+
+func TestEnqueueGivesUp(t *testing.T) {
+	s := newServer(t)
+	q, _ := run(t, Config{URL: s.url, Handler: newFunctions(nil), Hold: 300 * time.Millisecond})
+	enqueue(t, q, call(1, "later"))
+	s.stop()
+	if err := q.Enqueue(t.Context(), call(2, "later")); err == nil || !strings.Contains(err.Error(), "did not take the call") {
+		t.Errorf("without NATS: %v", err)
+	}
+}
+
+// A worker that ends without a word: another one makes its call.
+func TestWorkerDies(t *testing.T) {
+	s := newServer(t)
+	hang := make(chan struct{})
+	started := make(chan struct{})
+	first := newFunctions(func(http.ResponseWriter, *http.Request, int) { close(started); <-hang })
+	q1, stop1 := run(t, Config{URL: s.url, Handler: first, AckWait: 500 * time.Millisecond, Drain: time.Millisecond})
+	enqueue(t, q1, call(1, "later"))
+	<-started
+	q1.conn.Close() // as a kill does it: nothing is said any more
+	second := newFunctions(nil)
+	q2, _ := run(t, Config{URL: s.url, Handler: second, AckWait: 500 * time.Millisecond})
+	second.until(t, "the call on the other worker", func(calls map[string]int) bool { return calls["call-1"] == 1 })
+	empty(t, q2)
+	close(hang)
+	stop1()
+}
+
+func TestRetryAndDeadLetter(t *testing.T) {
+	s := newServer(t)
+	f := newFunctions(func(w http.ResponseWriter, r *http.Request, n int) {
+		switch {
+		case strings.Contains(r.URL.Path, "poison"):
+			w.WriteHeader(500)
+		case strings.Contains(r.URL.Path, "flaky") && n < 3:
+			if r.Header.Get("X-Attempt") != fmt.Sprint(n) {
+				w.WriteHeader(400)
+				return
+			}
+			w.WriteHeader(503)
+		}
+	})
+	q, _ := run(t, Config{URL: s.url, Handler: f, Retry: func(types.NamespacedName) Retry {
+		return Retry{Attempts: 3, Min: 10 * time.Millisecond}
+	}})
+	enqueue(t, q, call(1, "flaky"))
+	enqueue(t, q, call(2, "poison"))
+	m, err := (&Call{ID: "x", Function: types.NamespacedName{Namespace: "openfaas-fn", Name: "broken"}}).message(prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Header.Set(headerCall, "{no json")
+	if err := q.store(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	for i := 10; i < 30; i++ {
+		enqueue(t, q, call(i, "neighbour"))
+	}
+	empty(t, q)
+	f.until(t, "three calls of flaky and of poison, one of each neighbour", func(calls map[string]int) bool {
+		return calls["call-1"] == 3 && calls["call-2"] == 3 && len(calls) == 22
+	})
+	dead, err := q.js.Stream(t.Context(), deadStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reasons := map[string]string{}
+	for _, subject := range []string{"poison", "broken"} {
+		msg, err := dead.GetLastMsgForSubject(t.Context(), deadPrefix+"openfaas-fn."+subject)
+		if err != nil {
+			t.Fatal(subject, err)
+		}
+		reasons[subject] = msg.Header.Get(headerReason)
+	}
+	if !strings.Contains(reasons["poison"], "500") || !strings.Contains(reasons["broken"], "can't be read") {
+		t.Errorf("the reasons are %v", reasons)
+	}
+}
+
+// A function that hangs with a backlog does not hold up another one.
+func TestNeighbours(t *testing.T) {
+	s := newServer(t)
+	gate := make(chan struct{})
+	f := newFunctions(func(_ http.ResponseWriter, r *http.Request, _ int) {
+		if strings.Contains(r.URL.Path, "slow") {
+			<-gate
+		}
+	})
+	q, _ := run(t, Config{URL: s.url, Handler: f, Concurrency: 8, PerFunction: 2})
+	for i := range 40 {
+		enqueue(t, q, call(i, "slow"))
+	}
+	for i := 100; i < 110; i++ {
+		enqueue(t, q, call(i, "quick"))
+	}
+	f.until(t, "the quick calls while the slow ones hang", func(calls map[string]int) bool {
+		n := 0
+		for id := range calls {
+			if len(id) == len("call-100") {
+				n++
+			}
+		}
+		return n == 10
+	})
+	close(gate)
+	empty(t, q)
+}
+
+func TestSameCallOnce(t *testing.T) {
+	s := newServer(t)
+	f := newFunctions(nil)
+	q, _ := run(t, Config{URL: s.url, Handler: f})
+	for range 3 {
+		enqueue(t, q, call(1, "later"))
+	}
+	empty(t, q)
+	f.until(t, "the call", func(calls map[string]int) bool { return calls["call-1"] == 1 })
+}
+
+func TestFull(t *testing.T) {
+	s := newServer(t)
+	gate := make(chan struct{})
+	q, _ := run(t, Config{URL: s.url, Handler: newFunctions(func(http.ResponseWriter, *http.Request, int) { <-gate }), MaxBytes: 100_000, Hold: 2 * time.Second})
+	defer close(gate)
+	c := call(1, "later")
+	c.Body = make([]byte, 30_000)
+	var err error
+	for i := range 5 {
+		c.ID = fmt.Sprint("c", i)
+		if err = q.Enqueue(t.Context(), c); err != nil {
+			break
+		}
+	}
+	if err == nil || !strings.Contains(err.Error(), ErrFull.Error()) {
+		t.Errorf("a queue over its limit: %v", err)
+	}
+}
+
+func TestJudge(t *testing.T) {
+	internal := http.Header{"X-Openfaas-Internal": {"gateway"}}
+	for _, c := range []struct {
+		name    string
+		r       Retry
+		attempt int
+		status  int
+		header  http.Header
+		random  float64
+		want    verdict
+	}{
+		{"answered", Retry{}, 0, 200, nil, 0, verdict{done: true}},
+		{"the function's own 404", Retry{}, 0, 404, nil, 0, verdict{done: true}},
+		{"no such function", Retry{}, 0, 404, internal, 0, verdict{dead: "there is no such function any more"}},
+		{"a component's 413", Retry{}, 0, 413, internal, 0, verdict{after: 500 * time.Millisecond}},
+		{"first fault", Retry{}, 0, 500, nil, 1, verdict{after: time.Second}},
+		{"third fault", Retry{}, 2, 503, nil, 0, verdict{after: 2 * time.Second}},
+		{"at most", Retry{}, 8, 503, nil, 1, verdict{after: 2 * time.Minute}},
+		{"Retry-After", Retry{}, 0, 429, http.Header{"Retry-After": {"7"}}, 0, verdict{after: 7 * time.Second}},
+		{"Retry-After for a year", Retry{}, 0, 429, http.Header{"Retry-After": {"31536000"}}, 0, verdict{after: 2 * time.Minute}},
+		{"own codes", Retry{Codes: []int{418}}, 0, 500, nil, 0, verdict{done: true}},
+		{"the last", Retry{Attempts: 3}, 2, 500, nil, 0, verdict{dead: "the last of 3 attempts was answered with 500"}},
+	} {
+		if got := c.r.judge(c.attempt, c.status, c.header, c.random); got != c.want {
+			t.Errorf("%s: got %+v, want %+v", c.name, got, c.want)
+		}
+	}
+}

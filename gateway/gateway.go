@@ -1,0 +1,239 @@
+// Package gateway is the front door: the OpenFaaS gateway API, the invocation
+// of functions, metrics and a small web page, behind one http.Handler.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/functions"
+	"github.com/podsnap/podsnap/gateway/auth"
+	"github.com/podsnap/podsnap/gateway/dialect"
+	"github.com/podsnap/podsnap/gateway/invoke"
+	"github.com/podsnap/podsnap/gateway/meter"
+	"github.com/podsnap/podsnap/internal/mirror"
+	"github.com/podsnap/podsnap/internal/openfaas"
+	"github.com/prometheus/client_golang/prometheus"
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Config says what the gateway stands on. Objects and Capacity are required,
+// and Auth has to name credentials or be disabled.
+type Config struct {
+	Objects  api.Objects
+	Capacity api.Capacity
+	// Agents finds a node's agent, for logs and usage; nil: those are 501.
+	Agents func(ctx context.Context, node string) (api.Agent, error)
+	// Enqueue stores an asynchronous call and returns when it is safe; nil: 501.
+	Enqueue func(context.Context, dialect.AsyncCall) error
+	// Digest is the digest that an image's name has now, "" when unknown. nil:
+	// images are not pinned at the deploy.
+	Digest func(ctx context.Context, image string) string
+	Auth   auth.Config
+
+	Name     string                  // of this gateway, different from every other one's; "" is the host's name
+	Provider string                  // in /system/info; "" is "podsnap"
+	Version  openfaas.Version        // of the platform
+	Extra    map[string]http.Handler // more paths, such as "/v2/", by prefix; they see to their own authentication
+
+	Timeout      time.Duration // of an invocation when the function says nothing; 0 is 60 s
+	ColdStart    time.Duration // the least time that a request waits for a replica; 0 is 30 s
+	MaxQueue     int           // requests that may wait for one function; 0 is 10,000
+	MaxBody      int64         // bytes of an invocation's body; 0 is 256 MiB
+	MaxAsyncBody int64         // bytes of an asynchronous call's body; 0 is 1 MiB
+	Drain        time.Duration // the longest wait for what is in flight at the end; 0 is 30 s
+
+	Log     *slog.Logger // nil discards
+	Metrics prometheus.Registerer
+}
+
+func (c *Config) setDefaults() error {
+	if c.Objects == nil || c.Capacity == nil {
+		return errors.New("gateway: Objects and Capacity are required")
+	}
+	if c.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("gateway: name: %w", err)
+		}
+		c.Name = host
+	}
+	if c.Provider == "" {
+		c.Provider = "podsnap"
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// Gateway is the front door.
+type Gateway struct {
+	c           Config
+	meter       *meter.Meter
+	invoker     *invoke.Invoker
+	dialect     *dialect.Dialect
+	functions   *mirror.Mirror[*api.Function]
+	deployments *mirror.Mirror[*appsv1.Deployment]
+	handler     http.Handler
+}
+
+// New makes a gateway. It serves once Run runs.
+func New(c Config) (*Gateway, error) {
+	if err := c.setDefaults(); err != nil {
+		return nil, err
+	}
+	guard, err := auth.New(c.Auth)
+	if err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	g := &Gateway{
+		c: c, meter: meter.New(c.Metrics),
+		functions:   mirror.New[*api.Function](c.Objects, api.Functions, mirror.Options{Log: c.Log}),
+		deployments: mirror.New[*appsv1.Deployment](c.Objects, api.Deployments, mirror.Options{Log: c.Log}),
+	}
+	g.functions.OnChange(g.changed)
+	g.invoker = invoke.New(invoke.Config{
+		Capacity: c.Capacity, Gateway: c.Name, Lookup: g.lookup, Synced: g.functions.Synced(),
+		Timeout: c.Timeout, ColdStart: c.ColdStart, MaxQueue: c.MaxQueue, MaxBody: c.MaxBody, Drain: c.Drain,
+		Log: c.Log, Meter: g.meter,
+	})
+	g.dialect = dialect.New(dialect.Config{
+		Objects: c.Objects,
+		Default: functions.Default, Validate: functions.Validate, Apply: functions.Apply,
+		Bounds: func(f *api.Function) (int, int) {
+			s := functions.Scaling(f.Spec.Labels)
+			return s.Min, s.Max
+		},
+		Digest: c.Digest, AnnotationDigest: functions.AnnotationDigest,
+		Deployed:    func(f *api.Function) { g.invoker.SetFunction(keyOf(f), specOf(f)) },
+		Deleted:     g.invoker.DeleteFunction,
+		Invocations: func(k types.NamespacedName) uint64 { return g.invoker.Load(k).Invocations },
+		Agents:      c.Agents, Enqueue: c.Enqueue, Known: g.invoker.Known, MaxAsyncBody: c.MaxAsyncBody,
+		Info: g.info(), Log: c.Log,
+	})
+	if c.Metrics != nil {
+		c.Metrics.MustRegister(meter.NewGauges(g.states))
+	}
+	g.handler = g.routes(guard)
+	return g, nil
+}
+
+// Handler serves everything.
+func (g *Gateway) Handler() http.Handler { return g.handler }
+
+// Invoker serves `/function/…` only; asynchronous workers call it in process.
+// It panics with http.ErrAbortHandler when an answer breaks off.
+func (g *Gateway) Invoker() http.Handler { return g.invoker }
+
+// Run keeps the gateway's view of the functions until ctx is done; then it
+// waits for what is in flight. Stop the listeners first.
+func (g *Gateway) Run(ctx context.Context) error {
+	inner, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	var wg sync.WaitGroup
+	errs := make([]error, 3)
+	wg.Go(func() { errs[0] = g.functions.Run(inner) })
+	wg.Go(func() { errs[1] = g.deployments.Run(inner) })
+	wg.Go(func() { g.ensureNamespace(ctx) })
+	errs[2] = g.invoker.Run(ctx)
+	end()
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// ensureNamespace tries until the store has taken it.
+func (g *Gateway) ensureNamespace(ctx context.Context) {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := g.dialect.EnsureNamespace(ctx)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		g.c.Log.Warn("ensure the functions' namespace", slog.Any("error", err))
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (g *Gateway) changed(t api.EventType, old, now *api.Function) {
+	if t == api.Deleted {
+		g.invoker.DeleteFunction(keyOf(old))
+		return
+	}
+	if now.DeletionTimestamp != nil {
+		g.invoker.DeleteFunction(keyOf(now))
+		return
+	}
+	g.invoker.SetFunction(keyOf(now), specOf(now))
+}
+
+func (g *Gateway) lookup(ctx context.Context, k types.NamespacedName) (invoke.Spec, error) {
+	f, err := api.Get[*api.Function](ctx, g.c.Objects, api.Functions, k.Namespace, k.Name)
+	if err != nil {
+		return invoke.Spec{}, err
+	}
+	if f.DeletionTimestamp != nil {
+		return invoke.Spec{}, errDeleted(k)
+	}
+	return specOf(f), nil
+}
+
+func keyOf(f *api.Function) types.NamespacedName {
+	return types.NamespacedName{Namespace: f.Namespace, Name: f.Name}
+}
+
+func specOf(f *api.Function) invoke.Spec {
+	return invoke.Spec{Generation: f.Generation, Timeout: functions.Timeout(f)}
+}
+
+func (g *Gateway) info() openfaas.Info {
+	return openfaas.Info{
+		Provider: openfaas.Provider{Name: g.c.Provider, Orchestration: "podsnap", Version: g.c.Version},
+		Version:  g.c.Version,
+		Arch:     runtime.GOARCH,
+	}
+}
+
+// states is what the gauges show.
+func (g *Gateway) states() []meter.State {
+	fns := g.functions.List()
+	out := make([]meter.State, 0, len(fns))
+	for _, f := range fns {
+		scale, load := functions.Scaling(f.Spec.Labels), g.invoker.Load(keyOf(f))
+		s := meter.State{
+			Label:    f.Name + "." + f.Namespace,
+			InFlight: load.InFlight + load.Queued, Queued: load.Queued,
+			Min: scale.Min, Target: scale.Target, ScalingType: scale.Type,
+		}
+		if s.ScalingType == functions.ScaleClassic {
+			s.ScalingType = functions.ScaleRPS
+		}
+		if d, ok := g.deployments.Get(f.Namespace, f.Name); ok {
+			s.Ready = int(d.Status.AvailableReplicas)
+			if d.Spec.Replicas != nil {
+				s.Replicas = int(*d.Spec.Replicas)
+			}
+		}
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(a, b meter.State) int {
+		if a.Label < b.Label {
+			return -1
+		}
+		return 1
+	})
+	return out
+}

@@ -1,0 +1,243 @@
+package invoke
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/gateway/balance"
+	"github.com/podsnap/podsnap/gateway/meter"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// function is one function's replicas and the requests that wait for them.
+type function struct {
+	v     *Invoker
+	key   types.NamespacedName
+	meter *meter.Function
+	spec  atomic.Pointer[Spec] // nil: not deployed
+
+	arrived atomic.Uint64
+	active  atomic.Bool // known to the reporter
+
+	mu       sync.Mutex
+	replicas balance.Set[*endpoint]
+	byPod    map[types.UID]*endpoint
+	waiters  queue
+	inFlight int
+	failed   string // why the last start failed; "" since a replica became ready
+	closed   bool
+}
+
+func newFunction(v *Invoker, key types.NamespacedName) *function {
+	return &function{v: v, key: key, meter: v.c.Meter.Function(key.Name + "." + key.Namespace), byPod: map[types.UID]*endpoint{}}
+}
+
+// slot is a right to send one request to a replica; give it back once.
+type slot struct {
+	e       *endpoint
+	timeout time.Duration // what the replica says; 0 is nothing
+	waited  time.Duration
+	cold    bool // there was no replica when the wait began
+	trial   bool // the replica had refused a connection before
+	granted time.Time
+}
+
+func (f *function) String() string { return f.key.Name + "." + f.key.Namespace }
+
+// acquire takes a slot. It waits for one until ctx is over, or the time limit
+// since the request began; first puts a request that was turned away by a
+// replica before all others. An error that is not ctx's is a *refusal.
+func (f *function) acquire(ctx context.Context, began time.Time, limit time.Duration, first bool) (slot, error) {
+	f.mu.Lock()
+	if f.spec.Load() == nil {
+		f.mu.Unlock()
+		return slot{}, notFound(f.key)
+	}
+	if f.waiters.n == 0 {
+		if s, ok := f.take(); ok {
+			f.mu.Unlock()
+			return s, nil
+		}
+	}
+	if f.waiters.n >= f.v.c.MaxQueue {
+		f.mu.Unlock()
+		return slot{}, queueFull(f.key, f.v.c.MaxQueue)
+	}
+	w := &waiter{got: make(chan grant, 1), since: time.Now()}
+	limit -= w.since.Sub(began)
+	if first {
+		f.waiters.pushFront(w)
+	} else {
+		f.waiters.pushBack(w)
+	}
+	cold := f.replicas.Open() == 0
+	if cold && f.failed != "" {
+		limit = min(limit, f.v.c.FailFast)
+	}
+	f.mu.Unlock()
+	f.v.demand.urgent(f)
+
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	var err error
+	select {
+	case g := <-w.got:
+		return f.granted(g, w, cold)
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-timer.C:
+	}
+	f.mu.Lock()
+	left := f.waiters.remove(w)
+	if left && err == nil {
+		err = f.waitOver(time.Since(began))
+	}
+	f.mu.Unlock()
+	if left {
+		return slot{}, err
+	}
+	g := <-w.got // it was given something in the meantime
+	if err != nil && g.err == nil {
+		f.release(g.slot)
+		return slot{}, err
+	}
+	return f.granted(g, w, cold)
+}
+
+func (f *function) granted(g grant, w *waiter, cold bool) (slot, error) {
+	g.slot.granted = time.Now()
+	g.slot.waited = g.slot.granted.Sub(w.since)
+	g.slot.cold = cold
+	f.v.c.Meter.Waited(g.slot.waited)
+	return g.slot, g.err
+}
+
+// take is to be called with f.mu held.
+func (f *function) take() (slot, bool) {
+	r := f.replicas.Acquire(random)
+	if r == nil {
+		return slot{}, false
+	}
+	f.inFlight++
+	return slot{e: r.Value, timeout: r.Value.Timeout, trial: r.Value.refused > 0}, true
+}
+
+// wake gives free slots to the oldest waiters. It is to be called with f.mu
+// held.
+func (f *function) wake() {
+	for f.waiters.n > 0 {
+		s, ok := f.take()
+		if !ok {
+			return
+		}
+		f.waiters.pop().got <- grant{slot: s}
+	}
+}
+
+// fail ends all waits. It is to be called with f.mu held.
+func (f *function) fail(err error) {
+	for w := f.waiters.pop(); w != nil; w = f.waiters.pop() {
+		w.got <- grant{err: err}
+	}
+}
+
+// release gives a slot back.
+func (f *function) release(s slot) {
+	f.mu.Lock()
+	f.inFlight--
+	f.replicas.Release(s.e.replica)
+	drained := s.e.draining && s.e.replica.InFlight() == 0
+	f.wake()
+	f.mu.Unlock()
+	if drained {
+		f.v.drains.add(s.e.Pod)
+	}
+}
+
+// waitOver says why a wait was in vain. It is to be called with f.mu held.
+func (f *function) waitOver(waited time.Duration) error {
+	n, open := len(f.replicas.All()), f.replicas.Open()
+	why := fmt.Sprintf("no replica became ready within %s", waited.Round(time.Millisecond))
+	switch {
+	case open > 0:
+		why = fmt.Sprintf("all %d replicas were busy for %s", open, waited.Round(time.Millisecond))
+	case f.failed != "":
+		why = "no replica can start: " + f.failed
+	case n > 0:
+		why = fmt.Sprintf("none of %d replicas took a connection within %s", n, waited.Round(time.Millisecond))
+	}
+	return unavailable(f.key, why)
+}
+
+// deploy takes in what the deployment says. It is called with v.change held.
+func (f *function) deploy(s Spec) {
+	old := f.spec.Swap(&s)
+	if old == nil || old.Generation != s.Generation {
+		f.mu.Lock()
+		f.failed = ""
+		f.mu.Unlock()
+	}
+}
+
+func (f *function) undeploy() {
+	f.spec.Store(nil)
+	f.mu.Lock()
+	f.failed = ""
+	f.fail(notFound(f.key))
+	f.mu.Unlock()
+}
+
+// startFailed is told that no replica can be had.
+func (f *function) startFailed(reason string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failed = reason
+	if f.failed == "" {
+		f.failed = "the control plane gave no reason"
+	}
+	if f.replicas.Open() == 0 {
+		f.fail(unavailable(f.key, "no replica can start: "+f.failed))
+	}
+}
+
+func (f *function) snapshot() api.Demand {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return api.Demand{Function: f.key, Queued: f.waiters.n, InFlight: f.inFlight, Arrived: f.arrived.Load()}
+}
+
+func (f *function) hasEndpoints() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.byPod) > 0
+}
+
+// close ends timers and idle connections.
+func (f *function) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+	for _, e := range f.byPod {
+		e.close()
+	}
+}
+
+// limits is the function's spec with the gateway's own values where it says
+// nothing.
+func (f *function) limits() Spec {
+	var s Spec
+	if p := f.spec.Load(); p != nil {
+		s = *p
+	}
+	if s.Timeout <= 0 {
+		s.Timeout = f.v.c.Timeout
+	}
+	if s.MaxBody <= 0 {
+		s.MaxBody = f.v.c.MaxBody
+	}
+	return s
+}

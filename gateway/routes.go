@@ -1,0 +1,104 @@
+package gateway
+
+import (
+	_ "embed"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/gateway/auth"
+	"github.com/podsnap/podsnap/gateway/dialect"
+	"github.com/podsnap/podsnap/gateway/front"
+	"github.com/podsnap/podsnap/gateway/invoke"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+//go:embed page.html
+var page []byte
+
+func errDeleted(k types.NamespacedName) error {
+	return apierrors.NewNotFound(api.Functions.GR(), k.Name)
+}
+
+// routes mounts everything. Invocations do not go through the router: they are
+// the many.
+func (g *Gateway) routes(guard *auth.Auth) http.Handler {
+	system := chi.NewRouter()
+	system.Use(g.measure, guard.Wrap) // what is not found is not told to just anybody either
+	g.dialect.Mount(system)
+	system.Get("/ui", toPage)
+	system.Get("/ui/*", ui)
+
+	own := chi.NewRouter()
+	own.Get("/healthz", ok)
+	own.Head("/healthz", ok)
+	own.Get("/", toPage)
+	async := g.measure(http.HandlerFunc(g.dialect.Async))
+	own.Handle(dialect.AsyncPrefix+"*", async)
+	for prefix, h := range g.c.Extra {
+		own.Handle(strings.TrimSuffix(prefix, "/")+"/*", h)
+		own.Handle(strings.TrimSuffix(prefix, "/"), h)
+	}
+	return front.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch p := r.URL.Path; {
+		case strings.HasPrefix(p, invoke.Prefix):
+			g.invoker.ServeHTTP(w, r)
+		case strings.HasPrefix(p, "/system/"), p == "/ui", strings.HasPrefix(p, "/ui/"):
+			system.ServeHTTP(w, r)
+		default:
+			own.ServeHTTP(w, r)
+		}
+	}))
+}
+
+func toPage(w http.ResponseWriter, r *http.Request) {
+	http.Redirect(w, r, "/ui/", http.StatusTemporaryRedirect)
+}
+
+func ok(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) }
+
+func ui(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'")
+	_, _ = w.Write(page)
+}
+
+// measure counts a request under its route's pattern.
+func (g *Gateway) measure(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		s := &statusWriter{ResponseWriter: w}
+		h.ServeHTTP(s, r)
+		path := chi.RouteContext(r.Context()).RoutePattern()
+		if path == "" {
+			path = "other"
+		}
+		g.meter.Request(method(r.Method), strings.TrimSuffix(path, "/*"), max(s.status, 200), time.Since(start))
+	})
+}
+
+// method keeps what clients make up out of the labels.
+func method(m string) string {
+	switch m {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodPatch, http.MethodOptions:
+		return m
+	}
+	return "other"
+}
+
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (s *statusWriter) WriteHeader(status int) {
+	if s.status == 0 {
+		s.status = status
+	}
+	s.ResponseWriter.WriteHeader(status)
+}
+
+func (s *statusWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }

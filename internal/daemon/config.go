@@ -1,0 +1,167 @@
+// Package daemon is the platform as a process: it knows every role, starts
+// them in the order of their dependencies and stops them in the reverse one.
+package daemon
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Config says how the platform runs. The zero value of a field is its default.
+type Config struct {
+	StateDir string // what must last; "" is /var/lib/podsnap
+	RunDir   string // sockets and the pid; "" is below /run, named after StateDir
+
+	Listen        string // gateway
+	MetricsListen string
+	APIListen     string // Kubernetes API
+
+	Etcd       []string // endpoints of an external etcd; empty: embedded
+	EtcdPrefix string   // "" is /registry
+	NATS       string   // URL of an external NATS; "": embedded
+	Containerd string   // socket of an existing containerd; "": one of our own
+
+	NodeName string // "" is the host's
+	PodCIDR  string // "" is 10.62.0.0/20
+
+	NoAuth       bool
+	Timeout      time.Duration // of an invocation; 0 is one minute
+	MaxBody      int64         // bytes; 0 is 256 MiB
+	MaxAsyncBody int64         // bytes; 0 is 1 MiB
+
+	Version, Revision string
+	Log               *slog.Logger
+}
+
+func (c *Config) fill() error {
+	set := func(p *string, v string) {
+		if *p == "" {
+			*p = v
+		}
+	}
+	set(&c.StateDir, "/var/lib/podsnap")
+	dir, err := filepath.Abs(c.StateDir)
+	if err != nil {
+		return err
+	}
+	c.StateDir = dir
+	if c.RunDir == "" {
+		c.RunDir = "/run/podsnap"
+		if c.StateDir != "/var/lib/podsnap" {
+			c.RunDir += "-" + c.id()
+		}
+	}
+	set(&c.Listen, "127.0.0.1:8080")
+	set(&c.MetricsListen, "127.0.0.1:8082")
+	set(&c.APIListen, "127.0.0.1:6443")
+	set(&c.EtcdPrefix, "/registry")
+	set(&c.PodCIDR, "10.62.0.0/20")
+	if c.NodeName == "" {
+		h, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("find the host's name (or set the node's): %w", err)
+		}
+		c.NodeName = strings.ToLower(h)
+	}
+	if c.Timeout == 0 {
+		c.Timeout = time.Minute
+	}
+	if c.MaxBody == 0 {
+		c.MaxBody = 256 << 20
+	}
+	if c.MaxAsyncBody == 0 {
+		c.MaxAsyncBody = 1 << 20
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c.validate()
+}
+
+func (c *Config) validate() error {
+	var faults []error
+	fault := func(format string, a ...any) { faults = append(faults, fmt.Errorf(format, a...)) }
+	for flag, addr := range map[string]string{"listen": c.Listen, "metrics-listen": c.MetricsListen, "api-listen": c.APIListen} {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			fault("--%s %q: it must be host:port", flag, addr)
+		}
+	}
+	p, err := netip.ParsePrefix(c.PodCIDR)
+	switch {
+	case err != nil || !p.Addr().Is4():
+		fault("--pod-cidr %q: it must be an IPv4 network such as 10.62.0.0/20", c.PodCIDR)
+	case p.Bits() > 28 || p.Bits() < 8:
+		fault("--pod-cidr %q: its length must be between 8 and 28", c.PodCIDR)
+	}
+	if len(c.socket()) > 100 {
+		fault("--run-dir %q: it is too long for a socket's path; choose a short one", c.RunDir)
+	}
+	if c.MaxBody < 0 || c.MaxAsyncBody < 0 || c.Timeout < 0 {
+		fault("--max-body, --max-async-body and --timeout must not be negative")
+	}
+	if c.MaxAsyncBody > 7<<20 {
+		fault("--max-async-body %d: at most 7 MiB can be stored as one message", c.MaxAsyncBody)
+	}
+	return errors.Join(faults...)
+}
+
+// id tells this platform from others on the same machine: it is part of the
+// names of what they share (nft table, veths, cgroups).
+func (c *Config) id() string {
+	h := sha256.Sum256([]byte(c.StateDir))
+	return hex.EncodeToString(h[:3])
+}
+
+func (c *Config) path(elem ...string) string {
+	return filepath.Join(append([]string{c.StateDir}, elem...)...)
+}
+func (c *Config) run(elem ...string) string {
+	return filepath.Join(append([]string{c.RunDir}, elem...)...)
+}
+func (c *Config) socket() string { return c.run("containerd", "containerd.sock.ttrpc") }
+
+// dirs makes the folders; they hold secrets, so nobody else may look inside.
+func (c *Config) dirs() error {
+	for _, d := range []string{c.StateDir, c.path("auth"), c.path("log"), c.path("store"), c.path("registry"), c.path("node"), c.RunDir} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// secret reads a secret of the state directory, making it at the first start.
+func (c *Config) secret(name string) (string, error) {
+	path := c.path("auth", name)
+	b, err := os.ReadFile(path)
+	if err == nil && len(strings.TrimSpace(string(b))) > 0 {
+		return strings.TrimSpace(string(b)), nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	raw := make([]byte, 32)
+	_, _ = rand.Read(raw) // never fails
+	s := base64.RawURLEncoding.EncodeToString(raw)
+	return s, writeFile(path, s+"\n")
+}
+
+// writeFile writes a small file whole or not at all.
+func writeFile(path, content string) error {
+	if err := os.WriteFile(path+".new", []byte(content), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}

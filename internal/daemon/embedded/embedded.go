@@ -1,0 +1,169 @@
+// Package embedded runs the platform's own etcd and NATS servers in one
+// process, which `faas server` starts as its child: etcd ends its process on a
+// disk error, so it must not share one with the gateway.
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	natsserver "github.com/nats-io/nats-server/v2/server"
+	"go.etcd.io/etcd/server/v3/embed"
+	"golang.org/x/sys/unix"
+)
+
+// Config says where the servers keep their data and where they listen.
+type Config struct {
+	Dir       string       // etcd/ and nats/ are made in it
+	Socket    string       // etcd's client socket; its peer socket is beside it
+	NATS      string       // host:port of NATS, loopback
+	NATSToken string       // what clients must present
+	NoEtcd    bool         // an external one is used
+	NoNATS    bool         // likewise
+	Log       *slog.Logger // not nil
+}
+
+// EtcdEndpoint is the URL at which clients reach an etcd that listens on
+// socket.
+func EtcdEndpoint(socket string) string { return "unix://" + socket }
+
+// Run starts the servers, calls ready when both answer and keeps them until
+// ctx is done or one of them has failed.
+func Run(ctx context.Context, c Config, ready func()) error {
+	free, err := freeBytes(c.Dir)
+	if err != nil {
+		return err
+	}
+	failed := make(chan error, 1)
+	if !c.NoEtcd {
+		stop, err := startEtcd(ctx, c, free, failed)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	if !c.NoNATS {
+		stop, err := startNATS(c, free)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	ready()
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failed:
+		return err
+	}
+}
+
+// quota keeps a store below 70 % of what the disk has, so that it says no in
+// words before the disk does it by an error that ends the server.
+func quota(free, most int64) int64 { return min(free*7/10, most) }
+
+func startEtcd(ctx context.Context, c Config, free int64, failed chan<- error) (stop func(), err error) {
+	e := embed.NewConfig()
+	e.Name = "podsnap"
+	e.Dir = filepath.Join(c.Dir, "etcd")
+	client, peer := unixURL(c.Socket), unixURL(c.Socket+".peer")
+	e.ListenClientUrls, e.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
+	e.ListenPeerUrls, e.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
+	e.InitialCluster = e.InitialClusterFromName(e.Name)
+	e.EnableGRPCGateway = false
+	e.LogLevel = "error"
+	e.QuotaBackendBytes = quota(free, 4<<30)
+	e.SnapshotCount = 10_000
+	e.MaxRequestBytes = 4 << 20
+	// One member elects itself: no reason to wait a second for it.
+	e.TickMs, e.ElectionMs = 10, 100
+	for _, s := range []string{c.Socket, c.Socket + ".peer"} {
+		if err := os.Remove(s); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
+	srv, err := embed.StartEtcd(e)
+	if err != nil {
+		return nil, fmt.Errorf("start etcd in %s: %w", e.Dir, err)
+	}
+	select {
+	case <-srv.Server.ReadyNotify():
+	case err := <-srv.Err():
+		srv.Close()
+		return nil, fmt.Errorf("start etcd: %w", err)
+	case <-ctx.Done():
+		srv.Close()
+		return nil, context.Cause(ctx)
+	}
+	go func() { // ends with srv.Close, which closes the channel
+		if err := <-srv.Err(); err != nil {
+			failed <- fmt.Errorf("etcd: %w", err)
+		}
+	}()
+	return srv.Close, nil
+}
+
+func startNATS(c Config, free int64) (stop func(), err error) {
+	host, p, err := net.SplitHostPort(c.NATS)
+	if err != nil {
+		return nil, fmt.Errorf("NATS address %q: %w", c.NATS, err)
+	}
+	port, err := strconv.Atoi(p)
+	if err != nil {
+		return nil, fmt.Errorf("NATS address %q: the port is not a number", c.NATS)
+	}
+	o := &natsserver.Options{
+		ServerName: "podsnap", Host: host, Port: port, Authorization: c.NATSToken,
+		JetStream: true, StoreDir: filepath.Join(c.Dir, "nats"),
+		JetStreamMaxStore: quota(free, 10<<30), JetStreamMaxMemory: 64 << 20,
+		// An acknowledged message must be on the disk: with the default of
+		// two minutes a power cut loses all that was acknowledged in them.
+		SyncAlways: true, SyncInterval: time.Minute,
+		MaxPayload: 8 << 20, NoSigs: true, NoLog: true,
+	}
+	s, err := natsserver.NewServer(o)
+	if err != nil {
+		return nil, fmt.Errorf("start NATS: %w", err)
+	}
+	s.SetLoggerV2(natsLog{c.Log}, false, false, false)
+	s.Start()
+	if !s.ReadyForConnections(20 * time.Second) {
+		s.Shutdown()
+		return nil, fmt.Errorf("start NATS on %s: it does not answer", c.NATS)
+	}
+	return func() { s.Shutdown(); s.WaitForShutdown() }, nil
+}
+
+func unixURL(path string) url.URL { return url.URL{Scheme: "unix", Path: path} }
+
+func freeBytes(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("free space of %s: %w", dir, err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// natsLog passes on what an operator must see.
+type natsLog struct{ log *slog.Logger }
+
+func (natsLog) Noticef(string, ...any) {}
+func (natsLog) Debugf(string, ...any)  {}
+func (natsLog) Tracef(string, ...any)  {}
+func (l natsLog) Warnf(f string, a ...any) {
+	l.log.Warn("nats", slog.String("message", fmt.Sprintf(f, a...)))
+}
+
+func (l natsLog) Errorf(f string, a ...any) {
+	l.log.Error("nats", slog.String("message", fmt.Sprintf(f, a...)))
+}
+
+func (l natsLog) Fatalf(f string, a ...any) { l.Errorf(f, a...) }

@@ -1,0 +1,63 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+)
+
+// stack is what runs in this process: parts started in the order of their
+// dependencies and stopped in the reverse one.
+type stack struct {
+	log    *slog.Logger
+	parts  []*part
+	failed chan error
+}
+
+type part struct {
+	name   string
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+func newStack(log *slog.Logger) *stack {
+	return &stack{log: log, failed: make(chan error, 1)}
+}
+
+// start runs a part on a context of its own, which ends when stop comes to it
+// and not with ctx, so that what stands on it can end first.
+func (s *stack) start(ctx context.Context, name string, run func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	p := &part{name: name, cancel: cancel, done: make(chan struct{})}
+	s.parts = append(s.parts, p)
+	go func() {
+		defer close(p.done)
+		if err := run(ctx); err != nil && ctx.Err() == nil {
+			select {
+			case s.failed <- fmt.Errorf("%s: %w", name, err):
+			default:
+			}
+		}
+	}()
+}
+
+// wait returns the fault of the first part that fails, or nil when ctx is done.
+func (s *stack) wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-s.failed:
+		return err
+	}
+}
+
+// stop ends all parts, the last one first.
+func (s *stack) stop() {
+	for i := len(s.parts) - 1; i >= 0; i-- {
+		p := s.parts[i]
+		p.cancel()
+		<-p.done
+		s.log.Debug("stopped", slog.String("part", p.name))
+	}
+	s.parts = nil
+}

@@ -1,0 +1,78 @@
+package loop_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/podsnap/podsnap/internal/loop"
+)
+
+func TestRetryAndAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		start := time.Now()
+		var times []time.Duration
+		l := loop.New(loop.Config{Name: "test", BackoffMin: time.Second, BackoffMax: 4 * time.Second}, func(context.Context, string) (time.Duration, error) {
+			times = append(times, time.Since(start).Round(time.Millisecond))
+			switch len(times) {
+			case 1, 2, 3, 4:
+				return 0, errors.New("not yet")
+			case 5:
+				return time.Minute, nil
+			}
+			return 0, nil
+		})
+		done := make(chan error)
+		go func() { done <- l.Run(ctx) }()
+		l.Add("a")
+		time.Sleep(10 * time.Minute)
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		want := []time.Duration{0, time.Second, 3 * time.Second, 7 * time.Second, 11 * time.Second, 71 * time.Second}
+		if len(times) != len(want) {
+			t.Fatalf("reconciled at %v, want %v", times, want)
+		}
+		for i := range want {
+			if times[i] != want[i] {
+				t.Errorf("reconciliation %d at %v, want %v", i, times[i], want[i])
+			}
+		}
+	})
+}
+
+// One key is never worked on twice at a time, and what is added meanwhile is
+// not lost.
+func TestOneWorkerAKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var now, most, runs atomic.Int32
+		l := loop.New(loop.Config{Name: "test", Workers: 8}, func(context.Context, string) (time.Duration, error) {
+			if n := now.Add(1); n > most.Load() {
+				most.Store(n)
+			}
+			time.Sleep(time.Second)
+			now.Add(-1)
+			runs.Add(1)
+			return 0, nil
+		})
+		done := make(chan error)
+		go func() { done <- l.Run(ctx) }()
+		l.Add("a")
+		synctest.Wait()
+		for range 10 {
+			l.Add("a")
+		}
+		time.Sleep(time.Minute)
+		if most.Load() != 1 || runs.Load() != 2 {
+			t.Errorf("%d at a time and %d runs, want 1 and 2", most.Load(), runs.Load())
+		}
+		cancel()
+		<-done
+	})
+}

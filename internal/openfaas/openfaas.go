@@ -1,0 +1,145 @@
+// Package openfaas is the wire format of the OpenFaaS gateway API and a client
+// for it. The server side is gateway/dialect; both use the types of this
+// package.
+package openfaas
+
+import "time"
+
+// DefaultNamespace is the namespace that a request means when it names none.
+// Existing clients hard-code it.
+const DefaultNamespace = "openfaas-fn"
+
+// Headers of invocations.
+const (
+	HeaderCallID      = "X-Call-Id"          // of one invocation; the caller's own is kept
+	HeaderStartTime   = "X-Start-Time"       // Unix time in nanoseconds, decimal
+	HeaderDuration    = "X-Duration-Seconds" // decimal seconds
+	HeaderCallbackURL = "X-Callback-Url"     // where the answer of an asynchronous call is posted
+	HeaderInternal    = "X-OpenFaaS-Internal"
+)
+
+// FunctionDeployment asks for a function: POST and PUT /system/functions.
+type FunctionDeployment struct {
+	Service     string            `json:"service"` // the function's name
+	Image       string            `json:"image"`
+	Namespace   string            `json:"namespace,omitempty"`
+	EnvProcess  string            `json:"envProcess,omitempty"`
+	EnvVars     map[string]string `json:"envVars,omitempty"`
+	Constraints []string          `json:"constraints,omitempty"`
+	Secrets     []string          `json:"secrets,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Limits      *Resources        `json:"limits,omitempty"`
+	Requests    *Resources        `json:"requests,omitempty"`
+
+	ReadOnlyRootFilesystem bool `json:"readOnlyRootFilesystem,omitempty"`
+}
+
+// Resources are Kubernetes quantities, echoed as they were written.
+type Resources struct {
+	Memory    string `json:"memory,omitempty"`
+	CPU       string `json:"cpu,omitempty"`
+	NvidiaGPU string `json:"nvidia.com/gpu,omitempty"`
+	AMDGPU    string `json:"amd.com/gpu,omitempty"`
+	IntelGPU  string `json:"intel.com/gpu,omitempty"`
+}
+
+// FunctionStatus is a function as the gateway shows it.
+type FunctionStatus struct {
+	Name        string            `json:"name"`
+	Image       string            `json:"image"`
+	Namespace   string            `json:"namespace,omitempty"`
+	EnvProcess  string            `json:"envProcess,omitempty"`
+	EnvVars     map[string]string `json:"envVars,omitempty"`
+	Constraints []string          `json:"constraints,omitempty"`
+	Secrets     []string          `json:"secrets,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Limits      *Resources        `json:"limits,omitempty"`
+	Requests    *Resources        `json:"requests,omitempty"`
+
+	ReadOnlyRootFilesystem bool `json:"readOnlyRootFilesystem,omitempty"`
+
+	InvocationCount   float64   `json:"invocationCount,omitempty"`
+	Replicas          uint64    `json:"replicas,omitempty"`          // desired
+	AvailableReplicas uint64    `json:"availableReplicas,omitempty"` // observed
+	CreatedAt         time.Time `json:"createdAt,omitzero"`
+	Usage             *Usage    `json:"usage,omitempty"` // only when asked for
+}
+
+// Usage is what all replicas of a function use now.
+type Usage struct {
+	CPU              float64 `json:"cpu,omitempty"`              // thousandths of a core
+	TotalMemoryBytes float64 `json:"totalMemoryBytes,omitempty"` // working set
+}
+
+// DeleteRequest is the body of DELETE /system/functions.
+type DeleteRequest struct {
+	FunctionName string `json:"functionName"`
+	Namespace    string `json:"namespace,omitempty"`
+}
+
+// ScaleRequest is the body of POST /system/scale-function/{name}.
+type ScaleRequest struct {
+	ServiceName string `json:"serviceName"`
+	Namespace   string `json:"namespace,omitempty"`
+	Replicas    uint64 `json:"replicas"`
+}
+
+// Namespace is a namespace for functions.
+type Namespace struct {
+	Name        string            `json:"name"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+}
+
+// Secret is a secret for functions. Value and RawValue are never in an answer.
+type Secret struct {
+	Name      string `json:"name"`
+	Namespace string `json:"namespace,omitempty"`
+	Value     string `json:"value,omitempty"`
+	RawValue  []byte `json:"rawValue,omitempty"` // instead of Value; base64 on the wire
+}
+
+// Info describes the platform: GET /system/info.
+type Info struct {
+	Provider Provider `json:"provider"`
+	Version  Version  `json:"version"` // of the gateway
+	Arch     string   `json:"arch"`
+}
+
+// Provider is what runs the functions.
+type Provider struct {
+	Name          string  `json:"provider"`
+	Orchestration string  `json:"orchestration"`
+	Version       Version `json:"version"`
+}
+
+// Version is a build.
+type Version struct {
+	Release       string `json:"release"`
+	SHA           string `json:"sha"`
+	CommitMessage string `json:"commit_message,omitempty"`
+}
+
+// LogLine is one line that a function wrote.
+type LogLine struct {
+	Name      string    `json:"name"`
+	Namespace string    `json:"namespace"`
+	Instance  string    `json:"instance"` // the replica's name
+	Timestamp time.Time `json:"timestamp"`
+	Text      string    `json:"text"` // without the line end
+}
+
+// Alert is what is read of an Alertmanager webhook.
+type Alert struct {
+	Status   string      `json:"status"`
+	Receiver string      `json:"receiver"`
+	Alerts   []AlertItem `json:"alerts"`
+}
+
+// AlertItem is one alert of an Alert.
+type AlertItem struct {
+	Status string            `json:"status"` // firing or resolved
+	Labels map[string]string `json:"labels"` // alertname, function_name
+}

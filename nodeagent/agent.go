@@ -1,0 +1,425 @@
+// Package nodeagent is one node: it registers the machine, runs the pods that
+// are bound to it and tells how they fare. It implements api.Agent.
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/internal/mirror"
+	"github.com/podsnap/podsnap/nodeagent/pod"
+	"github.com/podsnap/podsnap/nodeagent/probe"
+	"github.com/podsnap/podsnap/nodeagent/runtime"
+	"github.com/podsnap/podsnap/nodeagent/volume"
+)
+
+// Config says what node this is. NodeName, Objects, Runtime, Images and
+// StateDir have to be set.
+type Config struct {
+	NodeName string
+	Objects  api.Objects
+	Runtime  runtime.Runtime
+	Images   runtime.Images
+	Stats    runtime.Stats // nil: no use of resources is known
+	StateDir string        // pods and logs lie below it
+
+	PodCIDR  string // of the node's pods, shown in the Node
+	NodeIP   string // "" is the machine's first address
+	Labels   map[string]string
+	Taints   []corev1.Taint      // at the first registration
+	Capacity corev1.ResourceList // overrides what the machine has, by name
+	Reserved corev1.ResourceList // not for pods; nil is 100m of CPU and 256Mi
+	MaxPods  int64               // 0 is 250
+	Pids     int64               // most processes of a container; 0 is 1024
+	Version  string              // of the agent, shown in the Node
+
+	HeartbeatEvery time.Duration // 0 is 1 s
+	Recorder       pod.Recorder  // nil is none
+	Dial           func(ctx context.Context, network, address string) (net.Conn, error)
+	ResolvConf     string // "" is the machine's
+	OnDisk         bool   // secrets and memory volumes on disk, for a process that may not mount
+	Log            *slog.Logger
+	Metrics        prometheus.Registerer
+}
+
+// Agent is the node. Run does its work; the methods of api.Agent may be called
+// once Run has been.
+type Agent struct {
+	c       Config
+	log     *slog.Logger
+	pods    *mirror.Mirror[*corev1.Pod]
+	volumes *volume.Manager
+	m       *metrics
+	hub     hub
+	logs    string
+
+	launch  chan *pod.Worker
+	adopted chan struct{} // closed when what the engine runs is known
+	over    chan struct{} // closed when Run ends
+
+	mu       sync.Mutex
+	workers  map[types.UID]*pod.Worker
+	boxes    map[string]*pod.Worker // by sandbox id
+	orphans  map[types.UID]runtime.Sandbox
+	ended    map[types.UID]bool // done with, though the object is still there
+	stopping bool
+	live     int           // workers that run
+	idle     chan struct{} // closed when live is 0 and stopping is set
+}
+
+var _ api.Agent = (*Agent)(nil)
+
+// New makes an agent and its folders. It does nothing before Run.
+func New(c Config) (*Agent, error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	c.defaults()
+	volumes, err := volume.New(volume.Config{
+		Root: filepath.Join(c.StateDir, "pods"), Objects: c.Objects, ResolvConf: c.ResolvConf, OnDisk: c.OnDisk,
+	})
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{
+		c: c, log: c.Log, volumes: volumes, logs: filepath.Join(c.StateDir, "logs"),
+		launch: make(chan *pod.Worker), adopted: make(chan struct{}), over: make(chan struct{}), idle: make(chan struct{}),
+		workers: map[types.UID]*pod.Worker{}, boxes: map[string]*pod.Worker{},
+		orphans: map[types.UID]runtime.Sandbox{}, ended: map[types.UID]bool{},
+	}
+	if err := os.MkdirAll(a.logs, 0o750); err != nil {
+		return nil, fmt.Errorf("folder of the logs: %w", err)
+	}
+	a.m = newMetrics(c.Metrics, a)
+	a.pods = mirror.New[*corev1.Pod](c.Objects, api.Pods, mirror.Options{
+		Fields: fields.OneTermEqualSelector("spec.nodeName", c.NodeName), Log: c.Log,
+	})
+	a.pods.OnChange(a.changed)
+	return a, nil
+}
+
+func (c *Config) validate() error {
+	var errs []error
+	for name, missing := range map[string]bool{
+		"NodeName": c.NodeName == "", "Objects": c.Objects == nil, "Runtime": c.Runtime == nil,
+		"Images": c.Images == nil, "StateDir": c.StateDir == "",
+	} {
+		if missing {
+			errs = append(errs, fmt.Errorf("node agent: %s is not set", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Config) defaults() {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.HeartbeatEvery == 0 {
+		c.HeartbeatEvery = time.Second
+	}
+	if c.MaxPods == 0 {
+		c.MaxPods = 250
+	}
+	if c.NodeIP == "" {
+		c.NodeIP = firstAddress()
+	}
+	if c.Reserved == nil {
+		c.Reserved = corev1.ResourceList{corev1.ResourceCPU: quantity("100m"), corev1.ResourceMemory: quantity("256Mi")}
+	}
+}
+
+// Run works until ctx is done. Then the pods go on without the agent: the next
+// one adopts them.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg, workers sync.WaitGroup
+	defer func() {
+		cancel()
+		close(a.over)
+		workers.Wait()
+		wg.Wait()
+		a.hub.close()
+	}()
+	exits := a.c.Runtime.Events(ctx) // before the list, so that none is missed
+	wg.Go(func() { a.register(ctx) })
+	if !a.adopt(ctx) {
+		return nil
+	}
+	wg.Go(func() { a.dispatch(exits) })
+	wg.Go(func() { a.pods.Run(ctx) }) //nolint:errcheck // it returns nil only
+	wg.Go(func() { a.sweep(ctx) })
+	close(a.adopted)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case w := <-a.launch:
+			workers.Go(func() {
+				w.Run(ctx) //nolint:errcheck // it returns nil only
+				a.leave(ctx, w)
+			})
+		}
+	}
+}
+
+// adopt learns what the engine has; false when ctx is done before.
+func (a *Agent) adopt(ctx context.Context) bool {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		boxes, err := a.c.Runtime.List(ctx)
+		if err == nil {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			for _, b := range boxes {
+				a.orphan(b)
+			}
+			return true
+		}
+		if ctx.Err() == nil {
+			a.log.Warn("list sandboxes", slog.Any("error", err))
+		}
+		if !pause(ctx, wait) {
+			return false
+		}
+	}
+}
+
+// orphan keeps a sandbox for the pod that will come for it. Of two of one pod
+// the living and newer one is kept; the other one is swept under its own id.
+func (a *Agent) orphan(b runtime.Sandbox) {
+	other, ok := a.orphans[b.UID]
+	if !ok {
+		a.orphans[b.UID] = b
+		return
+	}
+	better := b.Pid != 0 && other.Pid == 0 || (b.Pid != 0) == (other.Pid != 0) && b.CreatedAt.After(other.CreatedAt)
+	if better {
+		b, other = other, b
+	}
+	a.orphans[b.UID], a.orphans[types.UID("sandbox "+b.ID)] = other, b
+}
+
+// sweep removes what belongs to no pod, once it is known which pods there are.
+func (a *Agent) sweep(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-a.pods.Synced():
+	}
+	a.mu.Lock()
+	left := a.orphans
+	a.orphans = map[types.UID]runtime.Sandbox{}
+	a.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, b := range left {
+		wg.Go(func() {
+			a.log.Info("remove sandbox without a pod", slog.String("sandbox", b.ID), slog.String("pod", b.Namespace+"/"+b.Name))
+			for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
+				err := a.c.Runtime.RemoveSandbox(ctx, b.ID)
+				if err == nil {
+					return
+				}
+				a.log.Warn("remove sandbox without a pod", slog.String("sandbox", b.ID), slog.Any("error", err))
+				if !pause(ctx, wait) {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	a.sweepFolders()
+}
+
+func (a *Agent) sweepFolders() {
+	uids, err := a.volumes.List()
+	for _, uid := range uids {
+		if a.worker(uid) == nil {
+			err = errors.Join(err, a.volumes.Remove(uid))
+		}
+	}
+	entries, readErr := os.ReadDir(a.logs)
+	err = errors.Join(err, readErr)
+	for _, e := range entries {
+		if a.worker(pod.LogOwner(e.Name())) == nil {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(a.logs, e.Name())))
+		}
+	}
+	if err != nil {
+		a.log.Warn("remove folders without a pod", slog.Any("error", err))
+	}
+}
+
+// dispatch tells the workers of exits. One for a sandbox that nobody has (yet)
+// is told to all: its start may still be under way.
+func (a *Agent) dispatch(exits <-chan runtime.Exit) {
+	for e := range exits {
+		a.mu.Lock()
+		to := []*pod.Worker{a.boxes[e.Sandbox]}
+		if to[0] == nil {
+			to = to[:0]
+			for _, w := range a.workers {
+				to = append(to, w)
+			}
+		}
+		a.mu.Unlock()
+		for _, w := range to {
+			w.Exited(e)
+		}
+	}
+}
+
+// changed follows the objects.
+func (a *Agent) changed(t api.EventType, old, now *corev1.Pod) {
+	if old != nil && (t == api.Deleted || old.UID != now.UID) {
+		a.mu.Lock()
+		w := a.workers[old.UID]
+		delete(a.ended, old.UID)
+		a.mu.Unlock()
+		if w != nil {
+			w.Stop(pod.Gone, goneGrace(old))
+		}
+	}
+	if t != api.Deleted {
+		a.accept(now)
+	}
+}
+
+// goneGrace is what a pod gets whose object is not there any more.
+func goneGrace(p *corev1.Pod) time.Duration {
+	if s := p.DeletionGracePeriodSeconds; s != nil && *s == 0 {
+		return 0
+	}
+	return 2 * time.Second
+}
+
+// accept has a worker take the pod on, or tells it of the newer version.
+func (a *Agent) accept(p *corev1.Pod) {
+	a.mu.Lock()
+	w := a.workers[p.UID]
+	if w != nil || a.stopping || a.ended[p.UID] {
+		a.mu.Unlock()
+		if w != nil {
+			w.Update(p)
+		}
+		return
+	}
+	var sandbox *runtime.Sandbox
+	if b, ok := a.orphans[p.UID]; ok {
+		sandbox = &b
+		delete(a.orphans, p.UID)
+	}
+	w = pod.NewWorker(a.workerConfig(), p, sandbox)
+	a.workers[p.UID] = w
+	a.live++
+	if sandbox != nil {
+		a.boxes[sandbox.ID] = w
+	}
+	a.mu.Unlock()
+	a.hub.publish(stateOf(w.Pod(), false))
+	select {
+	case a.launch <- w:
+	case <-a.over:
+	}
+}
+
+func (a *Agent) workerConfig() pod.Config {
+	return pod.Config{
+		Objects: a.c.Objects, Runtime: a.c.Runtime, Images: a.c.Images, Volumes: a.volumes,
+		Prober: &probe.Prober{Dial: a.c.Dial}, HostIP: a.c.NodeIP, LogDir: a.logs, Pids: a.c.Pids, Log: a.log,
+		Recorder: a.c.Recorder, Stage: a.m.stage, Started: a.m.started,
+		Publish: func(p *corev1.Pod, gone bool) { a.hub.publish(stateOf(p, gone)) },
+		Sandbox: func(w *pod.Worker, id string, has bool) {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			if has {
+				a.boxes[id] = w
+			} else {
+				delete(a.boxes, id)
+			}
+		},
+	}
+}
+
+// leave forgets a worker whose pod is done with.
+func (a *Agent) leave(ctx context.Context, w *pod.Worker) {
+	if ctx.Err() != nil {
+		return
+	}
+	p := w.Pod()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.workers, p.UID)
+	if o, ok := a.pods.Get(p.Namespace, p.Name); ok && o.UID == p.UID {
+		a.ended[p.UID] = true // until the object goes
+	}
+	a.live--
+	a.quiet()
+}
+
+// quiet tells StopAll that nothing runs any more. The caller holds the lock.
+func (a *Agent) quiet() {
+	if a.stopping && a.live == 0 {
+		select {
+		case <-a.idle:
+		default:
+			close(a.idle)
+		}
+	}
+}
+
+// StopAll ends all pods, each with its own grace period but within limit, and
+// takes on no others. The objects stay: the pods come back with the next agent.
+// It returns when nothing is left of them, or when ctx is done.
+func (a *Agent) StopAll(ctx context.Context, limit time.Duration) error {
+	a.mu.Lock()
+	a.stopping = true
+	a.quiet()
+	var all []*pod.Worker
+	for _, w := range a.workers {
+		all = append(all, w)
+	}
+	a.mu.Unlock()
+	for _, w := range all {
+		w.Stop(pod.Keep, min(limit, pod.Grace(w.Pod())))
+	}
+	select {
+	case <-a.idle:
+		return nil
+	case <-a.over:
+		return errors.New("node agent: it ended before its pods had")
+	case <-ctx.Done():
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return fmt.Errorf("node agent: %d pods still stop: %w", a.live, context.Cause(ctx))
+	}
+}
+
+func (a *Agent) worker(uid types.UID) *pod.Worker {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.workers[uid]
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,650 @@
+package nodeagent_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/memory"
+	"github.com/podsnap/podsnap/nodeagent"
+	"github.com/podsnap/podsnap/nodeagent/runtime"
+	"github.com/podsnap/podsnap/nodeagent/runtime/fake"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// rig is a node over a fake engine.
+type rig struct {
+	t      *testing.T
+	o      *shaky
+	engine *fake.Runtime
+	dir    string
+	agent  *nodeagent.Agent
+	events *notes
+	stop   func()
+}
+
+// shaky is Objects that can be out of reach.
+type shaky struct {
+	api.Objects
+	mu   sync.Mutex
+	down bool
+}
+
+func (s *shaky) fail() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.down {
+		return apierrors.NewServiceUnavailable("the store does not answer")
+	}
+	return nil
+}
+
+func (s *shaky) set(down bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.down = down
+}
+
+func (s *shaky) Get(ctx context.Context, r *api.Resource, ns, name string) (api.Object, error) {
+	if err := s.fail(); err != nil {
+		return nil, err
+	}
+	return s.Objects.Get(ctx, r, ns, name)
+}
+
+func (s *shaky) Update(ctx context.Context, obj api.Object, o api.UpdateOptions) (api.Object, error) {
+	if err := s.fail(); err != nil {
+		return nil, err
+	}
+	return s.Objects.Update(ctx, obj, o)
+}
+
+func (s *shaky) Delete(ctx context.Context, r *api.Resource, ns, name string, o api.DeleteOptions) (api.Object, error) {
+	if err := s.fail(); err != nil {
+		return nil, err
+	}
+	return s.Objects.Delete(ctx, r, ns, name, o)
+}
+
+// notes are the events told.
+type notes struct {
+	mu   sync.Mutex
+	said []string
+}
+
+func (n *notes) Event(_ api.Object, _, reason, message string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.said = append(n.said, reason+": "+message)
+}
+
+func (n *notes) has(part string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.ContainsFunc(n.said, func(s string) bool { return strings.Contains(s, part) })
+}
+
+// node runs test in a bubble with an agent.
+func node(t *testing.T, test func(t *testing.T, r *rig)) {
+	t.Helper()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		r := &rig{t: t, o: &shaky{Objects: memory.New()}, engine: fake.New(), dir: dir, events: &notes{}}
+		r.start()
+		defer func() { r.stop() }()
+		test(t, r)
+	})
+}
+
+// start runs an agent on what the rig has; stop ends it.
+func (r *rig) start() {
+	r.t.Helper()
+	a, err := nodeagent.New(nodeagent.Config{
+		NodeName: "n1", Objects: r.o, Runtime: r.engine, Images: r.engine.Images(), Stats: r.engine,
+		StateDir: r.dir, NodeIP: "192.0.2.9", PodCIDR: "10.42.0.0/24", Dial: r.engine.Dial, OnDisk: true, Recorder: r.events,
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(r.t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := a.Run(ctx); err != nil {
+			r.t.Errorf("run: %v", err)
+		}
+	}()
+	r.agent = a
+	r.stop = func() { cancel(); <-done }
+	synctest.Wait()
+}
+
+// pod creates one that is bound to the node.
+func (r *rig) pod(name string, change ...func(*corev1.Pod)) *corev1.Pod {
+	r.t.Helper()
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec: corev1.PodSpec{
+			NodeName: "n1", RestartPolicy: corev1.RestartPolicyAlways,
+			Containers: []corev1.Container{{Name: "main", Image: "img"}},
+		},
+	}
+	for _, c := range change {
+		c(p)
+	}
+	p, err := api.Create(r.t.Context(), api.Objects(r.o), p)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	synctest.Wait()
+	return p
+}
+
+func (r *rig) get(name string) *corev1.Pod {
+	r.t.Helper()
+	synctest.Wait()
+	p, err := api.Get[*corev1.Pod](r.t.Context(), r.o.Objects, api.Pods, "default", name)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return p
+}
+
+func (r *rig) gone(name string) bool {
+	synctest.Wait()
+	_, err := r.o.Objects.Get(r.t.Context(), api.Pods, "default", name)
+	return apierrors.IsNotFound(err)
+}
+
+func (r *rig) del(name string) {
+	r.t.Helper()
+	if _, err := r.o.Objects.Delete(r.t.Context(), api.Pods, "default", name, api.DeleteOptions{}); err != nil {
+		r.t.Fatal(err)
+	}
+	synctest.Wait()
+}
+
+func (r *rig) after(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// look sums a pod up: "Running ready=true main:running/0".
+func look(p *corev1.Pod) string {
+	ready := "?"
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			ready = strings.ToLower(string(c.Status))
+		}
+	}
+	out := fmt.Sprintf("%s ready=%s", p.Status.Phase, ready)
+	for _, cs := range append(slices.Clone(p.Status.InitContainerStatuses), p.Status.ContainerStatuses...) {
+		state := "none"
+		switch {
+		case cs.State.Running != nil:
+			state = "running"
+		case cs.State.Waiting != nil:
+			state = cs.State.Waiting.Reason
+		case cs.State.Terminated != nil:
+			state = fmt.Sprintf("%s(%d)", cs.State.Terminated.Reason, cs.State.Terminated.ExitCode)
+		}
+		out += fmt.Sprintf(" %s:%s/%d", cs.Name, state, cs.RestartCount)
+	}
+	return out
+}
+
+func (r *rig) want(name, want string) {
+	r.t.Helper()
+	if got := look(r.get(name)); got != want {
+		r.t.Errorf("%s is %s, want %s\n%v", name, got, want, r.engine.Calls())
+	}
+}
+
+func function(p *corev1.Pod) {
+	p.Labels = map[string]string{api.LabelFunction: p.Name}
+	p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 8080}}
+}
+
+func policy(rp corev1.RestartPolicy) func(*corev1.Pod) {
+	return func(p *corev1.Pod) { p.Spec.RestartPolicy = rp }
+}
+
+func TestRunsAPod(t *testing.T) {
+	node(t, func(t *testing.T, r *rig) {
+		r.engine.Script("img", fake.Script{ReadyAfter: 100 * time.Millisecond})
+		r.pod("a", function)
+		r.want("a", "Running ready=false main:running/0")
+		r.after(115 * time.Millisecond)
+		r.want("a", "Running ready=true main:running/0")
+		p := r.get("a")
+		if p.Status.PodIP != "10.42.0.2" || p.Status.HostIP != "192.0.2.9" || p.Status.StartTime == nil || p.Status.QOSClass != corev1.PodQOSBestEffort {
+			t.Errorf("status %+v", p.Status)
+		}
+		if p.Status.ContainerStatuses[0].ImageID != "sha256:img" {
+			t.Errorf("image %q", p.Status.ContainerStatuses[0].ImageID)
+		}
+	})
+}
+
+func TestDeletion(t *testing.T) {
+	node(t, func(t *testing.T, r *rig) {
+		r.engine.Script("img", fake.Script{TermDelay: 3 * time.Second})
+		r.pod("a")
+		r.del("a")
+		r.want("a", "Running ready=true main:running/0")
+		r.after(2 * time.Second)
+		r.want("a", "Running ready=true main:running/0")
+		r.after(2 * time.Second)
+		if !r.gone("a") {
+			t.Errorf("the object is still there: %s", look(r.get("a")))
+		}
+		left, _ := r.engine.List(t.Context())
+		if len(left) != 0 {
+			t.Errorf("left behind: %v", left)
+		}
+	})
+}
+
+func TestDeletionKillsAfterGrace(t *testing.T) {
+	node(t, func(t *testing.T, r *rig) {
+		r.engine.Script("img", fake.Script{IgnoreTERM: true})
+		r.pod("a")
+		r.del("a")
+		r.after(29 * time.Second)
+		r.want("a", "Running ready=true main:running/0")
+		r.after(2 * time.Second)
+		if !r.gone("a") {
+			t.Errorf("the object is still there: %s", look(r.get("a")))
+		}
+		if !slices.Contains(r.engine.Calls(), "Signal main 9") {
+			t.Errorf("not killed: %v", r.engine.Calls())
+		}
+	})
+}
+
+func TestDrainHoldsTERM(t *testing.T) {
+	drain := func(p *corev1.Pod) { p.Annotations = map[string]string{api.AnnotationDrain: "true"} }
+	signalled := func(r *rig) bool { return slices.Contains(r.engine.Calls(), "Signal main 15") }
+	node(t, func(t *testing.T, r *rig) {
+		r.pod("a", drain)
+		r.pod("b", drain)
+		r.del("a")
+		r.after(10 * time.Second)
+		if signalled(r) {
+			t.Fatal("SIGTERM before the pod was drained")
+		}
+		_, err := r.o.Patch(t.Context(), api.Pods, "default", "a", api.Patch{
+			Type: "application/merge-patch+json", Data: []byte(`{"metadata":{"annotations":{"podsnap.dev/drained":"true"}}}`),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if !signalled(r) || !r.gone("a") {
+			t.Fatal("drained, and not stopped")
+		}
+		r.del("b")
+		r.after(24 * time.Second)
+		if r.gone("b") {
+			t.Fatal("not held")
+		}
+		r.after(2 * time.Second)
+		if !r.gone("b") {
+			t.Fatal("held longer than the grace period less 5 s")
+		}
+	})
+}
+
+func TestRestartPolicies(t *testing.T) {
+	for _, c := range []struct {
+		policy corev1.RestartPolicy
+		run    fake.Run
+		want   string
+	}{
+		{corev1.RestartPolicyNever, fake.Run{For: time.Second}, "Succeeded ready=false main:Completed(0)/0"},
+		{corev1.RestartPolicyNever, fake.Run{For: time.Second, Code: 3}, "Failed ready=false main:Error(3)/0"},
+		{corev1.RestartPolicyNever, fake.Run{For: time.Second, Code: 137, OOM: true}, "Failed ready=false main:OOMKilled(137)/0"},
+		{corev1.RestartPolicyOnFailure, fake.Run{For: time.Second}, "Succeeded ready=false main:Completed(0)/0"},
+		{corev1.RestartPolicyOnFailure, fake.Run{For: time.Second, Code: 1}, "Running ready=true main:running/1"},
+		{corev1.RestartPolicyAlways, fake.Run{For: time.Second}, "Running ready=true main:running/1"},
+	} {
+		t.Run(fmt.Sprintf("%s %d", c.policy, c.run.Code), func(t *testing.T) {
+			node(t, func(t *testing.T, r *rig) {
+				r.engine.Script("img", fake.Script{Runs: []fake.Run{c.run, {For: -1}}})
+				r.pod("a", policy(c.policy))
+				r.after(90 * time.Second)
+				r.want("a", c.want)
+				boxes, _ := r.engine.List(t.Context())
+				if ended := r.get("a").Status.Phase != corev1.PodRunning; ended != (len(boxes) == 0) {
+					t.Errorf("sandboxes %v", boxes)
+				}
+				r.del("a")
+				if r.after(time.Second); !r.gone("a") {
+					t.Error("not deleted")
+				}
+			})
+		})
+	}
+}
+
+func TestCrashLoop(t *testing.T) {
+	node(t, func(t *testing.T, r *rig) {
+		r.engine.Script("img", fake.Script{Runs: []fake.Run{{Code: 1}}})
+		p := r.pod("a", function)
+		var starts []time.Duration
+		begin := time.Now()
+		for n := 0; len(starts) < 10; {
+			k := 0
+			for _, c := range r.engine.Calls() {
+				if strings.HasPrefix(c, "StartContainer") {
+					k++
+				}
+			}
+			for ; n < k; n++ {
+				starts = append(starts, time.Since(begin))
+			}
+			r.after(time.Second)
+		}
+		s := time.Second
+		if diff := cmp.Diff([]time.Duration{0, 0, s, 3 * s, 7 * s, 15 * s, 31 * s, 63 * s, 123 * s, 183 * s}, starts); diff != "" {
+			t.Errorf("starts (-want +got)\n%s", diff)
+		}
+		got := r.get("a").Status.ContainerStatuses[0]
+		want := "back-off 1m0s restarting failed container=main pod=a_default(" + string(p.UID) + ")"
+		if got.State.Waiting == nil || got.State.Waiting.Reason != "CrashLoopBackOff" || got.State.Waiting.Message != want ||
+			got.LastTerminationState.Terminated == nil || got.LastTerminationState.Terminated.ExitCode != 1 {
+			t.Errorf("status %+v", got)
+		}
+		if !r.events.has("BackOff: back-off 4s") {
+			t.Errorf("events %v", r.events.said)
+		}
+		// Ten minutes of running make up for it: the next restart is at once.
+		r.engine.Script("img", fake.Script{Runs: []fake.Run{{For: 11 * time.Minute, Code: 1}}})
+		r.after(61*time.Second + 11*time.Minute)
+		r.want("a", "Running ready=true main:running/11")
+	})
+}
+
+func TestFaultsOfAPod(t *testing.T) {
+	never := func(p *corev1.Pod) { p.Spec.RestartPolicy = corev1.RestartPolicyNever }
+	secret := func(p *corev1.Pod) {
+		p.Spec.Volumes = []corev1.Volume{{Name: "s", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "key"}}}}
+		p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "s", MountPath: "/s"}}
+	}
+	env := func(p *corev1.Pod) {
+		p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "A", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{
+			LocalObjectReference: corev1.LocalObjectReference{Name: "cfg"}, Key: "k",
+		}}}}
+	}
+	for _, c := range []struct {
+		name    string
+		script  fake.Script
+		change  func(*corev1.Pod)
+		reason  string
+		message string
+		heal    func(r *rig)
+		wait    time.Duration
+	}{
+		{
+			"image", fake.Script{PullErr: fake.ErrUnknownImage}, function, "ImagePullBackOff", "manifest unknown",
+			func(r *rig) { r.engine.Script("img", fake.Script{}) }, time.Minute,
+		},
+		{
+			"secret", fake.Script{}, secret, "CreateContainerConfigError", `secret "key" not found in namespace "default"`,
+			func(r *rig) {
+				_, _ = r.o.Create(r.t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "key"}, Data: map[string][]byte{"a": nil}})
+			}, 15 * time.Second,
+		},
+		{
+			"config map", fake.Script{}, env, "CreateContainerConfigError", `environment variable A: configmap "cfg" not found in namespace "default"`,
+			func(r *rig) {
+				_, _ = r.o.Create(r.t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "cfg"}, Data: map[string]string{"k": "v"}})
+			}, 15 * time.Second,
+		},
+		{
+			"start", fake.Script{StartErr: &runtime.StartError{Reason: "CreateContainerError", Err: errors.New("no space left")}}, never,
+			"CreateContainerError", "no space left",
+			func(r *rig) { r.engine.Script("img", fake.Script{}) }, 15 * time.Second,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			node(t, func(t *testing.T, r *rig) {
+				r.engine.Script("img", c.script)
+				r.pod("ok", func(p *corev1.Pod) { p.Spec.Containers[0].Image = "other" })
+				r.pod("a", c.change)
+				r.after(20 * time.Second)
+				w := r.get("a").Status.ContainerStatuses[0].State.Waiting
+				if w == nil || w.Reason != c.reason || !strings.Contains(w.Message, c.message) {
+					t.Errorf("waiting %+v, want %s: %s", w, c.reason, c.message)
+				}
+				if !r.events.has(c.message) {
+					t.Errorf("events %v", r.events.said)
+				}
+				r.want("ok", "Running ready=true main:running/0")
+				c.heal(r)
+				r.after(c.wait)
+				r.want("a", "Running ready=true main:running/0")
+			})
+		})
+	}
+}
+
+func TestCannotRun(t *testing.T) {
+	node(t, func(t *testing.T, r *rig) {
+		r.engine.Script("img", fake.Script{StartErr: &runtime.StartError{Reason: "RunContainerError", Err: errors.New("exec: no such file")}})
+		r.pod("a", policy(corev1.RestartPolicyNever))
+		r.want("a", "Failed ready=false main:ContainerCannotRun(128)/0")
+		r.pod("b")
+		r.after(5 * time.Second)
+		r.want("b", "Running ready=false main:CrashLoopBackOff/1")
+	})
+}
+
+func TestInitContainers(t *testing.T) {
+	node(t, func(t *testing.T, r *rig) {
+		r.engine.Script("setup", fake.Script{Runs: []fake.Run{{For: time.Second, Code: 1}, {For: time.Second}}})
+		r.engine.Script("side", fake.Script{})
+		always := corev1.ContainerRestartPolicyAlways
+		r.pod("a", func(p *corev1.Pod) {
+			p.Spec.InitContainers = []corev1.Container{
+				{Name: "one", Image: "setup"}, {Name: "side", Image: "side", RestartPolicy: &always}, {Name: "two", Image: "setup"},
+			}
+		})
+		r.want("a", "Pending ready=false one:running/0 side:PodInitializing/0 two:PodInitializing/0 main:PodInitializing/0")
+		r.after(2500 * time.Millisecond)
+		r.want("a", "Pending ready=false one:Completed(0)/1 side:running/0 two:running/0 main:PodInitializing/0")
+		r.after(2 * time.Second)
+		r.want("a", "Running ready=true one:Completed(0)/1 side:running/0 two:Completed(0)/1 main:running/0")
+		r.del("a")
+		r.after(time.Second)
+		calls := strings.Join(r.engine.Calls(), ",")
+		if i, j := strings.Index(calls, "Signal main 15"), strings.Index(calls, "Signal side 15"); i < 0 || j < i {
+			t.Errorf("the sidecar has to stop after the others: %s", calls)
+		}
+		if !r.gone("a") {
+			t.Error("not deleted")
+		}
+	})
+}
+
+func TestLivenessRestarts(t *testing.T) {
+	node(t, func(t *testing.T, r *rig) {
+		r.engine.Script("img", fake.Script{ReadyAfter: -1, IgnoreTERM: true})
+		r.pod("a", func(p *corev1.Pod) {
+			p.Spec.TerminationGracePeriodSeconds = new(int64(4))
+			p.Spec.Containers[0].LivenessProbe = &corev1.Probe{
+				PeriodSeconds: 1, FailureThreshold: 3,
+				ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{}},
+			}
+			p.Spec.Containers[0].LivenessProbe.TCPSocket.Port.IntVal = 80
+		})
+		r.after(5 * time.Second)
+		r.want("a", "Running ready=true main:running/0")
+		r.engine.Script("img", fake.Script{})
+		r.after(2 * time.Second)
+		r.want("a", "Running ready=true main:running/1")
+		if !r.events.has("Unhealthy: Liveness probe failed") || !r.events.has("Killing: Container main failed liveness probe, will be restarted") {
+			t.Errorf("events %v", r.events.said)
+		}
+	})
+}
+
+func TestSandboxDeath(t *testing.T) {
+	for rp, want := range map[corev1.RestartPolicy]string{
+		corev1.RestartPolicyAlways: "Running ready=true main:running/1",
+		corev1.RestartPolicyNever:  "Failed ready=false main:Error(137)/0",
+	} {
+		t.Run(string(rp), func(t *testing.T) {
+			node(t, func(t *testing.T, r *rig) {
+				r.pod("a", policy(rp))
+				boxes, _ := r.engine.List(t.Context())
+				r.engine.Kill(boxes[0].ID, fake.Run{})
+				r.after(time.Second)
+				r.want("a", want)
+			})
+		})
+	}
+}
+
+func TestAdoption(t *testing.T) {
+	node(t, func(t *testing.T, r *rig) {
+		r.pod("a", function)
+		r.pod("b")
+		r.pod("c")
+		r.pod("d", policy(corev1.RestartPolicyNever))
+		r.after(time.Second)
+		was := map[string]string{}
+		for _, n := range []string{"a", "b", "c", "d"} {
+			was[n] = r.get(n).Status.ContainerStatuses[0].ContainerID
+		}
+		r.stop()
+		// While nobody looks: b's container ends, d's too, c is deleted by force.
+		boxes, _ := r.engine.List(t.Context())
+		for _, b := range boxes {
+			if b.Name == "b" || b.Name == "d" {
+				r.engine.Kill(b.Containers[0].ID, fake.Run{Code: 7})
+			}
+		}
+		if _, err := r.o.Delete(t.Context(), api.Pods, "default", "c", api.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
+			t.Fatal(err)
+		}
+		r.start()
+		r.after(time.Second)
+		r.want("a", "Running ready=true main:running/0")
+		r.want("b", "Running ready=true main:running/1")
+		r.want("d", "Failed ready=false main:Error(7)/0")
+		if got := r.get("a").Status.ContainerStatuses[0].ContainerID; got != was["a"] {
+			t.Errorf("a's container is %s, was %s: not adopted", got, was["a"])
+		}
+		boxes, _ = r.engine.List(t.Context())
+		if len(boxes) != 2 {
+			t.Errorf("sandboxes %v", boxes)
+		}
+		r.del("a")
+		r.after(time.Second)
+		if !r.gone("a") {
+			t.Error("an adopted pod can't be deleted")
+		}
+	})
+}
+
+func TestObjectsOutage(t *testing.T) {
+	node(t, func(t *testing.T, r *rig) {
+		r.engine.Script("img", fake.Script{Runs: []fake.Run{{For: time.Minute, Code: 1}, {For: -1}}})
+		r.pod("a")
+		r.o.set(true)
+		r.after(2 * time.Minute)
+		r.want("a", "Running ready=true main:running/0")
+		states, _ := r.agent.List(t.Context())
+		if got := states[0].Status.ContainerStatuses[0].RestartCount; got != 1 {
+			t.Errorf("restarts %d: the pod has to go on without Objects", got)
+		}
+		r.o.set(false)
+		r.after(5 * time.Second)
+		r.want("a", "Running ready=true main:running/1")
+		r.del("a")
+		r.o.set(true)
+		r.after(time.Minute)
+		r.o.set(false)
+		r.after(5 * time.Second)
+		if !r.gone("a") {
+			t.Error("not deleted after the outage")
+		}
+	})
+}
+
+func TestStopAll(t *testing.T) {
+	node(t, func(t *testing.T, r *rig) {
+		r.pod("a")
+		r.pod("b", policy(corev1.RestartPolicyNever))
+		if err := r.agent.StopAll(t.Context(), 10*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		boxes, _ := r.engine.List(t.Context())
+		if len(boxes) != 0 {
+			t.Errorf("left: %v", boxes)
+		}
+		r.want("a", "Running ready=false main:Completed(0)/0")
+		r.stop()
+		r.start()
+		r.after(time.Second)
+		r.want("a", "Running ready=true main:running/1")
+		r.want("b", "Running ready=true main:running/1")
+	})
+}
+
+func TestNodeAndLease(t *testing.T) {
+	node(t, func(t *testing.T, r *rig) {
+		r.after(30 * time.Second)
+		n, err := api.Get[*corev1.Node](t.Context(), r.o, api.Nodes, "", "n1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n.Labels[corev1.LabelHostname] != "n1" || n.Spec.PodCIDR != "10.42.0.0/24" || n.Status.Capacity.Pods().Value() != 250 {
+			t.Errorf("node %+v", n)
+		}
+		cpu, left := n.Status.Capacity.Cpu().MilliValue(), n.Status.Allocatable.Cpu().MilliValue()
+		if cpu-left != 100 {
+			t.Errorf("cpu %d, allocatable %d", cpu, left)
+		}
+		ready := ""
+		for _, c := range n.Status.Conditions {
+			if c.Type == corev1.NodeReady {
+				ready = string(c.Status)
+			}
+		}
+		if ready != "True" {
+			t.Errorf("conditions %v", n.Status.Conditions)
+		}
+		l, err := api.Get[*coordinationv1.Lease](t.Context(), r.o, api.Leases, api.SystemNamespace, "n1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if age := time.Since(l.Spec.RenewTime.Time); age > time.Second {
+			t.Errorf("lease is %s old", age)
+		}
+		// Somebody removes the Node: it comes back.
+		if _, err := r.o.Delete(t.Context(), api.Nodes, "", "n1", api.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		r.after(11 * time.Second)
+		if _, err := r.o.Get(t.Context(), api.Nodes, "", "n1"); err != nil {
+			t.Errorf("after its deletion: %v", err)
+		}
+	})
+}

@@ -1,0 +1,308 @@
+// Package network is the pod network of one node: an address for every
+// sandbox, a routed veth pair of its own (no bridge), and one nftables table
+// that masquerades what leaves the pod CIDR. It speaks netlink and starts no
+// process.
+//
+// A pod has its address as a /32 and a default route over 169.254.1.1, an
+// address that nobody has: permanent neighbour entries on both ends make ARP
+// unnecessary, so that an address that comes back with another pod is never
+// sent to the old one's MAC. The host's own address towards pods is the first
+// of the pod CIDR. The veth pair goes with the network namespace; links are
+// not deleted one by one, because that holds the kernel's network lock for
+// tens of milliseconds each.
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	linkGroup = 66 // of all our links, for a person to find: ip link show group 66
+	podLink   = "eth0"
+)
+
+// Config says what network to make. The zero value is usable.
+type Config struct {
+	PodCIDR    netip.Prefix // IPv4, /8 to /29; zero is 10.62.0.0/16
+	Table      string       // of nftables, one a platform; "" is podsnap
+	VethPrefix string       // of link names, one a platform, at most 5 letters; "" is ps
+	MTU        int          // of pod links; 0 is 1500
+	Log        *slog.Logger // nil discards
+}
+
+// Network is the pod network. All methods are safe for concurrent use.
+type Network struct {
+	c Config
+
+	mu   sync.Mutex
+	pool *pool
+}
+
+// New makes the node's part of the network: forwarding, the host's address in
+// the pod CIDR, the nftables table. It needs root. What a former process made
+// is taken over.
+func New(c Config) (*Network, error) {
+	if !c.PodCIDR.IsValid() {
+		c.PodCIDR = netip.MustParsePrefix("10.62.0.0/16")
+	}
+	if c.Table == "" {
+		c.Table = "podsnap"
+	}
+	if c.VethPrefix == "" {
+		c.VethPrefix = "ps"
+	}
+	if c.MTU == 0 {
+		c.MTU = 1500
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if len(c.VethPrefix) > 5 {
+		return nil, fmt.Errorf("veth prefix %q: at most 5 letters, as a link name has 15", c.VethPrefix)
+	}
+	p, err := newPool(c.PodCIDR)
+	if err != nil {
+		return nil, err
+	}
+	n := &Network{c: c, pool: p}
+	if err := writeSysctl("net/ipv4/ip_forward", "1"); err != nil {
+		return nil, err
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return nil, fmt.Errorf("find loopback link: %w", err)
+	}
+	if err := netlink.AddrReplace(lo, n.hostAddr()); err != nil {
+		return nil, fmt.Errorf("add the host's pod network address %s: %w", p.gateway, err)
+	}
+	if err := n.applyTable(); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// Gateway is the host's own address in the pod network: where packets from
+// the host come from, and where pods reach the host.
+func (n *Network) Gateway() netip.Addr { return n.pool.gateway }
+
+// Attach gives the namespace an address and a link. netns is a path such as
+// /proc/<pid>/ns/net. The id's first ten characters must be its own. On an
+// error nothing is left.
+func (n *Network) Attach(_ context.Context, id, netns string) (netip.Addr, error) {
+	n.mu.Lock()
+	ip, err := n.pool.take(id)
+	n.mu.Unlock()
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if err := n.attach(id, netns, ip); err != nil {
+		n.release(id)
+		return netip.Addr{}, fmt.Errorf("attach sandbox %s to the pod network: %w", id, err)
+	}
+	return ip, nil
+}
+
+func (n *Network) attach(id, path string, ip netip.Addr) (err error) {
+	ns, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+
+	name := n.linkName(id)
+	podMAC := macOf(ip)
+	veth := &netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{
+			Name: name, MTU: n.c.MTU, TxQLen: 1000, Group: linkGroup,
+			Flags: net.FlagUp, HardwareAddr: hostMAC(),
+		},
+		PeerName: podLink, PeerHardwareAddr: podMAC, PeerNamespace: netlink.NsFd(int(ns.Fd())),
+	}
+	if err := netlink.LinkAdd(veth); err != nil {
+		return fmt.Errorf("add link %s: %w", name, err)
+	}
+	defer func() {
+		if err != nil {
+			_ = netlink.LinkDel(veth)
+		}
+	}()
+	// Strict reverse path filtering drops what a pod sends under a foreign
+	// address. IPv6 is not used here and would only chatter.
+	if err := errors.Join(
+		writeSysctl("net/ipv4/conf/"+name+"/rp_filter", "1"),
+		ignoreMissing(writeSysctl("net/ipv6/conf/"+name+"/disable_ipv6", "1")),
+	); err != nil {
+		return err
+	}
+	if err := inNamespace(ns, func() error { return n.configurePod(ip) }); err != nil {
+		return err
+	}
+	if err := netlink.NeighSet(&netlink.Neigh{
+		LinkIndex: veth.Index, Family: unix.AF_INET, State: netlink.NUD_PERMANENT,
+		IP: ip.AsSlice(), HardwareAddr: podMAC,
+	}); err != nil {
+		return fmt.Errorf("add neighbour %s: %w", ip, err)
+	}
+	if err := netlink.RouteReplace(&netlink.Route{
+		LinkIndex: veth.Index, Scope: netlink.SCOPE_LINK, Dst: host32(ip), Src: n.pool.gateway.AsSlice(),
+	}); err != nil {
+		return fmt.Errorf("add route to %s: %w", ip, err)
+	}
+	return nil
+}
+
+// configurePod runs inside the pod's namespace.
+func (n *Network) configurePod(ip netip.Addr) error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	lo, err := h.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := h.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	if err := ignoreMissing(writeSysctl("net/ipv6/conf/"+podLink+"/disable_ipv6", "1")); err != nil {
+		return err
+	}
+	l, err := h.LinkByName(podLink)
+	if err != nil {
+		return err
+	}
+	if err := h.LinkSetMTU(l, n.c.MTU); err != nil {
+		return fmt.Errorf("set mtu %d: %w", n.c.MTU, err)
+	}
+	if err := h.LinkSetUp(l); err != nil {
+		return fmt.Errorf("set %s up: %w", podLink, err)
+	}
+	idx := l.Attrs().Index
+	if err := h.AddrAdd(l, &netlink.Addr{IPNet: host32(ip), Flags: unix.IFA_F_NODAD}); err != nil {
+		return fmt.Errorf("add address %s: %w", ip, err)
+	}
+	gw := linkGateway()
+	if err := h.NeighSet(&netlink.Neigh{
+		LinkIndex: idx, Family: unix.AF_INET, State: netlink.NUD_PERMANENT, IP: gw, HardwareAddr: hostMAC(),
+	}); err != nil {
+		return fmt.Errorf("add neighbour %s: %w", gw, err)
+	}
+	return errors.Join(
+		h.RouteAdd(&netlink.Route{LinkIndex: idx, Scope: netlink.SCOPE_LINK, Dst: &net.IPNet{IP: gw, Mask: net.CIDRMask(32, 32)}}),
+		h.RouteAdd(&netlink.Route{LinkIndex: idx, Gw: gw, Src: ip.AsSlice()}),
+	)
+}
+
+// Adopt takes over a sandbox that a former process attached.
+func (n *Network) Adopt(id string, ip netip.Addr) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.pool.reserve(id, ip)
+}
+
+// Detach takes the sandbox's address back. Its link goes with the namespace.
+// An id that is not attached is no error.
+func (n *Network) Detach(_ context.Context, id string) error {
+	n.release(id)
+	return nil
+}
+
+func (n *Network) release(id string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.pool.release(id)
+}
+
+// Sweep deletes the platform's links that no known sandbox has: what is left
+// of sandboxes that a former process attached and never ran.
+func (n *Network) Sweep(_ context.Context) error {
+	n.mu.Lock()
+	keep := map[string]bool{}
+	for id := range n.pool.byOwner {
+		keep[n.linkName(id)] = true
+	}
+	n.mu.Unlock()
+	return n.deleteLinks(func(name string) bool { return !keep[name] })
+}
+
+// Teardown removes everything the network made on the host, but for
+// forwarding, which others may rely on by now.
+func (n *Network) Teardown(_ context.Context) error {
+	err := errors.Join(n.deleteLinks(func(string) bool { return true }), n.deleteTable())
+	lo, e := netlink.LinkByName("lo")
+	if e != nil {
+		return errors.Join(err, e)
+	}
+	if e := netlink.AddrDel(lo, n.hostAddr()); e != nil && !errors.Is(e, unix.EADDRNOTAVAIL) {
+		err = errors.Join(err, fmt.Errorf("remove the host's pod network address: %w", e))
+	}
+	return err
+}
+
+func (n *Network) deleteLinks(which func(name string) bool) error {
+	links, err := netlink.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return fmt.Errorf("list links: %w", err)
+	}
+	for _, l := range links {
+		a := l.Attrs()
+		if l.Type() != "veth" || a.Group != linkGroup || !strings.HasPrefix(a.Name, n.c.VethPrefix) || !which(a.Name) {
+			continue
+		}
+		if e := netlink.LinkDel(l); e != nil && !errors.Is(e, unix.ENODEV) && !errors.Is(e, unix.EINVAL) {
+			err = errors.Join(err, fmt.Errorf("delete link %s: %w", a.Name, e))
+		}
+	}
+	return err
+}
+
+func (n *Network) linkName(id string) string {
+	return n.c.VethPrefix + id[:min(len(id), 10)]
+}
+
+func (n *Network) hostAddr() *netlink.Addr {
+	return &netlink.Addr{IPNet: host32(n.pool.gateway)}
+}
+
+func host32(a netip.Addr) *net.IPNet {
+	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(32, 32)}
+}
+
+// linkGateway is the address of every pod's default route.
+func linkGateway() net.IP { return net.IPv4(169, 254, 1, 1).To4() }
+
+// hostMAC is the address of the host's end of every pair.
+func hostMAC() net.HardwareAddr { return net.HardwareAddr{0xee, 0xee, 0xee, 0xee, 0xee, 0xee} }
+
+// macOf is the pod's link address, made from its IP (locally administered).
+func macOf(ip netip.Addr) net.HardwareAddr {
+	b := ip.As4()
+	return net.HardwareAddr{0x0a, 0x58, b[0], b[1], b[2], b[3]}
+}
+
+func writeSysctl(key, value string) error {
+	if err := os.WriteFile("/proc/sys/"+key, []byte(value), 0o644); err != nil {
+		return fmt.Errorf("set sysctl %s: %w", key, err)
+	}
+	return nil
+}
+
+// ignoreMissing is for settings of kernels without IPv6.
+func ignoreMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,257 @@
+package network
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func newTestNetwork(t *testing.T) *Network {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: makes links and namespaces")
+	}
+	n, err := New(Config{PodCIDR: netip.MustParsePrefix("10.219.0.0/24"), Table: "podsnap-nettest", VethPrefix: "pnt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Teardown(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if l := links(t, "pnt"); len(l) != 0 {
+			t.Errorf("links left: %v", l)
+		}
+	})
+	return n
+}
+
+func links(t *testing.T, prefix string) (names []string) {
+	t.Helper()
+	all, err := netlink.LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range all {
+		if strings.HasPrefix(l.Attrs().Name, prefix) {
+			names = append(names, l.Attrs().Name)
+		}
+	}
+	return names
+}
+
+type pod struct {
+	ns *os.File
+	ip netip.Addr
+}
+
+func attach(t *testing.T, n *Network, id string) pod {
+	t.Helper()
+	ns, err := NewNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ns.Close() })
+	ip, err := n.Attach(t.Context(), id, fmt.Sprintf("/proc/self/fd/%d", ns.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pod{ns, ip}
+}
+
+// serve answers one connection inside the pod with the client's address.
+func (p pod) serve(t *testing.T) {
+	t.Helper()
+	var l net.Listener
+	err := inNamespace(p.ns, func() (err error) {
+		l, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp4", ":8080")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+			_, _ = io.WriteString(c, host)
+			c.Close()
+		}
+	}()
+	t.Cleanup(func() { l.Close(); <-done })
+}
+
+func ask(to netip.Addr) (string, error) {
+	c, err := net.DialTimeout("tcp4", netip.AddrPortFrom(to, 8080).String(), 2*time.Second)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	b, err := io.ReadAll(c)
+	return string(b), err
+}
+
+func TestHostToPodAndPodToPod(t *testing.T) {
+	n := newTestNetwork(t)
+	a, b := attach(t, n, "aaaaaaaaaaaaaaaa"), attach(t, n, "bbbbbbbbbbbbbbbb")
+	a.serve(t)
+	b.serve(t)
+	for _, p := range []pod{a, b} {
+		got, err := ask(p.ip)
+		if err != nil || got != n.Gateway().String() {
+			t.Errorf("host to pod %s: got %q, %v, want to be seen as %s", p.ip, got, err, n.Gateway())
+		}
+	}
+	err := inNamespace(a.ns, func() error {
+		got, err := ask(b.ip)
+		if err == nil && got != a.ip.String() {
+			err = fmt.Errorf("was seen as %s, want %s: pod traffic must not be masqueraded", got, a.ip)
+		}
+		return err
+	})
+	if err != nil {
+		t.Errorf("pod to pod: %v", err)
+	}
+}
+
+// A packet with a foreign source address must not leave the pod.
+func TestSpoofedSourceIsDropped(t *testing.T) {
+	n := newTestNetwork(t)
+	a, b := attach(t, n, "aaaaaaaaaaaaaaaa"), attach(t, n, "bbbbbbbbbbbbbbbb")
+	var sink net.PacketConn
+	if err := inNamespace(b.ns, func() (err error) {
+		sink, err = (&net.ListenConfig{}).ListenPacket(t.Context(), "udp4", ":9000")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer sink.Close()
+	forged := netip.MustParseAddr("10.219.0.77")
+	if err := inNamespace(a.ns, func() error {
+		l, err := netlink.LinkByName(podLink)
+		if err != nil {
+			return err
+		}
+		if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: host32(forged)}); err != nil {
+			return err
+		}
+		for _, src := range []netip.Addr{forged, a.ip} { // the honest one comes last, as the end mark
+			c, err := net.DialUDP("udp4", &net.UDPAddr{IP: src.AsSlice()}, &net.UDPAddr{IP: b.ip.AsSlice(), Port: 9000})
+			if err != nil {
+				return err
+			}
+			if _, err := c.Write([]byte(src.String())); err != nil {
+				return err
+			}
+			c.Close()
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := sink.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 100)
+	k, _, err := sink.ReadFrom(buf)
+	if err != nil || string(buf[:k]) != a.ip.String() {
+		t.Errorf("got %q, %v; want only what comes from %s", buf[:k], err, a.ip)
+	}
+}
+
+func TestDetachFreesAndSweepCleans(t *testing.T) {
+	n := newTestNetwork(t)
+	a := attach(t, n, "aaaaaaaaaaaaaaaa")
+	if err := n.Adopt("cccccccccccccccc", a.ip); err == nil {
+		t.Error("two sandboxes got one address")
+	}
+	if err := n.Detach(t.Context(), "aaaaaaaaaaaaaaaa"); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if l := links(t, "pnt"); len(l) != 0 {
+		t.Errorf("after sweep: links %v", l)
+	}
+	if err := n.Adopt("cccccccccccccccc", a.ip); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAttachToNothingLeavesNothing(t *testing.T) {
+	n := newTestNetwork(t)
+	if _, err := n.Attach(t.Context(), "dddddddddddddddd", "/proc/self/fd/9999"); err == nil {
+		t.Fatal("got no error")
+	}
+	if len(n.pool.owner) != 0 {
+		t.Errorf("addresses left: %v", n.pool.owner)
+	}
+}
+
+// A second New, as after a restart, keeps one rule and one address.
+func TestNewTakesOver(t *testing.T) {
+	n := newTestNetwork(t)
+	if _, err := New(n.c); err != nil {
+		t.Fatal(err)
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs, err := netlink.AddrList(lo, unix.AF_INET)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, a := range addrs {
+		if a.IP.String() == n.Gateway().String() {
+			found++
+		}
+	}
+	if found != 1 {
+		t.Errorf("lo has the host's pod address %d times, want once", found)
+	}
+}
+
+func BenchmarkAttach(b *testing.B) {
+	if os.Getuid() != 0 {
+		b.Skip("needs root")
+	}
+	n, err := New(Config{PodCIDR: netip.MustParsePrefix("10.219.0.0/20"), Table: "podsnap-nettest", VethPrefix: "pnt"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = n.Teardown(context.Background()) }()
+	i := 0
+	for b.Loop() {
+		ns, err := NewNamespace()
+		if err != nil {
+			b.Fatal(err)
+		}
+		id := fmt.Sprintf("%010d", i)
+		i++
+		if _, err := n.Attach(b.Context(), id, fmt.Sprintf("/proc/self/fd/%d", ns.Fd())); err != nil {
+			b.Fatal(err)
+		}
+		_ = n.Detach(b.Context(), id)
+		ns.Close()
+	}
+}

@@ -1,0 +1,214 @@
+package nodeagent
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/podsnap/podsnap/api"
+)
+
+// statusEvery is how often the Node's status is looked over; it is written when
+// it has changed, and each heartbeatsOf at the latest.
+const (
+	statusEvery  = 10 * time.Second
+	heartbeatsOf = time.Minute
+)
+
+// register keeps the Node and its Lease up to date until ctx is done. Faults
+// are tried again with the next heartbeat.
+func (a *Agent) register(ctx context.Context) {
+	tick := time.NewTicker(a.c.HeartbeatEvery)
+	defer tick.Stop()
+	var statusAt time.Time
+	healthy, engine := true, false
+	for {
+		var err error
+		select {
+		case <-a.adopted:
+		default:
+			err = a.tell(ctx, false) // not ready before the engine answers
+			statusAt = time.Time{}
+		}
+		ready := isClosed(a.adopted)
+		if err == nil && ready && (!engine || time.Since(statusAt) >= statusEvery) {
+			if err = a.tell(ctx, true); err == nil {
+				statusAt, engine = time.Now(), true
+			}
+		}
+		if err == nil {
+			err = a.renew(ctx)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil && healthy:
+			a.log.Warn("heartbeat", slog.Any("error", err))
+		case err == nil && !healthy:
+			a.log.Info("heartbeat works again")
+		}
+		healthy = err == nil
+		if err != nil {
+			engine = false // tell all again
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func isClosed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
+
+// tell writes the Node as it is.
+func (a *Agent) tell(ctx context.Context, ready bool) error {
+	status := a.nodeStatus(ctx, ready)
+	_, err := api.Mutate(ctx, a.c.Objects, api.Nodes, "", a.c.NodeName, api.UpdateOptions{}, func(n *corev1.Node) (bool, error) {
+		old := n.DeepCopy()
+		a.describe(n)
+		return !equality.Semantic.DeepEqual(old, n), nil
+	})
+	if apierrors.IsNotFound(err) {
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: a.c.NodeName}, Spec: corev1.NodeSpec{Taints: a.c.Taints}}
+		a.describe(n)
+		n.Status = status
+		_, err = api.Create(ctx, a.c.Objects, n)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = api.Mutate(ctx, a.c.Objects, api.Nodes, "", a.c.NodeName, api.UpdateOptions{Subresource: "status"}, func(n *corev1.Node) (bool, error) {
+		next := status.DeepCopy()
+		next.Conditions = mergeConditions(n.Status.Conditions, next.Conditions)
+		next.VolumesAttached, next.VolumesInUse = n.Status.VolumesAttached, n.Status.VolumesInUse
+		changed := !equality.Semantic.DeepEqual(quietly(&n.Status), quietly(next)) || stale(n.Status.Conditions)
+		n.Status = *next
+		return changed, nil
+	})
+	return err
+}
+
+// describe sets what the agent owns of a Node.
+func (a *Agent) describe(n *corev1.Node) {
+	n.Labels = maps.Clone(n.Labels)
+	if n.Labels == nil {
+		n.Labels = map[string]string{}
+	}
+	maps.Copy(n.Labels, a.c.Labels)
+	n.Labels[corev1.LabelHostname] = a.c.NodeName
+	n.Labels[corev1.LabelOSStable], n.Labels[corev1.LabelArchStable] = machineOS()
+	if a.c.PodCIDR != "" {
+		n.Spec.PodCIDR, n.Spec.PodCIDRs = a.c.PodCIDR, []string{a.c.PodCIDR}
+	}
+}
+
+func (a *Agent) nodeStatus(ctx context.Context, ready bool) corev1.NodeStatus {
+	st := corev1.NodeStatus{
+		Capacity: machineCapacity(a.c.StateDir), NodeInfo: machineInfo(a.c.Version),
+		Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: a.c.NodeIP}, {Type: corev1.NodeHostName, Address: a.c.NodeName}},
+	}
+	st.Capacity[corev1.ResourcePods] = *resource.NewQuantity(a.c.MaxPods, resource.DecimalSI)
+	maps.Copy(st.Capacity, a.c.Capacity)
+	st.Allocatable = corev1.ResourceList{}
+	for name, q := range st.Capacity {
+		left := q.DeepCopy()
+		left.Sub(a.c.Reserved[name])
+		if left.Sign() < 0 {
+			left = resource.Quantity{Format: q.Format}
+		}
+		st.Allocatable[name] = left
+	}
+	if images, err := a.c.Images.List(ctx); err == nil {
+		st.Images = images[:min(len(images), 50)]
+	}
+	st.Conditions = conditions(ready)
+	return st
+}
+
+func conditions(ready bool) []corev1.NodeCondition {
+	now := metav1.NewTime(time.Now())
+	cond := func(t corev1.NodeConditionType, s corev1.ConditionStatus, reason, message string) corev1.NodeCondition {
+		return corev1.NodeCondition{Type: t, Status: s, Reason: reason, Message: message, LastHeartbeatTime: now, LastTransitionTime: now}
+	}
+	out := []corev1.NodeCondition{
+		cond(corev1.NodeMemoryPressure, corev1.ConditionFalse, "KubeletHasSufficientMemory", "the node has sufficient memory"),
+		cond(corev1.NodeDiskPressure, corev1.ConditionFalse, "KubeletHasNoDiskPressure", "the node has no disk pressure"),
+		cond(corev1.NodePIDPressure, corev1.ConditionFalse, "KubeletHasSufficientPID", "the node has sufficient process ids"),
+	}
+	if ready {
+		return append(out, cond(corev1.NodeReady, corev1.ConditionTrue, "KubeletReady", "the node agent is ready"))
+	}
+	return append(out, cond(corev1.NodeReady, corev1.ConditionFalse, "KubeletNotReady", "the container engine does not answer"))
+}
+
+// mergeConditions keeps conditions that others own, and the time of the last
+// change.
+func mergeConditions(old, next []corev1.NodeCondition) []corev1.NodeCondition {
+	for _, o := range old {
+		mine := false
+		for i := range next {
+			if next[i].Type == o.Type {
+				mine = true
+				if next[i].Status == o.Status {
+					next[i].LastTransitionTime = o.LastTransitionTime
+				}
+			}
+		}
+		if !mine {
+			next = append(next, o)
+		}
+	}
+	return next
+}
+
+// quietly is a status without its heartbeats.
+func quietly(s *corev1.NodeStatus) *corev1.NodeStatus {
+	out := s.DeepCopy()
+	for i := range out.Conditions {
+		out.Conditions[i].LastHeartbeatTime = metav1.Time{}
+		out.Conditions[i].LastTransitionTime = metav1.Time{}
+	}
+	return out
+}
+
+func stale(conds []corev1.NodeCondition) bool {
+	for _, c := range conds {
+		if c.Type == corev1.NodeReady {
+			return time.Since(c.LastHeartbeatTime.Time) >= heartbeatsOf
+		}
+	}
+	return true
+}
+
+// renew says that the node is alive.
+func (a *Agent) renew(ctx context.Context) error {
+	now := metav1.NewMicroTime(time.Now())
+	seconds := int32(max(40*a.c.HeartbeatEvery/time.Second, 1))
+	_, err := api.Mutate(ctx, a.c.Objects, api.Leases, api.SystemNamespace, a.c.NodeName, api.UpdateOptions{}, func(l *coordinationv1.Lease) (bool, error) {
+		l.Spec.HolderIdentity, l.Spec.LeaseDurationSeconds, l.Spec.RenewTime = &a.c.NodeName, &seconds, &now
+		return true, nil
+	})
+	if apierrors.IsNotFound(err) {
+		_, err = api.Create(ctx, a.c.Objects, &coordinationv1.Lease{
+			ObjectMeta: metav1.ObjectMeta{Namespace: api.SystemNamespace, Name: a.c.NodeName},
+			Spec:       coordinationv1.LeaseSpec{HolderIdentity: &a.c.NodeName, LeaseDurationSeconds: &seconds, RenewTime: &now},
+		})
+	}
+	return err
+}

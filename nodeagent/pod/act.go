@@ -1,0 +1,364 @@
+package pod
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/podsnap/podsnap/nodeagent/probe"
+	"github.com/podsnap/podsnap/nodeagent/runtime"
+	"github.com/podsnap/podsnap/nodeagent/volume"
+)
+
+// actTimeout bounds what the engine is asked for, but for pulls.
+const actTimeout = 2 * time.Minute
+
+// begin does an action in the background; its end is a message to the worker.
+func (w *Worker) begin(ctx context.Context, a Action, now time.Time) {
+	w.s.Begin(a, now)
+	w.log.Debug("begin", slog.String("action", a.String()))
+	if a.Kind == StopContainer && w.s.Stop != nil {
+		w.event(corev1.EventTypeNormal, "Killing", "Stopping container "+a.Container)
+	}
+	do := w.doing(a, w.s.Pod, w.s.Sandbox.Sandbox)
+	w.ops.Go(func() {
+		if a.Kind != Pull {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, actTimeout+time.Until(a.deadline(now)))
+			defer cancel()
+		}
+		end := do(ctx)
+		w.post(func() {
+			end()
+			w.late()
+		})
+	})
+}
+
+// doing is what an action does: away from the worker's state, and then, as a
+// message, what it has come to.
+func (w *Worker) doing(a Action, p *corev1.Pod, sb runtime.Sandbox) func(context.Context) func() {
+	switch a.Kind {
+	case PrepareVolumes:
+		return func(ctx context.Context) func() { return w.prepare(ctx, a, p) }
+	case StartSandbox:
+		return func(ctx context.Context) func() { return w.startSandbox(ctx, a, p) }
+	case RemoveSandbox:
+		return func(ctx context.Context) func() { return w.removeSandbox(ctx, a) }
+	case Pull:
+		return func(ctx context.Context) func() { return w.pull(ctx, a, p) }
+	case StartContainer:
+		return func(ctx context.Context) func() { return w.startContainer(ctx, a, p, sb) }
+	case StopContainer:
+		return func(ctx context.Context) func() { return w.stopContainer(ctx, a, p, sb.IP) }
+	case KillContainer:
+		return func(ctx context.Context) func() {
+			w.warn("kill", w.c.Runtime.Signal(ctx, a.ID, syscall.SIGKILL))
+			return func() { w.s.Acted(a) }
+		}
+	case RemoveContainer:
+		return func(ctx context.Context) func() {
+			w.warn("remove container", w.c.Runtime.RemoveContainer(ctx, a.ID))
+			return func() { w.s.Acted(a) }
+		}
+	case RemoveVolumes:
+		return w.removeVolumes(a, p)
+	case Finish:
+		return w.finish(a)
+	}
+	return func(context.Context) func() { return func() { w.s.Acted(a) } }
+}
+
+func (a Action) deadline(now time.Time) time.Time {
+	if a.Deadline.IsZero() {
+		return now
+	}
+	return a.Deadline
+}
+
+func (w *Worker) prepare(ctx context.Context, a Action, p *corev1.Pod) func() {
+	err := w.c.Volumes.Setup(ctx, p)
+	f := fault(err, "CreateContainerConfigError")
+	return func() {
+		if f != nil {
+			w.event(corev1.EventTypeWarning, "FailedMount", "MountVolume.SetUp failed: "+f.Message)
+		}
+		w.s.VolumesPrepared(a, f, time.Now())
+	}
+}
+
+func (w *Worker) startSandbox(ctx context.Context, a Action, p *corev1.Pod) func() {
+	begin := time.Now()
+	sb, err := w.c.Runtime.StartSandbox(ctx, sandboxSpec(p, w.c.Pids))
+	f := fault(err, "FailedCreatePodSandBox")
+	w.stage("sandbox", begin, err)
+	return func() {
+		if f != nil {
+			w.event(corev1.EventTypeWarning, f.Reason, "Failed to create pod sandbox: "+f.Message)
+		} else if w.c.Sandbox != nil {
+			w.c.Sandbox(w, sb.ID, true)
+		}
+		w.s.SandboxStarted(a, sb, f, time.Now())
+	}
+}
+
+func (w *Worker) removeSandbox(ctx context.Context, a Action) func() {
+	err := w.c.Runtime.RemoveSandbox(ctx, a.ID)
+	w.warn("remove sandbox", err)
+	return func() {
+		if err == nil && w.c.Sandbox != nil {
+			w.c.Sandbox(w, a.ID, false)
+		}
+		w.s.SandboxRemoved(a, fault(err, "FailedKillPod"), time.Now())
+	}
+}
+
+func (w *Worker) pull(ctx context.Context, a Action, p *corev1.Pod) func() {
+	c := find(p, a.Container)
+	begin := time.Now()
+	img, err := w.c.Images.Ensure(ctx, c.Image, pullPolicy(c))
+	w.stage("image", begin, err)
+	f := fault(err, "ErrImagePull")
+	var pe *runtime.PullError
+	if errors.As(err, &pe) && pe.Reason != "" {
+		f.Reason = pe.Reason
+	}
+	took := time.Since(begin)
+	return func() {
+		switch {
+		case f != nil && ctx.Err() == nil:
+			w.event(corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %s", c.Image, f.Message))
+		case f == nil:
+			w.event(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q is there after %s", c.Image, took.Round(time.Millisecond)))
+		}
+		w.s.Pulled(a, img.ID, f, time.Now())
+	}
+}
+
+func (w *Worker) startContainer(ctx context.Context, a Action, p *corev1.Pod, sb runtime.Sandbox) func() {
+	begin := time.Now()
+	spec, err := w.containerSpec(ctx, a, p, sb)
+	var it runtime.Container
+	if err == nil {
+		it, err = w.c.Runtime.StartContainer(ctx, spec)
+	}
+	w.stage("container", begin, err)
+	f := fault(err, "CreateContainerError")
+	var ce *volume.ConfigError
+	var se *runtime.StartError
+	switch {
+	case errors.As(err, &ce):
+		f.Reason = "CreateContainerConfigError"
+	case errors.As(err, &se):
+		f.Reason = se.Reason
+		if se.Reason == "RunContainerError" || se.Reason == "StartError" {
+			f.Reason = cannotRunReason
+		}
+	}
+	var hook error
+	if h := find(p, a.Container).Lifecycle; f == nil && h != nil && h.PostStart != nil {
+		hook = w.hook(ctx, find(p, a.Container), h.PostStart, it.ID, sb.IP)
+	}
+	return func() {
+		if f != nil {
+			w.event(corev1.EventTypeWarning, "Failed", fmt.Sprintf("Container %s could not be started: %s", a.Container, f.Message))
+		} else {
+			w.event(corev1.EventTypeNormal, "Started", "Started container "+a.Container)
+		}
+		w.s.ContainerStarted(a, it, f, time.Now())
+		if hook != nil {
+			w.event(corev1.EventTypeWarning, "FailedPostStartHook", hook.Error())
+			w.s.Containers[a.Container].Unhealthy = "failed its postStart hook"
+		}
+	}
+}
+
+// containerSpec puts together what the engine needs. Volumes are brought up to
+// date, so that a container that starts anew sees the objects of now.
+func (w *Worker) containerSpec(ctx context.Context, a Action, p *corev1.Pod, sb runtime.Sandbox) (runtime.ContainerSpec, error) {
+	c := find(p, a.Container)
+	ip := sb.IP
+	if p.Spec.HostNetwork {
+		ip = w.c.HostIP
+	}
+	if a.Attempt > 0 {
+		if err := w.c.Volumes.Setup(ctx, p); err != nil {
+			return runtime.ContainerSpec{}, err
+		}
+	}
+	if err := w.c.Volumes.Files(p, ip); err != nil {
+		return runtime.ContainerSpec{}, err
+	}
+	env, err := w.c.Volumes.Env(ctx, p, c, volume.Addresses{Pod: ip, Host: w.c.HostIP})
+	if err != nil {
+		return runtime.ContainerSpec{}, err
+	}
+	mounts, err := w.c.Volumes.Mounts(p, c)
+	if err != nil {
+		return runtime.ContainerSpec{}, err
+	}
+	path := LogPath(w.c.LogDir, p, c.Name, a.Attempt)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return runtime.ContainerSpec{}, err
+	}
+	return runtime.ContainerSpec{
+		Sandbox: sb.ID, Name: c.Name, Attempt: a.Attempt, Image: c.Image,
+		Command: volume.Expand(c.Command, env), Args: volume.Expand(c.Args, env), Env: env, WorkingDir: c.WorkingDir,
+		Mounts: mounts, Resources: resources(c, w.c.Pids), Security: security(p, c),
+		LogPath: path, Labels: labels(p, c.Name),
+	}, nil
+}
+
+// stopContainer runs the preStop hook and sends SIGTERM; it returns when that
+// is sent, at the deadline at the latest.
+func (w *Worker) stopContainer(ctx context.Context, a Action, p *corev1.Pod, ip string) func() {
+	c := find(p, a.Container)
+	hookCtx, cancel := context.WithDeadline(ctx, a.Deadline)
+	defer cancel()
+	var hook error
+	if c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
+		hook = w.hook(hookCtx, c, c.Lifecycle.PreStop, a.ID, ip)
+	}
+	sig := syscall.SIGTERM
+	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
+		sig = signalOf(*c.Lifecycle.StopSignal)
+	}
+	w.warn("signal", w.c.Runtime.Signal(ctx, a.ID, sig))
+	return func() {
+		if hook != nil {
+			w.event(corev1.EventTypeWarning, "FailedPreStopHook", hook.Error())
+		}
+		w.s.Acted(a)
+	}
+}
+
+func signalOf(s corev1.Signal) syscall.Signal {
+	for n, sig := range map[corev1.Signal]syscall.Signal{
+		corev1.SIGINT: syscall.SIGINT, corev1.SIGQUIT: syscall.SIGQUIT, corev1.SIGHUP: syscall.SIGHUP,
+		corev1.SIGUSR1: syscall.SIGUSR1, corev1.SIGUSR2: syscall.SIGUSR2, corev1.SIGKILL: syscall.SIGKILL,
+		corev1.SIGWINCH: syscall.SIGWINCH,
+	} {
+		if n == s {
+			return sig
+		}
+	}
+	return syscall.SIGTERM
+}
+
+// hook runs a life cycle hook of a container.
+func (w *Worker) hook(ctx context.Context, c *corev1.Container, h *corev1.LifecycleHandler, id, ip string) error {
+	switch {
+	case h.Sleep != nil:
+		t := time.NewTimer(time.Duration(h.Sleep.Seconds) * time.Second)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+		}
+		return nil
+	case h.Exec == nil && h.HTTPGet == nil && h.TCPSocket == nil:
+		return nil
+	}
+	spec := &corev1.Probe{TimeoutSeconds: 3600, ProbeHandler: corev1.ProbeHandler{Exec: h.Exec, HTTPGet: h.HTTPGet, TCPSocket: h.TCPSocket}}
+	return w.c.Prober.Check(ctx, spec, w.target(c, id, ip))
+}
+
+// target is where a container's probes and hooks go.
+func (w *Worker) target(c *corev1.Container, id, ip string) probe.Target {
+	t := probe.Target{IP: ip, Ports: map[string]int32{}}
+	if ip == "" {
+		t.IP = w.c.HostIP // the host's network
+	}
+	for _, p := range c.Ports {
+		t.Ports[p.Name] = p.ContainerPort
+	}
+	t.Exec = func(ctx context.Context, command []string) (int, string, error) {
+		out := &head{most: 10 << 10}
+		code, err := w.c.Runtime.Exec(ctx, id, runtime.Exec{Command: command, Stdout: out, Stderr: out})
+		return code, out.String(), err
+	}
+	return t
+}
+
+// head keeps the start of what is written.
+type head struct {
+	bytes.Buffer
+	most int
+}
+
+func (h *head) Write(b []byte) (int, error) {
+	if room := h.most - h.Len(); room > 0 {
+		h.Buffer.Write(b[:min(room, len(b))])
+	}
+	return len(b), nil
+}
+
+// removeVolumes removes what the pod has on disk, or only unmounts it when the
+// pod is to come back. The logs stay as long as the object.
+func (w *Worker) removeVolumes(a Action, p *corev1.Pod) func(context.Context) func() {
+	keep, last := w.s.Stop != nil && w.s.Stop.Mode == Keep, w.s.Stop != nil && w.s.Stop.Mode != Keep
+	return func(context.Context) func() {
+		var err error
+		if keep {
+			err = w.c.Volumes.Release(p.UID)
+		} else {
+			err = w.c.Volumes.Remove(p.UID)
+		}
+		if err == nil && last {
+			err = os.RemoveAll(logDir(w.c.LogDir, p))
+		}
+		w.warn("remove volumes", err)
+		return func() { w.s.VolumesRemoved(a, fault(err, "FailedKillPod"), time.Now()) }
+	}
+}
+
+func (w *Worker) instance(container string) (string, error) {
+	p := w.Pod()
+	for _, list := range [][]corev1.ContainerStatus{p.Status.ContainerStatuses, p.Status.InitContainerStatuses} {
+		for _, cs := range list {
+			if container != "" && cs.Name != container {
+				continue
+			}
+			if cs.State.Running == nil {
+				return "", apierrors.NewBadRequest(fmt.Sprintf("container %q of pod %q does not run", cs.Name, p.Name))
+			}
+			return strings.TrimPrefix(cs.ContainerID, "containerd://"), nil
+		}
+	}
+	return "", apierrors.NewBadRequest(fmt.Sprintf("container %q is not valid for pod %q", container, p.Name))
+}
+
+func fault(err error, reason string) *Fault {
+	if err == nil {
+		return nil
+	}
+	return &Fault{Reason: reason, Message: err.Error()}
+}
+
+func (w *Worker) warn(what string, err error) {
+	if err != nil && !errors.Is(err, context.Canceled) && !apierrors.IsNotFound(err) {
+		w.log.Warn("pod", slog.String("what", what), slog.Any("error", err))
+	}
+}
+
+func (w *Worker) stage(name string, begin time.Time, err error) {
+	if w.c.Stage != nil && err == nil {
+		w.c.Stage(name, time.Since(begin))
+	}
+}
+
+func (w *Worker) event(kind, reason, message string) {
+	if w.c.Recorder != nil {
+		w.c.Recorder.Event(w.s.Pod, kind, reason, message)
+	}
+}

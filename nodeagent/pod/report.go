@@ -1,0 +1,148 @@
+package pod
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/podsnap/podsnap/api"
+)
+
+// write brings the status to Objects in the background when it has changed, and
+// answers with when to try again. One write is under way at a time; what comes
+// meanwhile goes with the next one.
+func (w *Worker) write(ctx context.Context, now time.Time) time.Time {
+	st := w.s.Prev
+	if w.writing || w.s.Stop != nil && w.s.Stop.Mode == Gone {
+		return time.Time{}
+	}
+	if equality.Semantic.DeepEqual(w.written, st) {
+		if w.s.Final != nil && !w.s.Stored {
+			w.s.Stored = true
+			return now
+		}
+		return time.Time{}
+	}
+	if now.Before(w.retry) {
+		return w.retry
+	}
+	w.writing = true
+	p := w.s.Pod
+	w.ops.Go(func() {
+		err := w.store(ctx, p, st)
+		w.post(func() {
+			w.writing = false
+			if err == nil {
+				w.written, w.failures, w.retry = st, 0, time.Time{}
+				return
+			}
+			w.again(err, "write status")
+		})
+	})
+	return time.Time{}
+}
+
+func (w *Worker) again(err error, what string) {
+	w.failures++
+	wait := backoff{100 * time.Millisecond, 5 * time.Second}.after(w.failures)
+	w.retry = time.Now().Add(wait)
+	w.log.Debug("objects", slog.String("what", what), slog.Any("error", err), slog.Duration("again_in", wait))
+}
+
+// store writes a status to the newest version of the object. An object that is
+// not there (any more) is no fault.
+func (w *Worker) store(ctx context.Context, p *corev1.Pod, st corev1.PodStatus) error {
+	for {
+		next := *p
+		next.Status = merge(st, p.Status)
+		_, err := w.c.Objects.Update(ctx, &next, api.UpdateOptions{Subresource: "status"})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if !apierrors.IsConflict(err) {
+			return err
+		}
+		p, err = api.Get[*corev1.Pod](ctx, w.c.Objects, api.Pods, p.Namespace, p.Name)
+		if apierrors.IsNotFound(err) || err == nil && p.UID != next.UID {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// merge adds to a status what others own.
+func merge(st, newest corev1.PodStatus) corev1.PodStatus {
+	out := *st.DeepCopy()
+	for _, c := range newest.Conditions {
+		if !owned(c.Type) {
+			out.Conditions = append(out.Conditions, c)
+		}
+	}
+	out.NominatedNodeName = newest.NominatedNodeName
+	return out
+}
+
+// finish ends the object's part of a pod: its last status is written and, when
+// it was deleted, the object is removed. It is tried until it is done.
+func (w *Worker) finish(a Action) func(context.Context) func() {
+	p, st, mode := w.s.Pod, w.s.Prev, w.s.Stop.Mode
+	return func(ctx context.Context) func() {
+		err := w.conclude(ctx, p, st, mode)
+		return func() {
+			w.s.Acted(a)
+			if err == nil {
+				w.written, w.s.Done = st, true
+				return
+			}
+			w.again(err, "finish")
+			w.s.Ending.Until = w.retry
+		}
+	}
+}
+
+func (w *Worker) conclude(ctx context.Context, p *corev1.Pod, st corev1.PodStatus, mode Mode) error {
+	if mode == Gone {
+		return nil
+	}
+	if err := w.store(ctx, p, st); err != nil {
+		return err
+	}
+	if mode != Delete {
+		return nil
+	}
+	zero := int64(0)
+	_, err := w.c.Objects.Delete(ctx, api.Pods, p.Namespace, p.Name, api.DeleteOptions{GracePeriodSeconds: &zero, UID: p.UID})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) { // gone, or its name is another pod's now
+		return nil
+	}
+	return err
+}
+
+// backoffs tells events for containers that have come to wait.
+func (w *Worker) backoffs(next corev1.PodStatus) {
+	was := map[string]string{}
+	for _, cs := range append(w.s.Prev.InitContainerStatuses[:len(w.s.Prev.InitContainerStatuses):len(w.s.Prev.InitContainerStatuses)], w.s.Prev.ContainerStatuses...) {
+		if cs.State.Waiting != nil {
+			was[cs.Name] = cs.State.Waiting.Reason + cs.State.Waiting.Message
+		}
+	}
+	for _, cs := range append(next.InitContainerStatuses[:len(next.InitContainerStatuses):len(next.InitContainerStatuses)], next.ContainerStatuses...) {
+		wt := cs.State.Waiting
+		if wt == nil || was[cs.Name] == wt.Reason+wt.Message {
+			continue
+		}
+		switch wt.Reason {
+		case "CrashLoopBackOff", "ImagePullBackOff":
+			w.event(corev1.EventTypeWarning, "BackOff", wt.Message)
+		case "CreateContainerConfigError":
+			w.event(corev1.EventTypeWarning, "Failed", fmt.Sprintf("Error: %s", wt.Message))
+		}
+	}
+}

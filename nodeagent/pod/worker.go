@@ -1,0 +1,315 @@
+package pod
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/nodeagent/probe"
+	"github.com/podsnap/podsnap/nodeagent/runtime"
+	"github.com/podsnap/podsnap/nodeagent/volume"
+)
+
+// Recorder tells of events; internal/record implements it.
+type Recorder interface {
+	Event(obj api.Object, eventType, reason, message string)
+}
+
+// Config is what all workers of a node share.
+type Config struct {
+	Objects api.Objects
+	Runtime runtime.Runtime
+	Images  runtime.Images
+	Volumes *volume.Manager
+	Prober  *probe.Prober
+	HostIP  string
+	LogDir  string // folder of the containers' logs
+	Pids    int64  // most processes of a container; 0 is 1024
+	Log     *slog.Logger
+
+	Recorder Recorder                             // nil is none
+	Stage    func(stage string, d time.Duration)  // a part of a start took so long: image, sandbox, container, ready; nil is none
+	Started  func(d time.Duration)                // a pod was ready for the first time after so long; nil is none
+	Publish  func(p *corev1.Pod, gone bool)       // told each new state, the object with its status; nil is none
+	Sandbox  func(w *Worker, id string, has bool) // a sandbox is now the worker's, or not any more; nil is none
+}
+
+// Worker runs one pod. Make it with NewWorker; Run does the work, the other
+// methods tell it what happened and return soon. They are safe for concurrent
+// use.
+type Worker struct {
+	c     Config
+	s     *State
+	inbox chan func()
+	over  chan struct{} // closed when Run has ended
+	ops   sync.WaitGroup
+	log   *slog.Logger
+
+	// Of Run's goroutine alone:
+	early    []runtime.Exit // exits of what is just being started
+	probes   map[string]*probing
+	writing  bool
+	written  corev1.PodStatus // as in Objects
+	failures int              // of writes in a row
+	retry    time.Time        // of the write
+	told     corev1.PodStatus // as published
+	accepted time.Time
+	wasReady bool
+
+	mu      sync.Mutex
+	pod     *corev1.Pod   // with the published status
+	changed chan struct{} // closed when pod is replaced
+}
+
+type probing struct {
+	id     string
+	cancel context.CancelFunc
+}
+
+// NewWorker takes a pod on. sandbox is what the engine has of it, or nil; what
+// runs in it goes on.
+func NewWorker(c Config, p *corev1.Pod, sandbox *runtime.Sandbox) *Worker {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Prober == nil {
+		c.Prober = &probe.Prober{}
+	}
+	if c.Pids == 0 {
+		c.Pids = 1024
+	}
+	now := time.Now()
+	w := &Worker{
+		c: c, s: New(p, c.HostIP, sandbox, now), pod: p,
+		inbox: make(chan func(), 16), over: make(chan struct{}), changed: make(chan struct{}),
+		probes: map[string]*probing{}, written: p.Status, told: p.Status, accepted: now,
+		log: c.Log.With(slog.String("pod", p.Namespace+"/"+p.Name), slog.String("uid", string(p.UID))),
+	}
+	for i := range p.Status.Conditions {
+		if it := p.Status.Conditions[i]; it.Type == corev1.PodReady && it.Status == corev1.ConditionTrue {
+			w.wasReady = true
+		}
+	}
+	return w
+}
+
+// Pod is the object with the status as it is now. It must not be changed.
+func (w *Worker) Pod() *corev1.Pod {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.pod
+}
+
+// Await returns true when the pod as it is now satisfies cond, and false when
+// the worker has ended or stop is closed before.
+func (w *Worker) Await(stop <-chan struct{}, cond func(*corev1.Pod) bool) bool {
+	for {
+		w.mu.Lock()
+		p, changed := w.pod, w.changed
+		w.mu.Unlock()
+		if cond(p) {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-w.over:
+			return false
+		case <-stop:
+			return false
+		}
+	}
+}
+
+// Update tells of a newer version of the object.
+func (w *Worker) Update(p *corev1.Pod) {
+	w.post(func() { w.s.Observe(p, time.Now()) })
+}
+
+// Stop ends the pod within grace; see Mode. For Gone and Delete a negative
+// grace is the pod's own.
+func (w *Worker) Stop(mode Mode, grace time.Duration) {
+	w.post(func() {
+		if grace < 0 {
+			grace = graceOf(w.s.Pod)
+		}
+		w.log.Info("stop", slog.Int("mode", int(mode)), slog.Duration("grace", grace))
+		w.s.End(mode, grace, time.Now())
+	})
+}
+
+// Exited tells of the end of a container or of a sandbox; others than the
+// pod's are ignored.
+func (w *Worker) Exited(e runtime.Exit) {
+	w.post(func() { w.exited(e) })
+}
+
+func (w *Worker) post(f func()) {
+	select {
+	case w.inbox <- f:
+	case <-w.over:
+	}
+}
+
+// Run works until the pod is gone, or until ctx is done: then the pod goes on
+// without it. It may be called once.
+func (w *Worker) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		close(w.over) // before the wait: what is under way may want to tell something
+		w.ops.Wait()
+	}()
+	if w.c.Sandbox != nil && w.s.Sandbox.ID != "" {
+		w.c.Sandbox(w, w.s.Sandbox.ID, true)
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		wake := w.step(ctx)
+		if w.s.Done {
+			w.publish(true)
+			return nil
+		}
+		timer.Stop()
+		var alarm <-chan time.Time
+		if !wake.IsZero() {
+			timer.Reset(time.Until(wake))
+			alarm = timer.C
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-alarm:
+		case f := <-w.inbox:
+			f()
+			w.drain()
+		}
+	}
+}
+
+// drain takes in all that is there, so that it costs one decision.
+func (w *Worker) drain() {
+	for {
+		select {
+		case f := <-w.inbox:
+			f()
+		default:
+			return
+		}
+	}
+}
+
+// step decides, begins what has to be done and answers with when to look again.
+func (w *Worker) step(ctx context.Context) time.Time {
+	now := time.Now()
+	r := Step(w.s, now)
+	if r.Final {
+		w.s.Final = r.Status.DeepCopy()
+		w.log.Info("ended", slog.String("phase", string(r.Status.Phase)))
+	}
+	w.backoffs(r.Status)
+	w.s.Prev = r.Status
+	for _, a := range r.Actions {
+		w.begin(ctx, a, now)
+	}
+	w.publish(false)
+	w.watch(ctx)
+	wake := r.Wake
+	if at := w.write(ctx, now); !at.IsZero() && (wake.IsZero() || at.Before(wake)) {
+		wake = at
+	}
+	if r.Final {
+		return now
+	}
+	return wake
+}
+
+// publish tells the node of a new state.
+func (w *Worker) publish(gone bool) {
+	if !gone && equality.Semantic.DeepEqual(w.told, w.s.Prev) && w.Pod() == w.s.Pod {
+		return
+	}
+	w.told = w.s.Prev
+	p := *w.s.Pod // the object is shared: only the copy's status is new
+	p.Status = w.s.Prev
+	w.mu.Lock()
+	w.pod = &p
+	close(w.changed)
+	w.changed = make(chan struct{})
+	w.mu.Unlock()
+	w.ready(&p)
+	if w.c.Publish != nil {
+		w.c.Publish(&p, gone)
+	}
+}
+
+func (w *Worker) ready(p *corev1.Pod) {
+	if w.wasReady {
+		return
+	}
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+			w.wasReady = true
+			if w.c.Started != nil {
+				w.c.Started(time.Since(w.accepted))
+			}
+		}
+	}
+}
+
+func (w *Worker) exited(e runtime.Exit) {
+	if e.Sandbox != w.s.Sandbox.ID {
+		if w.s.Sandbox.ID == "" && w.s.starting() {
+			w.early = append(w.early, e)
+		}
+		return
+	}
+	if e.Container == "" {
+		if !w.s.Sandbox.Dead {
+			w.event(corev1.EventTypeNormal, "SandboxChanged", "The pod's sandbox has died; it is made anew")
+		}
+		w.s.SandboxDied(e.Sandbox)
+		return
+	}
+	if !w.s.Exited(e.Container, e) && w.s.starting() {
+		w.early = append(w.early, e)
+	}
+}
+
+// late takes in exits that were told before the start they belong to, and
+// forgets the others when nothing is being started.
+func (w *Worker) late() {
+	early := w.early
+	w.early = nil
+	for _, e := range early {
+		switch {
+		case e.Sandbox == w.s.Sandbox.ID && e.Container == "":
+			w.s.SandboxDied(e.Sandbox)
+		case e.Sandbox == w.s.Sandbox.ID && w.s.Exited(e.Container, e):
+		default:
+			w.early = append(w.early, e)
+		}
+	}
+	if !w.s.starting() {
+		w.early = nil
+	}
+}
+
+// Exec runs a command in a container; "" is the first one.
+func (w *Worker) Exec(ctx context.Context, o api.ExecOptions) (int, error) {
+	id, err := w.instance(o.Container)
+	if err != nil {
+		return 0, err
+	}
+	stdout := o.Stdout
+	if stdout == nil {
+		stdout = io.Discard
+	}
+	return w.c.Runtime.Exec(ctx, id, runtime.Exec{Command: o.Command, Stdin: o.Stdin, Stdout: stdout, Stderr: o.Stderr})
+}

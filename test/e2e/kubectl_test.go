@@ -1,0 +1,48 @@
+package e2e
+
+import (
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/podsnap/podsnap/internal/openfaas"
+	"github.com/podsnap/podsnap/test/platform"
+)
+
+// kubectl reads what the platform runs, unmodified.
+func kubectl(t *testing.T, p *platform.Platform) {
+	bin, err := exec.LookPath("kubectl")
+	if err != nil {
+		t.Skip("no kubectl on this machine")
+	}
+	deploy(t, p, openfaas.FunctionDeployment{Service: "shown"})
+	platform.Eventually(t, 20*time.Second, available(t, p, "shown", 1))
+	run := func(args ...string) string {
+		t.Helper()
+		cmd := exec.Command(bin, append([]string{"--kubeconfig", filepath.Join(p.StateDir, "kubeconfig"), "--cache-dir", t.TempDir()}, args...)...) //nolint:noctx // answers soon
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+		return string(out)
+	}
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"get", "nodes"}, "test-node"},
+		{[]string{"get", "nodes"}, "Ready"},
+		{[]string{"get", "pods", "-n", "openfaas-fn", "-l", "faas_function=shown", "-o", "wide"}, "Running"},
+		{[]string{"get", "deployments,replicasets,services,endpointslices,functions", "-n", "openfaas-fn"}, "shown"},
+		{[]string{"get", "events", "-n", "openfaas-fn"}, "Scheduled"},
+		{[]string{"get", "ns"}, "openfaas-fn"},
+	} {
+		if out := run(c.args...); !strings.Contains(out, c.want) {
+			t.Errorf("kubectl %s does not show %q:\n%s", strings.Join(c.args, " "), c.want, out)
+		}
+	}
+	run("scale", "deployment/shown", "-n", "openfaas-fn", "--replicas=2")
+	platform.Eventually(t, 20*time.Second, available(t, p, "shown", 2))
+}

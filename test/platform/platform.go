@@ -1,0 +1,340 @@
+// Package platform starts the real platform for a test: the faas binary, with
+// state directory, ports and addresses of its own.
+package platform
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/podsnap/podsnap/internal/openfaas"
+)
+
+// T is what a platform needs of its test; bench has one too.
+type T interface {
+	Helper()
+	Context() context.Context
+	Cleanup(f func())
+	Failed() bool
+	Logf(format string, args ...any)
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Skip(args ...any)
+	Skipf(format string, args ...any)
+}
+
+// Platform is a running platform.
+type Platform struct {
+	Binary   string // the faas command
+	StateDir string
+	URL      string // gateway
+	Metrics  string // URL of the metrics
+	API      string // URL of the Kubernetes API
+	Client   *openfaas.Client
+	Password string
+
+	t    T
+	args []string
+	env  []string
+
+	mu  sync.Mutex
+	cmd *exec.Cmd
+	end chan error
+	log *bytes.Buffer
+}
+
+var binary = sync.OnceValues(func() (string, error) {
+	if b := os.Getenv("FAAS_BINARY"); b != "" {
+		return filepath.Abs(b)
+	}
+	root, err := exec.Command("go", "env", "GOMOD").Output() //nolint:noctx // answers at once
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Dir(strings.TrimSpace(string(root)))
+	cmd := exec.Command("make", "-s", "-C", dir, "build") //nolint:noctx // bounded by the test's own limit
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("make build: %w\n%s", err, out)
+	}
+	return filepath.Join(dir, "bin", "faas"), nil
+})
+
+// Binary is the faas command of this tree: $FAAS_BINARY, or built now.
+func Binary(t T) string {
+	t.Helper()
+	b, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// NeedRoot skips a test that can't run here, saying why.
+func NeedRoot(t T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("running containers needs root")
+	}
+	for _, p := range []string{"containerd", "runc"} {
+		if _, err := exec.LookPath(p); err != nil {
+			t.Skipf("%s is not installed: run deploy/setup.sh test", p)
+		}
+	}
+}
+
+// New prepares a platform and starts it; flags are added to `faas server`. It
+// is stopped, with all it runs, at the test's end.
+func New(t T, flags ...string) *Platform {
+	t.Helper()
+	NeedRoot(t)
+	// Short, because sockets live below it; not t.TempDir, because it must
+	// still be there for `faas server stop`.
+	dir, err := os.MkdirTemp("", "pst")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ports := FreePorts(t, 3)
+	p := &Platform{
+		Binary: Binary(t), StateDir: dir, t: t,
+		URL: "http://" + ports[0], Metrics: "http://" + ports[1], API: "http://" + ports[2],
+		args: append([]string{
+			"--state-dir", dir, "--run-dir", filepath.Join(dir, "run"),
+			"--listen", ports[0], "--metrics-listen", ports[1], "--api-listen", ports[2],
+			"--pod-cidr", FreeCIDR(t), "--node-name", "test-node",
+		}, flags...),
+		env: append(os.Environ(), "OPENFAAS_CONFIG="+filepath.Join(dir, "login"), "OPENFAAS_URL=http://"+ports[0], "PODSNAP_STATE_DIR="+dir),
+	}
+	t.Cleanup(func() {
+		p.Stop()
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("remove the state directory: %v", err)
+		}
+	})
+	p.Start()
+	b, err := os.ReadFile(filepath.Join(dir, "auth", "basic-auth-password"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Password = strings.TrimSpace(string(b))
+	p.Client = &openfaas.Client{URL: p.URL, User: "admin", Password: p.Password, HTTP: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 512}}}
+	return p
+}
+
+// Start starts the server process and waits until the gateway answers.
+func (p *Platform) Start() {
+	p.t.Helper()
+	p.mu.Lock()
+	p.log = &bytes.Buffer{}
+	p.cmd = exec.Command(p.Binary, append([]string{"server"}, p.args...)...) //nolint:noctx // Stop ends it
+	p.cmd.Env = p.env
+	out := &lockedWriter{w: p.log}
+	p.cmd.Stdout, p.cmd.Stderr = out, out
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := p.cmd.Start(); err != nil {
+		p.mu.Unlock()
+		p.t.Fatal(err)
+	}
+	end := make(chan error, 1)
+	p.end = end
+	cmd := p.cmd
+	p.mu.Unlock()
+	go func() { end <- cmd.Wait() }()
+	deadline := time.After(60 * time.Second)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	c := &openfaas.Client{URL: p.URL}
+	for {
+		ctx, cancel := context.WithTimeout(p.t.Context(), time.Second)
+		err := c.Healthz(ctx)
+		cancel()
+		if err == nil {
+			return
+		}
+		select {
+		case err := <-end:
+			end <- err
+			p.t.Fatalf("the platform ended at once: %v\n%s", err, out)
+		case <-deadline:
+			p.t.Fatalf("the platform did not answer in 60 s\n%s", out)
+		case <-tick.C:
+		}
+	}
+}
+
+// Log is what the server has written since its last start.
+func (p *Platform) Log() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if w, ok := p.cmd.Stdout.(*lockedWriter); ok {
+		return w.String()
+	}
+	return ""
+}
+
+// Pid is the server's process.
+func (p *Platform) Pid() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cmd.Process.Pid
+}
+
+// Kill ends the server with SIGKILL and waits for its end; its containers go
+// on.
+func (p *Platform) Kill() {
+	p.t.Helper()
+	if err := syscall.Kill(p.Pid(), syscall.SIGKILL); err != nil {
+		p.t.Fatal(err)
+	}
+	p.wait()
+}
+
+// Terminate ends the server with SIGTERM and waits; its containers go on.
+func (p *Platform) Terminate() {
+	p.t.Helper()
+	if err := syscall.Kill(p.Pid(), syscall.SIGTERM); err != nil {
+		p.t.Fatal(err)
+	}
+	p.wait()
+}
+
+func (p *Platform) wait() {
+	p.t.Helper()
+	select {
+	case err := <-p.end:
+		p.end <- err
+	case <-time.After(60 * time.Second):
+		p.t.Fatalf("the server did not end\n%s", p.Log())
+	}
+}
+
+// Stop runs `faas server stop`, which ends the platform and all it runs.
+func (p *Platform) Stop() {
+	p.t.Helper()
+	if p.t.Failed() {
+		p.t.Logf("the server's log:\n%s", tail(p.Log(), 120))
+	}
+	cmd := exec.Command(p.Binary, append([]string{"server", "stop"}, p.args...)...) //nolint:noctx // ends by itself
+	cmd.Env = p.env
+	if out, err := cmd.CombinedOutput(); err != nil {
+		p.t.Errorf("faas server stop: %v\n%s", err, out)
+	}
+	p.wait()
+}
+
+// Faas runs the faas command against this platform and answers with what it
+// wrote to standard output.
+func (p *Platform) Faas(stdin string, args ...string) (string, error) {
+	p.t.Helper()
+	return p.FaasIn("", stdin, args...)
+}
+
+// FaasIn is Faas in a folder.
+func (p *Platform) FaasIn(dir, stdin string, args ...string) (string, error) {
+	cmd := exec.Command(p.Binary, args...) //nolint:noctx // ends by itself
+	cmd.Env, cmd.Dir = p.env, dir
+	cmd.Stdin = strings.NewReader(stdin)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("faas %s: %w\n%s", strings.Join(args, " "), err, errs.String())
+	}
+	return out.String(), nil
+}
+
+// MustFaas is Faas that must succeed.
+func (p *Platform) MustFaas(stdin string, args ...string) string {
+	p.t.Helper()
+	out, err := p.Faas(stdin, args...)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return out
+}
+
+// Eventually waits until check answers nil, looking again every 20 ms.
+func Eventually(t T, limit time.Duration, check func() error) {
+	t.Helper()
+	deadline := time.NewTimer(limit)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-deadline.C:
+			t.Fatalf("after %s still: %v", limit, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// FreePorts finds loopback addresses that nobody listens on.
+func FreePorts(t T, n int) []string {
+	t.Helper()
+	var out []string
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		out = append(out, l.Addr().String())
+	}
+	return out
+}
+
+// FreeCIDR finds a pod network that no route of this machine leads to.
+func FreeCIDR(t T) string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/net/route")
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := os.Getpid() % 200
+	for i := range 200 {
+		second := 20 + (start+i)%200
+		// Destinations are written in the host's byte order.
+		if !strings.Contains(string(b), fmt.Sprintf("%02X0A\t", second)) {
+			return "10." + strconv.Itoa(second) + ".0.0/20"
+		}
+	}
+	t.Fatal("no free 10.x.0.0/20 network")
+	return ""
+}
+
+type lockedWriter struct {
+	mu sync.Mutex
+	w  *bytes.Buffer
+}
+
+func (l *lockedWriter) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(b)
+}
+
+func (l *lockedWriter) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.String()
+}
+
+func tail(s string, n int) string {
+	lines := strings.Split(s, "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
