@@ -1,0 +1,101 @@
+package autoscale
+
+import "time"
+
+// slots of a second each are what a Window remembers of arrivals.
+const slots = 64
+
+// Window remembers what the decisions about one function need of the past. The
+// zero value remembers nothing.
+type Window struct {
+	since   time.Time // when it began
+	active  time.Time // the last moment with a request, or since
+	firing  time.Time // since when the classic rule's rate is over its limit
+	changed time.Time // when the classic rule last changed something
+	lowered bool      // and whether that was downwards
+
+	arrivals [slots]float64
+	second   int64 // the newest slot, Unix time
+
+	recommended []recommendation // falling Replicas, rising time: the highest of any window is the first in it
+}
+
+type recommendation struct {
+	at       time.Time
+	replicas int
+}
+
+func (w *Window) begin(now time.Time) {
+	if w.since.IsZero() {
+		w.since, w.active = now, now
+	}
+}
+
+// Arrived counts requests.
+func (w *Window) Arrived(now time.Time, n uint64) {
+	w.begin(now)
+	if n == 0 {
+		return
+	}
+	w.active, w.lowered = now, false
+	w.turn(now)
+	w.arrivals[w.second%slots] += float64(n)
+}
+
+// turn empties the slots that are new.
+func (w *Window) turn(now time.Time) {
+	s := now.Unix()
+	if s-w.second >= slots || w.second == 0 {
+		clear(w.arrivals[:])
+		w.second = s
+		return
+	}
+	for w.second < s {
+		w.second++
+		w.arrivals[w.second%slots] = 0
+	}
+}
+
+// Rate is the number of requests a second over the last window, at most a
+// minute. While the Window itself is younger, its age counts, but at least a
+// second.
+func (w *Window) Rate(now time.Time, window time.Duration) float64 {
+	if w.second == 0 {
+		return 0
+	}
+	w.turn(now)
+	n := int64(min(window, (slots-2)*time.Second) / time.Second)
+	sum := 0.0
+	for i := range n {
+		sum += w.arrivals[(w.second-i+slots)%slots]
+	}
+	over := min(float64(n), max(now.Sub(w.since).Seconds(), 1))
+	return sum / over
+}
+
+// recommend notes what would be right now.
+func (w *Window) recommend(now time.Time, replicas int) {
+	keep := len(w.recommended)
+	for keep > 0 && w.recommended[keep-1].replicas <= replicas {
+		keep--
+	}
+	w.recommended = append(w.recommended[:keep], recommendation{now, replicas})
+}
+
+// highest is the most that was recommended within window, and how long it will
+// be so.
+func (w *Window) highest(now time.Time, window time.Duration) (replicas int, until time.Duration) {
+	for len(w.recommended) > 1 && now.Sub(w.recommended[0].at) >= window {
+		w.recommended = w.recommended[1:]
+	}
+	if len(w.recommended) == 0 {
+		return 0, 0
+	}
+	if len(w.recommended) == 1 {
+		return w.recommended[0].replicas, 0
+	}
+	return w.recommended[0].replicas, window - now.Sub(w.recommended[0].at)
+}
+
+// forget drops what was recommended: the function is at zero.
+func (w *Window) forget() { w.recommended = nil }

@@ -1,0 +1,166 @@
+package fleet
+
+import (
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/podsnap/podsnap/api"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// state is how a pod stands to the gateways.
+type state struct {
+	endpoint api.Endpoint
+	draining bool
+}
+
+// view is what a pod means to a gateway: nothing, ready or draining.
+func view(p *corev1.Pod) (s state, there bool) {
+	s.endpoint = endpoint(p)
+	if s.endpoint.Address == "" || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded {
+		return s, false
+	}
+	if p.DeletionTimestamp != nil {
+		s.draining = true
+		return s, p.Annotations[api.AnnotationDrained] == ""
+	}
+	return s, condition(p, corev1.PodReady) == corev1.ConditionTrue
+}
+
+func endpoint(p *corev1.Pod) api.Endpoint {
+	e := api.Endpoint{Pod: p.UID, Name: p.Name}
+	port := int32(api.FunctionPort)
+	for _, c := range p.Spec.Containers[:min(1, len(p.Spec.Containers))] {
+		for _, cp := range c.Ports[:min(1, len(c.Ports))] {
+			port = cp.ContainerPort
+		}
+	}
+	if p.Status.PodIP != "" {
+		e.Address = net.JoinHostPort(p.Status.PodIP, strconv.Itoa(int(port)))
+	}
+	e.Concurrency, _ = strconv.Atoi(p.Annotations[api.AnnotationConcurrency]) // absent is 0: no limit
+	e.Timeout, _ = time.ParseDuration(p.Annotations[api.AnnotationTimeout])
+	return e
+}
+
+func condition(p *corev1.Pod, t corev1.PodConditionType) corev1.ConditionStatus {
+	for _, c := range p.Status.Conditions {
+		if c.Type == t {
+			return c.Status
+		}
+	}
+	return corev1.ConditionUnknown
+}
+
+func functionOf(p *corev1.Pod) types.NamespacedName {
+	return types.NamespacedName{Namespace: p.Namespace, Name: p.Labels[api.LabelFunction]}
+}
+
+// podChanged turns changes of pods into events for the gateways.
+func (f *Fleet) podChanged(t api.EventType, old, now *corev1.Pod) {
+	p := now
+	if t == api.Deleted {
+		p = old
+	}
+	k := functionOf(p)
+	s, there := view(p)
+	if t == api.Deleted {
+		there = false
+	}
+	f.mu.Lock()
+	fn := f.of(k)
+	before, was := fn.endpoints[p.UID]
+	switch {
+	case there && !was && s.draining:
+		// Never told as ready, or not by this process: gateways of before may
+		// still have it.
+		fn.endpoints[p.UID] = s
+		f.tell(api.EndpointEvent{Type: api.EndpointDrain, Function: k, Endpoint: s.endpoint})
+	case there && (!was || before.endpoint != s.endpoint):
+		fn.endpoints[p.UID] = s
+		fn.failing = ""
+		f.tell(api.EndpointEvent{Type: api.EndpointReady, Function: k, Endpoint: s.endpoint})
+	case there && s.draining && !before.draining:
+		fn.endpoints[p.UID] = s
+		f.tell(api.EndpointEvent{Type: api.EndpointDrain, Function: k, Endpoint: s.endpoint})
+	case !there && was:
+		delete(fn.endpoints, p.UID)
+		f.tell(api.EndpointEvent{Type: api.EndpointGone, Function: k, Endpoint: before.endpoint})
+	}
+	f.tellFailing(k, fn)
+	if t == api.Deleted {
+		delete(f.drained, p.UID)
+		f.forget(k)
+	}
+	f.mu.Unlock()
+	if t != api.Deleted && p.DeletionTimestamp != nil && p.Annotations[api.AnnotationDrained] == "" {
+		f.drains.Add(podKey{types.NamespacedName{Namespace: p.Namespace, Name: p.Name}, p.UID})
+	}
+}
+
+// tellFailing says why a function has no replica, when it is one of the reasons
+// that do not pass by waiting a little; f.mu is held.
+func (f *Fleet) tellFailing(k types.NamespacedName, fn *function) {
+	reason := ""
+	for _, s := range fn.endpoints {
+		if !s.draining {
+			fn.failing = ""
+			return
+		}
+	}
+	for _, p := range f.pods.By("function", k.String()) {
+		if p.DeletionTimestamp != nil {
+			continue
+		}
+		r := why(p)
+		if r == "" {
+			fn.failing = "" // one is on its way
+			return
+		}
+		reason = r
+	}
+	if reason == "" || reason == fn.failing {
+		return
+	}
+	fn.failing = reason
+	f.tell(api.EndpointEvent{Type: api.EndpointsFailing, Function: k, Reason: reason})
+}
+
+// hopeless are the reasons for which a container waits that only somebody's
+// doing ends.
+var hopeless = map[string]bool{
+	"ErrImagePull": true, "ImagePullBackOff": true, "InvalidImageName": true, "ErrImageNeverPull": true,
+	"CreateContainerConfigError": true, "CreateContainerError": true, "RunContainerError": true, "StartError": true,
+}
+
+// why is the reason for which a pod will not be ready soon, "" when there is
+// none. A container that has ended once is given another chance.
+func why(p *corev1.Pod) string {
+	if p.Spec.NodeName == "" {
+		for _, c := range p.Status.Conditions {
+			if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
+				return "Unschedulable: " + c.Message
+			}
+		}
+		return ""
+	}
+	for _, s := range p.Status.ContainerStatuses {
+		w := s.State.Waiting
+		if w == nil {
+			continue
+		}
+		if hopeless[w.Reason] || (w.Reason == "CrashLoopBackOff" && s.RestartCount >= 1) {
+			r := w.Reason
+			if w.Message != "" {
+				r += ": " + w.Message
+			}
+			if l := s.LastTerminationState.Terminated; l != nil && w.Reason == "CrashLoopBackOff" {
+				r += " (it last ended with " + l.Reason + ", exit code " + strconv.Itoa(int(l.ExitCode)) + ")"
+			}
+			return r
+		}
+	}
+	return ""
+}

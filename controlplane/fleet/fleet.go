@@ -1,0 +1,307 @@
+// Package fleet is the control plane's side of the Capacity seam: it takes the
+// gateways' demand, has package autoscale decide, writes the number of replicas
+// into the functions' Deployments, and tells the gateways which pods answer.
+package fleet
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/autoscale"
+	"github.com/podsnap/podsnap/internal/loop"
+	"github.com/podsnap/podsnap/internal/mirror"
+	"github.com/prometheus/client_golang/prometheus"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const (
+	// stale is the age over which a gateway's report counts as zero.
+	stale = 3 * time.Second
+	// ring is how many decisions are kept of each function.
+	ring = 64
+)
+
+// Config says what a fleet stands on.
+type Config struct {
+	Objects api.Objects
+	// Policy reads how a function scales from its Deployment.
+	Policy func(*appsv1.Deployment) autoscale.Policy
+	// Settle is how long after the start nothing is scaled down, because what
+	// was asked before is not known; 0 is 10 s.
+	Settle  time.Duration
+	Log     *slog.Logger // nil discards
+	Metrics prometheus.Registerer
+}
+
+// Fleet implements api.Capacity.
+type Fleet struct {
+	c           Config
+	deployments *mirror.Mirror[*appsv1.Deployment]
+	pods        *mirror.Mirror[*corev1.Pod]
+	scale       *loop.Loop[types.NamespacedName]
+	drains      *loop.Loop[podKey]
+	metrics     *metrics
+	started     time.Time
+
+	mu        sync.Mutex
+	functions map[types.NamespacedName]*function
+	streams   map[*stream]bool
+	drained   map[types.UID]map[string]bool // gateways that have answered, by pod
+}
+
+var _ api.Capacity = (*Fleet)(nil)
+
+type podKey struct {
+	types.NamespacedName
+	UID types.UID
+}
+
+// function is what the fleet remembers of one.
+type function struct {
+	window    autoscale.Window
+	demand    map[string]reported // by gateway
+	decisions []Decision          // the newest last
+	failing   string              // the reason told last
+	endpoints map[types.UID]state
+}
+
+type reported struct {
+	api.Demand
+	at time.Time
+}
+
+// Decision is one that changed something, or would be asked about.
+type Decision struct {
+	Time     time.Time `json:"time"`
+	From     int       `json:"from"`
+	To       int       `json:"to"`
+	Queued   int       `json:"queued"`
+	InFlight int       `json:"inFlight"`
+	Reason   string    `json:"reason"`
+}
+
+// New makes a fleet; Run has it work.
+func New(c Config) (*Fleet, error) {
+	if c.Objects == nil || c.Policy == nil {
+		return nil, errors.New("fleet: Objects and Policy are required")
+	}
+	if c.Settle == 0 {
+		c.Settle = 10 * time.Second
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	isFunction, err := labels.NewRequirement(api.LabelFunction, selection.Exists, nil)
+	if err != nil {
+		return nil, err
+	}
+	o := mirror.Options{Labels: labels.NewSelector().Add(*isFunction), Log: c.Log}
+	f := &Fleet{
+		c:           c,
+		deployments: mirror.New[*appsv1.Deployment](c.Objects, api.Deployments, o),
+		pods:        mirror.New[*corev1.Pod](c.Objects, api.Pods, o),
+		metrics:     newMetrics(c.Metrics),
+		functions:   map[types.NamespacedName]*function{},
+		streams:     map[*stream]bool{},
+		drained:     map[types.UID]map[string]bool{},
+	}
+	f.pods.Index("function", func(p *corev1.Pod) []string { return []string{p.Namespace + "/" + p.Labels[api.LabelFunction]} })
+	f.deployments.OnChange(f.deploymentChanged)
+	f.pods.OnChange(f.podChanged)
+	f.scale = loop.New(loop.Config{Name: "autoscale", Workers: 4, Log: c.Log, Metrics: c.Metrics}, f.reconcile)
+	f.drains = loop.New(loop.Config{Name: "drain", Workers: 4, Log: c.Log, Metrics: c.Metrics}, f.reconcileDrain)
+	return f, nil
+}
+
+// Run works until ctx is done.
+func (f *Fleet) Run(ctx context.Context) error {
+	f.mu.Lock()
+	f.started = time.Now()
+	f.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, run := range []func(context.Context) error{f.deployments.Run, f.pods.Run} {
+		wg.Go(func() { _ = run(ctx) }) // they return nil
+	}
+	wg.Go(func() {
+		// Decisions wait until everything is known, so that none is taken on a
+		// part of it.
+		for _, synced := range []<-chan struct{}{f.deployments.Synced(), f.pods.Synced()} {
+			select {
+			case <-ctx.Done():
+				return
+			case <-synced:
+			}
+		}
+		wg.Go(func() { _ = f.drains.Run(ctx) })
+		_ = f.scale.Run(ctx)
+	})
+	<-ctx.Done()
+	wg.Wait()
+	f.cutAll(context.Cause(ctx))
+	return nil
+}
+
+// of finds or makes a function's memory; f.mu is held.
+func (f *Fleet) of(k types.NamespacedName) *function {
+	fn := f.functions[k]
+	if fn == nil {
+		fn = &function{demand: map[string]reported{}, endpoints: map[types.UID]state{}}
+		f.functions[k] = fn
+	}
+	return fn
+}
+
+// Report implements api.Capacity.
+func (f *Fleet) Report(_ context.Context, gateway string, demand []api.Demand) error {
+	now := time.Now()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, d := range demand {
+		if _, ok := f.deployments.Get(d.Function.Namespace, d.Function.Name); !ok && f.functions[d.Function] == nil && synced(f.deployments) {
+			continue // no such function: nothing is remembered of it
+		}
+		fn := f.of(d.Function)
+		before, known := fn.demand[gateway]
+		if n := d.Arrived - before.Arrived; known && d.Arrived >= before.Arrived {
+			fn.window.Arrived(now, n)
+		} else {
+			// The first report, or a gateway that has begun to count anew: how
+			// many of them came just now is not known, but those that are here.
+			fn.window.Arrived(now, uint64(d.Queued+d.InFlight)) //nolint:gosec // not negative
+		}
+		fn.demand[gateway] = reported{d, now}
+		f.scale.Add(d.Function)
+	}
+	return nil
+}
+
+func synced[T api.Object](m *mirror.Mirror[T]) bool {
+	select {
+	case <-m.Synced():
+		return true
+	default:
+		return false
+	}
+}
+
+func (f *Fleet) deploymentChanged(t api.EventType, old, now *appsv1.Deployment) {
+	if t == api.Deleted {
+		f.mu.Lock()
+		f.forget(keyOf(old))
+		f.mu.Unlock()
+		return
+	}
+	f.scale.Add(keyOf(now))
+}
+
+// forget drops what is remembered of a function that is not there any more,
+// when its last pod is gone too; f.mu is held.
+func (f *Fleet) forget(k types.NamespacedName) {
+	if _, ok := f.deployments.Get(k.Namespace, k.Name); !ok && f.functions[k] != nil && len(f.functions[k].endpoints) == 0 {
+		delete(f.functions, k)
+	}
+}
+
+func keyOf(d *appsv1.Deployment) types.NamespacedName {
+	return types.NamespacedName{Namespace: d.Namespace, Name: d.Name}
+}
+
+// reconcile decides on one function and writes the number of its replicas.
+func (f *Fleet) reconcile(ctx context.Context, k types.NamespacedName) (time.Duration, error) {
+	d, ok := f.deployments.Get(k.Namespace, k.Name)
+	if !ok || d.DeletionTimestamp != nil {
+		return 0, nil
+	}
+	dec, now := f.decide(k, d)
+	if dec.Replicas == now.Replicas {
+		return dec.Again, nil
+	}
+	_, err := api.Mutate(ctx, f.c.Objects, api.Deployments, k.Namespace, k.Name, api.UpdateOptions{}, func(have *appsv1.Deployment) (bool, error) {
+		if wanted(have) != now.Replicas {
+			return false, nil // somebody else was faster: the event brings us back
+		}
+		n := int32(dec.Replicas) //nolint:gosec // bounded by the policy
+		have.Spec.Replicas = &n
+		return true, nil
+	})
+	if apierrors.IsNotFound(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	f.note(k, now, dec)
+	return dec.Again, nil
+}
+
+func wanted(d *appsv1.Deployment) int {
+	if d.Spec.Replicas == nil {
+		return 1
+	}
+	return int(*d.Spec.Replicas)
+}
+
+// decide asks autoscale with what is known now.
+func (f *Fleet) decide(k types.NamespacedName, d *appsv1.Deployment) (autoscale.Decision, autoscale.Now) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fn := f.of(k)
+	t := time.Now()
+	now := autoscale.Now{Time: t, Replicas: wanted(d), Ready: int(d.Status.ReadyReplicas), Settling: t.Sub(f.started) < f.c.Settle}
+	for g, r := range fn.demand {
+		if t.Sub(r.at) > stale {
+			delete(fn.demand, g)
+			continue
+		}
+		now.Queued += r.Queued
+		now.InFlight += r.InFlight
+		now.Pending = max(now.Pending, r.Pending)
+	}
+	dec := autoscale.Decide(f.c.Policy(d), &fn.window, now)
+	if now.Settling {
+		// What was put off is looked at when the past is known.
+		if left := f.c.Settle - t.Sub(f.started) + time.Millisecond; dec.Again == 0 || left < dec.Again {
+			dec.Again = left
+		}
+	}
+	return dec, now
+}
+
+func (f *Fleet) note(k types.NamespacedName, now autoscale.Now, dec autoscale.Decision) {
+	f.mu.Lock()
+	fn := f.of(k)
+	if len(fn.decisions) == ring {
+		fn.decisions = slices.Delete(fn.decisions, 0, 1)
+	}
+	fn.decisions = append(fn.decisions, Decision{Time: now.Time, From: now.Replicas, To: dec.Replicas, Queued: now.Queued, InFlight: now.InFlight, Reason: dec.Reason})
+	f.mu.Unlock()
+	direction := "up"
+	if dec.Replicas < now.Replicas {
+		direction = "down"
+	}
+	f.metrics.decisions.WithLabelValues(direction).Inc()
+	f.metrics.decided.Observe(time.Since(now.Time).Seconds())
+	f.c.Log.Info("scaled", slog.String("function", k.String()), slog.Int("from", now.Replicas), slog.Int("to", dec.Replicas),
+		slog.Int("queued", now.Queued), slog.Int("in_flight", now.InFlight), slog.String("reason", dec.Reason))
+}
+
+// Decisions are the last ones that changed a function's number of replicas,
+// oldest first.
+func (f *Fleet) Decisions(k types.NamespacedName) []Decision {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if fn := f.functions[k]; fn != nil {
+		return slices.Clone(fn.decisions)
+	}
+	return nil
+}
