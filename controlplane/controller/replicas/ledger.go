@@ -26,7 +26,15 @@ type ledger struct {
 type entry struct {
 	creating map[string]time.Time // pod names
 	deleting map[types.UID]bool
-	retry    []string // names of creations of which is not known whether they took place
+	retry    []string                // names of creations of which is not known whether they took place
+	ends     map[types.UID]time.Time // of pods that ended by themselves, the lately deleted ones included
+}
+
+// known is what the ledger knows of a set.
+type known struct {
+	creating int                // pods that were created and that the mirror does not show
+	deleting map[types.UID]bool // pods that were deleted and look alive in the mirror
+	ends     []time.Time        // when pods ended by themselves, of late
 }
 
 func newLedger() *ledger { return &ledger{sets: map[types.UID]*entry{}} }
@@ -34,20 +42,20 @@ func newLedger() *ledger { return &ledger{sets: map[types.UID]*entry{}} }
 func (l *ledger) entry(set types.UID) *entry {
 	e := l.sets[set]
 	if e == nil {
-		e = &entry{creating: map[string]time.Time{}, deleting: map[types.UID]bool{}}
+		e = &entry{creating: map[string]time.Time{}, deleting: map[types.UID]bool{}, ends: map[types.UID]time.Time{}}
 		l.sets[set] = e
 	}
 	return e
 }
 
-// open answers with the number of creations and the pods being deleted that
-// the mirror does not show. there tells whether it still has a pod at all.
-func (l *ledger) open(set types.UID, now time.Time, there func(types.UID) bool) (creating int, deleting map[types.UID]bool) {
+// open answers with what the ledger knows. there tells whether the mirror still
+// has a pod at all.
+func (l *ledger) open(set types.UID, now time.Time, there func(types.UID) bool) known {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := l.sets[set]
 	if e == nil {
-		return 0, nil
+		return known{}
 	}
 	for name, since := range e.creating {
 		if now.Sub(since) > forgetAfter {
@@ -59,7 +67,22 @@ func (l *ledger) open(set types.UID, now time.Time, there func(types.UID) bool) 
 			delete(e.deleting, uid)
 		}
 	}
-	return len(e.creating), maps.Clone(e.deleting)
+	k := known{creating: len(e.creating), deleting: maps.Clone(e.deleting)}
+	for uid, at := range e.ends {
+		if now.Sub(at) >= failureMemory {
+			delete(e.ends, uid)
+			continue
+		}
+		k.ends = append(k.ends, at)
+	}
+	return k
+}
+
+// ended notes that a pod ended by itself.
+func (l *ledger) ended(set, pod types.UID, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entry(set).ends[pod] = at
 }
 
 // name reserves a pod name: one of an earlier try, or what fresh makes up.

@@ -10,7 +10,6 @@ import (
 	"github.com/podsnap/podsnap/controlplane/podstate"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 const (
@@ -49,18 +48,12 @@ type plan struct {
 	status status
 }
 
-// decide compares a set with its pods. creating is the number of pods that were
-// created and are not among pods yet; deleting are those that were deleted and
-// may look alive still.
-func decide(s set, pods []*corev1.Pod, creating int, deleting map[types.UID]bool, now time.Time) plan {
+// decide compares a set with its pods and what the ledger knows of it.
+func decide(s set, pods []*corev1.Pod, k known, now time.Time) plan {
 	var p plan
-	var active, failed []*corev1.Pod
+	var active []*corev1.Pod
 	for _, pod := range pods {
-		switch {
-		case deleting[pod.UID] || pod.DeletionTimestamp != nil:
-		case podstate.Ended(pod):
-			failed = append(failed, pod)
-		default:
+		if !k.deleting[pod.UID] && podstate.Active(pod) {
 			active = append(active, pod)
 		}
 	}
@@ -68,15 +61,15 @@ func decide(s set, pods []*corev1.Pod, creating int, deleting map[types.UID]bool
 	if s.obj.GetDeletionTimestamp() != nil {
 		return p
 	}
-	missing := s.desired - len(active) - creating
+	missing := s.desired - len(active) - k.creating
 	switch {
 	case missing > 0:
-		if wait := failureWait(failed, now); wait > 0 {
+		if wait := failureWait(k.ends, now); wait > 0 {
 			p.again = sooner(p.again, wait)
 			return p
 		}
 		p.create = min(missing, burst)
-	case missing < 0 && creating == 0: // else wait until the newest can be chosen
+	case missing < 0 && k.creating == 0: // else wait until the newest can be chosen
 		p.delete = victims(active, min(-missing, burst))
 	}
 	return p
@@ -105,22 +98,13 @@ func observe(s set, active []*corev1.Pod, now time.Time) (st status, again time.
 	return st, again
 }
 
-func failureWait(failed []*corev1.Pod, now time.Time) time.Duration {
-	var n int
-	var last time.Time
-	for _, p := range failed {
-		at := podstate.EndTime(p)
-		if now.Sub(at) < failureMemory {
-			n++
-			if at.After(last) {
-				last = at
-			}
-		}
-	}
-	if n == 0 {
+// failureWait is how long to wait with a replacement after pods that ended.
+func failureWait(ends []time.Time, now time.Time) time.Duration {
+	if len(ends) == 0 {
 		return 0
 	}
-	return min(failureMost, failureFirst<<min(n-1, 10)) - now.Sub(last)
+	last := slices.MaxFunc(ends, time.Time.Compare)
+	return min(failureMost, failureFirst<<min(len(ends)-1, 10)) - now.Sub(last)
 }
 
 // victims are the n pods that are missed least, one after the other: each lowers

@@ -90,6 +90,9 @@ func (r *Controller) podChanged(t api.EventType, old, now *corev1.Pod) {
 	}
 	if o := metav1.GetControllerOfNoCopy(pod); o != nil {
 		r.ledger.seen(o.UID, pod.Name, pod.UID, gone || pod.DeletionTimestamp != nil)
+		if podstate.Ended(pod) && pod.DeletionTimestamp == nil {
+			r.ledger.ended(o.UID, pod.UID, podstate.EndTime(pod))
+		}
 		r.wake(o, pod.Namespace)
 		return
 	}
@@ -129,12 +132,12 @@ func (r *Controller) reconcile(ctx context.Context, k key) (time.Duration, error
 	}
 	uid := o.GetUID()
 	now := time.Now()
-	creating, deleting := r.ledger.open(uid, now, func(pod types.UID) bool { return r.owns(uid, pod) })
+	notes := r.ledger.open(uid, now, func(pod types.UID) bool { return r.owns(uid, pod) })
 	pods, err := r.claim(ctx, s, r.c.View.Pods.By(view.Owner, string(uid)))
 	if err != nil {
 		return 0, err
 	}
-	p := decide(s, pods, creating, deleting, now)
+	p := decide(s, pods, notes, now)
 	err = r.carryOut(ctx, s, p)
 	if err != nil {
 		p.status.failure = err.Error()
