@@ -1,0 +1,221 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"testing"
+	"testing/synctest"
+
+	"github.com/podsnap/podsnap/api"
+	"go.uber.org/goleak"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"pgregory.net/rapid"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func podAt(rev int64, name, node string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: name, ResourceVersion: strconv.FormatInt(rev, 10)},
+		Spec:       corev1.PodSpec{NodeName: node},
+	}
+}
+
+func put(c *Cache, rev int64, name, node string) { c.Apply(rev, "a", name, podAt(rev, name, node)) }
+
+// A reader that takes nothing is cut off while its last event can still be
+// resumed from; one that reads is not.
+func TestSlowReaderIsCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New(api.Pods, Config{History: 400})
+		c.Load(nil, 1)
+		slow, err := c.Watch(t.Context(), api.WatchOptions{ResourceVersion: "1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer slow.Stop()
+		quick, err := c.Watch(t.Context(), api.WatchOptions{ResourceVersion: "1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer quick.Stop()
+		rev := int64(1)
+		for c.Stats().Cut == 0 {
+			rev++
+			put(c, rev, "p", "")
+			synctest.Wait()
+			if e := <-quick.Events(); e.Object.GetResourceVersion() != strconv.FormatInt(rev, 10) {
+				t.Fatalf("got %s, want %d", e.Object.GetResourceVersion(), rev)
+			}
+			if rev > 1000 {
+				t.Fatal("1000 changes later it is not cut off")
+			}
+		}
+		last := ""
+		for e := range slow.Events() {
+			last = e.Object.GetResourceVersion()
+		}
+		if err := slow.Err(); !apierrors.IsTimeout(err) {
+			t.Fatalf("the watch ended with %v, want Timeout", err)
+		}
+		again, err := c.Watch(t.Context(), api.WatchOptions{ResourceVersion: last})
+		if err != nil {
+			t.Fatalf("resume at %s of %d: %v", last, rev, err)
+		}
+		defer again.Stop()
+		from, _ := strconv.ParseInt(last, 10, 64)
+		if e := <-again.Events(); e.Object.GetResourceVersion() != strconv.FormatInt(from+1, 10) {
+			t.Fatalf("resumed at %s with %s", last, e.Object.GetResourceVersion())
+		}
+		if got := c.Stats(); got.Cut != 1 || got.Watchers != 2 || got.Objects != 1 {
+			t.Fatalf("stats are %+v", got)
+		}
+	})
+}
+
+// A watch that is concerned by nothing for long moves on all the same: it is
+// neither cut off nor can it not resume.
+func TestUnconcernedWatchMovesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New(api.Pods, Config{History: 1000})
+		c.Load(nil, 1)
+		w, err := c.Watch(t.Context(), api.WatchOptions{ResourceVersion: "1", Fields: fields.OneTermEqualSelector("spec.nodeName", "mine")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Stop()
+		rev, seen := int64(1), int64(1)
+		for range 5000 {
+			rev++
+			put(c, rev, "p", "other")
+			synctest.Wait()
+			select {
+			case e, ok := <-w.Events():
+				if !ok || e.Type != api.Bookmark || e.InitialEventsEnd {
+					t.Fatalf("got %+v (%v), want a bookmark", e, ok)
+				}
+				seen, _ = strconv.ParseInt(e.Object.GetResourceVersion(), 10, 64)
+			default:
+			}
+			if rev-seen > 1000 {
+				t.Fatalf("at revision %d the last it can resume from is %d", rev, seen)
+			}
+		}
+		rev++
+		put(c, rev, "q", "mine")
+		for e := range w.Events() {
+			if e.Type == api.Bookmark {
+				continue
+			}
+			if e.Type != api.Added || e.Object.GetName() != "q" {
+				t.Fatalf("got %+v", e)
+			}
+			return
+		}
+		t.Fatalf("the watch ended: %v", w.Err())
+	})
+}
+
+func TestLoadEndsWatches(t *testing.T) {
+	c := New(api.Pods, Config{})
+	c.Load(nil, 5)
+	w, err := c.Watch(t.Context(), api.WatchOptions{ResourceVersion: "5"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Load([]api.Object{podAt(3, "p", "")}, 3)
+	for e := range w.Events() {
+		t.Errorf("got %+v", e)
+	}
+	if err := w.Err(); !apierrors.IsResourceExpired(err) {
+		t.Fatalf("the watch ended with %v, want Expired", err)
+	}
+	if _, err := c.Watch(t.Context(), api.WatchOptions{ResourceVersion: "2"}); !apierrors.IsResourceExpired(err) {
+		t.Fatalf("got %v, want Expired", err)
+	}
+	if _, err := c.Watch(t.Context(), api.WatchOptions{ResourceVersion: "5"}); !apierrors.IsTimeout(err) {
+		t.Fatalf("a revision that is not reached: got %v, want Timeout", err)
+	}
+	put(c, 4, "q", "")
+	w, err = c.Watch(t.Context(), api.WatchOptions{ResourceVersion: "3"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := <-w.Events(); e.Object.GetName() != "q" {
+		t.Fatalf("got %+v", e)
+	}
+	w.Stop()
+}
+
+// Whatever happens, at any revision that is kept a page as of then and the
+// changes after then are what a simple model says.
+func TestHistoryAgainstModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := New(api.Pods, Config{History: rapid.IntRange(1, 80).Draw(t, "history")})
+		c.Load(nil, 1)
+		states := []map[string]int64{1: {}} // by revision
+		changes := int64(rapid.IntRange(0, 100).Draw(t, "changes"))
+		for rev := int64(2); rev < 2+changes; rev++ {
+			next := map[string]int64{}
+			for k, v := range states[rev-1] {
+				next[k] = v
+			}
+			name := fmt.Sprint("p", rapid.IntRange(0, 4).Draw(t, "name"))
+			if _, there := next[name]; there && rapid.Bool().Draw(t, "delete") {
+				delete(next, name)
+				c.Apply(rev, "a", name, nil)
+			} else {
+				next[name] = rev
+				put(c, rev, name, "")
+			}
+			states = append(states, next)
+		}
+		for rev := 1; rev < len(states); rev++ {
+			compare(t, c, int64(rev), states)
+		}
+	})
+}
+
+func compare(t *rapid.T, c *Cache, rev int64, states []map[string]int64) {
+	kept := rev >= c.oldest
+	l, err := c.List(api.ListOptions{Continue: token{rev, "a", "\x00"}.String()})
+	if apierrors.IsResourceExpired(err) == kept {
+		t.Fatalf("page as of %d (kept: %v): %v", rev, kept, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	w, err := c.Watch(ctx, api.WatchOptions{ResourceVersion: strconv.FormatInt(rev, 10)})
+	if apierrors.IsResourceExpired(err) == kept {
+		t.Fatalf("watch from %d (kept: %v): %v", rev, kept, err)
+	}
+	if !kept {
+		return
+	}
+	defer w.Stop()
+	got := map[string]int64{}
+	for _, o := range l.Items {
+		got[o.GetName()], _ = strconv.ParseInt(o.GetResourceVersion(), 10, 64)
+	}
+	for at := rev; ; at++ {
+		if fmt.Sprint(got) != fmt.Sprint(states[at]) {
+			t.Fatalf("from %d, at %d: got %v, want %v", rev, at, got, states[at])
+		}
+		if at+1 == int64(len(states)) {
+			return
+		}
+		e := <-w.Events()
+		now, _ := strconv.ParseInt(e.Object.GetResourceVersion(), 10, 64)
+		if now != at+1 {
+			t.Fatalf("after %d came %d", at, now)
+		}
+		if e.Type == api.Deleted {
+			delete(got, e.Object.GetName())
+		} else {
+			got[e.Object.GetName()] = now
+		}
+	}
+}
