@@ -49,7 +49,7 @@ func newKube(t *testing.T) *kube {
 	if err != nil {
 		t.Skip("kubectl is not on PATH")
 	}
-	o := memory.New(memory.Config{Admit: admission.Admission{}.Admit, Namespaces: true})
+	o := memory.New(memory.Config{Admit: admission.Admit, Namespaces: true})
 	agent := logs{text: func(o api.LogOptions) io.ReadCloser {
 		return io.NopCloser(strings.NewReader(fmt.Sprintf("hello from %s tail=%d follow=%t\n", o.Container, o.Tail, o.Follow)))
 	}}
