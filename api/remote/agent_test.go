@@ -22,7 +22,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/memory"
 	"github.com/podsnap/podsnap/api/remote"
+	"github.com/podsnap/podsnap/api/seamtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -103,6 +105,15 @@ func agentPair(t *testing.T, f *fakeAgent) *remote.Agent {
 	srv := httptest.NewServer(remote.RequireToken("secret", remote.ServeAgent(f)))
 	t.Cleanup(srv.Close)
 	return remote.NewAgent(remote.Config{URL: srv.URL, Token: "secret", Client: srv.Client()})
+}
+
+// TestAgentSeam runs the seam's conformance suite over HTTP.
+func TestAgentSeam(t *testing.T) {
+	seamtest.Agent(t, func(t *testing.T) api.Agent {
+		srv := httptest.NewServer(remote.ServeAgent(memory.NewAgent()))
+		t.Cleanup(srv.Close)
+		return remote.NewAgent(remote.Config{URL: srv.URL, Client: srv.Client()})
+	})
 }
 
 func TestAgentCalls(t *testing.T) {

@@ -18,29 +18,21 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/rules"
+	"github.com/podsnap/podsnap/functions"
 )
-
-// Admission admits objects of every kind. The zero value is ready; the hooks
-// bring in the rules of kinds that are defined elsewhere.
-type Admission struct {
-	// DefaultFunction and ValidateFunction are the rules for Functions
-	// (package functions); nil means none.
-	DefaultFunction  func(*api.Function)
-	ValidateFunction func(*api.Function) field.ErrorList
-}
 
 // Admit is a rules.Admit: it defaults obj in place and checks it, before every
 // write. old is nil for a create. A write of a subresource changes nothing
 // that is checked here but the status. The error is Invalid, with every cause.
-func (a Admission) Admit(_ context.Context, _ rules.Op, r *api.Resource, old, obj api.Object, subresource string) error {
-	a.Default(obj)
+func Admit(_ context.Context, _ rules.Op, r *api.Resource, old, obj api.Object, subresource string) error {
+	Default(obj)
 	var errs field.ErrorList
 	switch {
 	case old == nil:
-		errs = a.Validate(obj)
+		errs = Validate(obj)
 	case subresource == "":
 		keep(obj, old)
-		errs = append(a.Validate(obj), a.ValidateUpdate(obj, old)...)
+		errs = append(fresh(Validate(obj), old), ValidateUpdate(obj, old)...)
 	default:
 		errs = validateStatus(obj)
 	}
@@ -51,8 +43,24 @@ func (a Admission) Admit(_ context.Context, _ rules.Op, r *api.Resource, old, ob
 	return apierrors.NewInvalid(r.GVK().GroupKind(), obj.GetName(), errs)
 }
 
+// fresh leaves out the faults that old has as well: rules may have become
+// stricter since it was stored, and it must still be possible to label or
+// delete it.
+func fresh(errs field.ErrorList, old api.Object) field.ErrorList {
+	if len(errs) == 0 {
+		return nil
+	}
+	was := old.DeepCopyObject().(api.Object)
+	Default(was)
+	known := map[string]bool{}
+	for _, e := range Validate(was) {
+		known[e.Error()] = true
+	}
+	return slices.DeleteFunc(errs, func(e *field.Error) bool { return known[e.Error()] })
+}
+
 // Default fills what the writer left open, as Kubernetes does. It changes obj.
-func (a Admission) Default(obj api.Object) {
+func Default(obj api.Object) {
 	switch o := obj.(type) {
 	case *corev1.Namespace:
 		defaultNamespace(o)
@@ -75,14 +83,12 @@ func (a Admission) Default(obj api.Object) {
 	case *discoveryv1.EndpointSlice:
 		defaultEndpointSlice(o)
 	case *api.Function:
-		if a.DefaultFunction != nil {
-			a.DefaultFunction(o)
-		}
+		functions.Default(o)
 	}
 }
 
 // Validate checks a defaulted object on its own.
-func (a Admission) Validate(obj api.Object) field.ErrorList {
+func Validate(obj api.Object) field.ErrorList {
 	switch o := obj.(type) {
 	case *corev1.Node:
 		return validateNode(o)
@@ -109,15 +115,13 @@ func (a Admission) Validate(obj api.Object) field.ErrorList {
 	case *coordinationv1.Lease:
 		return validateLease(o)
 	case *api.Function:
-		if a.ValidateFunction != nil {
-			return a.ValidateFunction(o)
-		}
+		return functions.Validate(o)
 	}
 	return nil
 }
 
 // ValidateUpdate checks what may not change from old to obj, both defaulted.
-func (a Admission) ValidateUpdate(obj, old api.Object) field.ErrorList {
+func ValidateUpdate(obj, old api.Object) field.ErrorList {
 	spec := field.NewPath("spec")
 	switch o := obj.(type) {
 	case *corev1.Node:

@@ -172,13 +172,16 @@ func resourceList(gv schema.GroupVersion, resources []*api.Resource) *metav1.API
 
 func (s *Server) mountDiscovery() {
 	for path, doc := range s.docs {
-		h := s.plain("get", "", func(w http.ResponseWriter, r *http.Request) error {
-			doc.serve(w, r)
-			return nil
-		})
-		s.mux.Get(path, h)
-		s.mux.Get(path+"/", h)
+		s.mountDocument(path, doc)
+		s.mountDocument(path+"/", doc)
 	}
+}
+
+func (s *Server) mountDocument(path string, d document) {
+	s.mux.Get(path, s.plain("get", "", func(w http.ResponseWriter, r *http.Request) error {
+		d.serve(w, r)
+		return nil
+	}))
 }
 
 func (d document) serve(w http.ResponseWriter, r *http.Request) {

@@ -49,7 +49,7 @@ func newKube(t *testing.T) *kube {
 	if err != nil {
 		t.Skip("kubectl is not on PATH")
 	}
-	o := memory.New(memory.Config{Admit: admission.Admission{}.Admit, Namespaces: true})
+	o := memory.New(memory.Config{Admit: admission.Admit, Namespaces: true})
 	agent := logs{text: func(o api.LogOptions) io.ReadCloser {
 		return io.NopCloser(strings.NewReader(fmt.Sprintf("hello from %s tail=%d follow=%t\n", o.Container, o.Tail, o.Follow)))
 	}}
@@ -154,9 +154,9 @@ func TestKubectl(t *testing.T) {
 	k.shows("", args("api-resources"), "deployments", "deploy", "openfaas.com/v1", "Function", "fn")
 	k.shows("", args("api-versions"), "apps/v1", "openfaas.com/v1", "v1")
 
-	k.shows(manifest, args("apply --validate=false -f -"), "pod/web created", "deployment.apps/dep created", "service/svc created", "function.openfaas.com/fn created")
-	k.shows(manifest, args("apply --validate=false -f -"), "pod/web unchanged", "deployment.apps/dep unchanged", "function.openfaas.com/fn unchanged")
-	k.shows(strings.ReplaceAll(manifest, "replicas: 2", "replicas: 3"), args("apply --validate=false -f -"), "deployment.apps/dep configured")
+	k.shows(manifest, args("apply -f -"), "pod/web created", "deployment.apps/dep created", "service/svc created", "function.openfaas.com/fn created")
+	k.shows(manifest, args("apply -f -"), "pod/web unchanged", "deployment.apps/dep unchanged", "function.openfaas.com/fn unchanged")
+	k.shows(strings.ReplaceAll(manifest, "replicas: 2", "replicas: 3"), args("apply -f -"), "deployment.apps/dep configured")
 
 	k.shows("", args("get pods"), "NAME", "READY", "STATUS", "RESTARTS", "AGE", "web", "0/1", "Pending")
 	k.shows("", args("get po,deploy,svc,fn,secrets -A"), "pod/web", "0/3", "80/TCP", "service/svc", "function.openfaas.com/fn", "Opaque")
@@ -198,7 +198,9 @@ func TestKubectl(t *testing.T) {
 
 	k.run("", `pods "nothing" not found`, args("get pod nothing")...)
 	k.run("", `deployments.apps "made" already exists`, args("create deployment made --image=img:1")...)
-	k.run("apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: {containers: [{name: C_, image: i}]}", "spec.containers[0].name: Invalid value", args("create --validate=false -f -")...)
+	k.run(strings.NewReplacer("replicas: 2", "replicaz: 2", "name: dep}", "name: odd}").Replace(manifest), `strict decoding error: unknown field "spec.replicaz"`, args("create -f -")...)
+	k.run(strings.ReplaceAll(manifest, "sec}", "sec, labelz: {}}"), `strict decoding error: unknown field "metadata.labelz"`, args("apply -f -")...)
+	k.run("apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: {containers: [{name: C_, image: i}]}", "spec.containers[0].name: Invalid value", args("create -f -")...)
 
 	k.run("", "does not have a host assigned", args("logs web")...)
 	if _, err := api.Mutate(t.Context(), k.objects, api.Pods, "default", "web", api.UpdateOptions{}, func(p *corev1.Pod) (bool, error) {
@@ -217,7 +219,7 @@ func TestKubectl(t *testing.T) {
 	k.shows("", args("delete deployment --all"), `deployment.apps "dep" deleted`, `"made" deleted`)
 	k.shows("", args("wait --for=delete pod/web --timeout=10s"))
 	k.shows(manifest, args("delete --ignore-not-found -f -"), "deleted")
-	k.run("", "dryRun is not supported", args("create configmap d --from-literal=a=b --dry-run=server --validate=false")...)
+	k.run("", "dryRun is not supported", args("create configmap d --from-literal=a=b --dry-run=server")...)
 }
 
 func TestKubectlWatch(t *testing.T) {

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -10,8 +11,9 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
 	"github.com/podsnap/podsnap/api"
@@ -22,7 +24,7 @@ func patchTypes() []types.PatchType {
 }
 
 func (s *Server) patch(c *call) error {
-	p, err := s.readPatch(c, c.resource.New())
+	p, err := s.readPatch(c, c.resource.GVK(), c.resource.New())
 	if err != nil {
 		return err
 	}
@@ -41,7 +43,7 @@ func (s *Server) patch(c *call) error {
 
 // readPatch reads the body; into is an empty object of the patched kind, by
 // which unknown fields are found.
-func (s *Server) readPatch(c *call, into any) (api.Patch, error) {
+func (s *Server) readPatch(c *call, kind schema.GroupVersionKind, into runtime.Object) (api.Patch, error) {
 	ct := c.r.Header.Get("Content-Type")
 	media, _, _ := mime.ParseMediaType(ct) // what does not parse is not in the list
 	p := api.Patch{Type: types.PatchType(media)}
@@ -71,9 +73,9 @@ func (s *Server) readPatch(c *call, into any) (api.Patch, error) {
 	if validation == ignore {
 		return p, nil
 	}
-	faults, err := unknownFields(p.Data, into)
+	faults, err := s.codec.unknownFields(p.Data, kind, into)
 	if err != nil {
-		return p, apierrors.NewBadRequest(fmt.Sprintf("the patch does not fit a %s: %v", c.resource.Kind, err))
+		return p, apierrors.NewBadRequest(fmt.Sprintf("the patch does not fit a %s: %v", kind.Kind, err))
 	}
 	if len(faults) > 0 && validation == strict {
 		return p, apierrors.NewBadRequest("strict decoding error: " + strings.Join(faults, ", "))
@@ -84,26 +86,26 @@ func (s *Server) readPatch(c *call, into any) (api.Patch, error) {
 	return p, nil
 }
 
-// unknownFields lists the fields of a merge patch that into's type does not
-// have. The directives of strategic merge patches are not fields.
-func unknownFields(patch []byte, into any) ([]string, error) {
-	var doc any
-	if err := json.Unmarshal(patch, &doc); err != nil {
-		return nil, err
+// unknownFields lists the fields of a merge patch that the kind does not have.
+// The directives of strategic merge patches are not fields.
+func (c *codec) unknownFields(patch []byte, kind schema.GroupVersionKind, into runtime.Object) ([]string, error) {
+	var doc map[string]any
+	if err := json.Unmarshal(patch, &doc); err != nil || doc == nil {
+		return nil, errors.New("it is not a JSON object")
 	}
-	if _, ok := doc.(map[string]any); !ok {
-		return nil, fmt.Errorf("it is not a JSON object")
-	}
+	delete(doc, "kind")
+	delete(doc, "apiVersion")
 	plain, err := json.Marshal(withoutDirectives(doc))
 	if err != nil {
 		return nil, err
 	}
-	strictErrs, err := kjson.UnmarshalStrict(plain, into)
-	if err != nil {
+	_, _, err = c.serializers[runtime.ContentTypeJSON].StrictSerializer.Decode(plain, &kind, into)
+	strictErr, ok := runtime.AsStrictDecodingError(err)
+	if !ok {
 		return nil, err
 	}
 	var out []string
-	for _, e := range strictErrs {
+	for _, e := range strictErr.Errors() {
 		out = append(out, e.Error())
 	}
 	return out, nil

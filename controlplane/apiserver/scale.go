@@ -81,7 +81,7 @@ func (s *Server) updateScale(c *call) error {
 }
 
 func (s *Server) patchScale(c *call) error {
-	p, err := s.readPatch(c, &autoscalingv1.Scale{})
+	p, err := s.readPatch(c, scaleKind(), &autoscalingv1.Scale{})
 	if err != nil {
 		return err
 	}

@@ -114,11 +114,9 @@ func (s *Server) mount() {
 	s.mux.Get("/readyz", s.ready)
 	s.mux.Get("/version", s.plain("get", "", s.version))
 	s.mountDiscovery()
+	s.mountOpenAPI()
 	for _, r := range api.Resources {
-		root := "/apis/" + r.Group + "/" + r.Version
-		if r.Group == "" {
-			root = "/api/" + r.Version
-		}
+		root := "/" + rootOf(r)
 		collection := root + "/" + r.Plural
 		if r.Namespaced {
 			s.mux.Get(collection, s.handle("list", r, s.list))

@@ -35,7 +35,7 @@ func server(t *testing.T, cfg Config) *Server {
 // filled has an object or two.
 func filled(t *testing.T) *memory.Objects {
 	t.Helper()
-	o := memory.New(memory.Config{Admit: admission.Admission{}.Admit})
+	o := memory.New(memory.Config{Admit: admission.Admit})
 	for _, obj := range []api.Object{
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "d"}},
 		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "cm", Namespace: "d", Labels: map[string]string{"a": "b"}}, Data: map[string]string{"k": "v"}},
