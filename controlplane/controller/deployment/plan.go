@@ -141,12 +141,13 @@ func (s *state) roll(p *plan) error {
 }
 
 // room is how many replicas the new set may have now: no more than wanted, and
-// all sets together no more than wanted and the surge.
+// all sets together no more than wanted and the surge. A pod that is to end and
+// has not begun to counts.
 func (s *state) room(want, have int) int {
 	surge, _ := limits(s.d)
 	total := 0
 	for _, m := range s.all {
-		total += m.spec()
+		total += max(m.spec(), m.pods)
 	}
 	free := want + surge - total
 	if free <= 0 {

@@ -138,6 +138,13 @@ func (w *world) available() (n int) {
 	return n
 }
 
+func (w *world) count() (n int) {
+	for _, ps := range w.pods {
+		n += len(ps)
+	}
+	return n
+}
+
 func (w *world) asked() (n int) {
 	for _, rs := range w.sets {
 		n += replicas(rs.Spec.Replicas)
@@ -195,9 +202,12 @@ func TestRollingInvariants(t *testing.T) {
 					continue
 				}
 				rs := w.sets[rapid.IntRange(0, len(w.sets)-1).Draw(t, "set")]
-				before := w.available()
+				before, pods := w.available(), w.count()
 				w.settle(rs)
-				_, u := limits(w.d)
+				s, u := limits(w.d)
+				if n := w.count(); n > pods && n > replicas(w.d.Spec.Replicas)+s {
+					t.Fatalf("there are %d pods, %d and a surge of %d are allowed", n, *w.d.Spec.Replicas, s)
+				}
 				if after := w.available(); after < before && after < replicas(w.d.Spec.Replicas)-u {
 					t.Fatalf("%d pods are available after %d; %d less %d are promised", after, before, *w.d.Spec.Replicas, u)
 				}

@@ -21,6 +21,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
+// conflictWait is when to look again at an object that changed meanwhile.
+const conflictWait = 5 * time.Millisecond
+
 // Config says what is garbage.
 type Config struct {
 	Objects  api.Objects
@@ -139,21 +142,42 @@ func (r *Controller) reconcile(ctx context.Context, k key) (time.Duration, error
 			return 0, err
 		}
 	}
+	v, err := r.judge(ctx, k, o)
+	if err != nil || !v.remove && len(v.drop) == 0 {
+		return 0, err
+	}
+	// The mirror may be behind: a reference may have been taken out. What is
+	// deleted is judged as it is now, and as that only.
+	o, err = r.c.Objects.Get(ctx, k.resource, k.namespace, k.name)
+	if err != nil || o.GetUID() != k.uid {
+		return 0, settled(err)
+	}
+	if v, err = r.judge(ctx, k, o); err != nil {
+		return 0, err
+	}
+	if err := r.carryOut(ctx, k, o, v); !apierrors.IsConflict(err) {
+		return 0, settled(err)
+	}
+	return conflictWait, nil
+}
+
+// judge says what becomes of an object in the state given.
+func (r *Controller) judge(ctx context.Context, k key, o api.Object) (verdict, error) {
 	refs := o.GetOwnerReferences()
 	if len(refs) == 0 || o.GetDeletionTimestamp() != nil {
-		return 0, nil
+		return verdict{}, nil
 	}
 	owners := make([]standing, len(refs))
 	for i, ref := range refs {
 		s, err := r.standing(ctx, ref, o)
 		if err != nil {
-			return 0, err
+			return verdict{}, err
 		}
 		owners[i] = s
 	}
 	blocking := false
 	r.dependents(k.uid, func(_ key, dep api.Object) { blocking = blocking || blocks(dep, k.uid) })
-	return 0, r.carryOut(ctx, k, decide(refs, owners, blocking))
+	return decide(refs, owners, blocking), nil
 }
 
 // standing finds an owner: in the mirror, and, where that has none, in the
@@ -188,14 +212,16 @@ func (r *Controller) standing(ctx context.Context, ref metav1.OwnerReference, de
 	return present, nil
 }
 
-func (r *Controller) carryOut(ctx context.Context, k key, v verdict) error {
+func (r *Controller) carryOut(ctx context.Context, k key, o api.Object, v verdict) error {
 	switch {
 	case v.remove:
-		_, err := r.c.Objects.Delete(ctx, k.resource, k.namespace, k.name, api.DeleteOptions{UID: k.uid, Propagation: v.propagation})
+		_, err := r.c.Objects.Delete(ctx, k.resource, k.namespace, k.name, api.DeleteOptions{
+			UID: k.uid, ResourceVersion: o.GetResourceVersion(), Propagation: v.propagation,
+		})
 		if err == nil {
 			r.c.Log.Info("deleted after its owner", slog.String("object", k.String()))
 		}
-		return settled(err)
+		return err
 	case len(v.drop) > 0:
 		return r.mutate(ctx, k, func(o api.Object) bool { return without(o, v.drop...) })
 	}
