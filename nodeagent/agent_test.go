@@ -226,10 +226,11 @@ func policy(rp corev1.RestartPolicy) func(*corev1.Pod) {
 
 func TestRunsAPod(t *testing.T) {
 	node(t, func(t *testing.T, r *rig) {
-		r.engine.Script("img", fake.Script{ReadyAfter: 100 * time.Millisecond})
+		r.engine.Script("img", fake.Script{ReadyAfter: 200 * time.Millisecond})
 		r.pod("a", function)
+		r.after(100 * time.Millisecond)
 		r.want("a", "Running ready=false main:running/0")
-		r.after(115 * time.Millisecond)
+		r.after(120 * time.Millisecond)
 		r.want("a", "Running ready=true main:running/0")
 		p := r.get("a")
 		if p.Status.PodIP != "10.42.0.2" || p.Status.HostIP != "192.0.2.9" || p.Status.StartTime == nil || p.Status.QOSClass != corev1.PodQOSBestEffort {
@@ -465,8 +466,9 @@ func TestInitContainers(t *testing.T) {
 				{Name: "one", Image: "setup"}, {Name: "side", Image: "side", RestartPolicy: &always}, {Name: "two", Image: "setup"},
 			}
 		})
+		r.after(100 * time.Millisecond)
 		r.want("a", "Pending ready=false one:running/0 side:PodInitializing/0 two:PodInitializing/0 main:PodInitializing/0")
-		r.after(2500 * time.Millisecond)
+		r.after(2400 * time.Millisecond)
 		r.want("a", "Pending ready=false one:Completed(0)/1 side:running/0 two:running/0 main:PodInitializing/0")
 		r.after(2 * time.Second)
 		r.want("a", "Running ready=true one:Completed(0)/1 side:running/0 two:Completed(0)/1 main:running/0")

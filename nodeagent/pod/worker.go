@@ -54,8 +54,10 @@ type Worker struct {
 	// Of Run's goroutine alone:
 	early    []runtime.Exit // exits of what is just being started
 	probes   map[string]*probing
+	base     *corev1.Pod // the newest version of the object, as far as known
 	writing  bool
 	written  corev1.PodStatus // as in Objects
+	dirty    time.Time        // since when the status is not the written one
 	failures int              // of writes in a row
 	retry    time.Time        // of the write
 	told     corev1.PodStatus // as published
@@ -86,16 +88,12 @@ func NewWorker(c Config, p *corev1.Pod, sandbox *runtime.Sandbox) *Worker {
 	}
 	now := time.Now()
 	w := &Worker{
-		c: c, s: New(p, c.HostIP, sandbox, now), pod: p,
+		c: c, s: New(p, c.HostIP, sandbox, now), pod: p, base: p,
 		inbox: make(chan func(), 16), over: make(chan struct{}), changed: make(chan struct{}),
 		probes: map[string]*probing{}, written: p.Status, told: p.Status, accepted: now,
 		log: c.Log.With(slog.String("pod", p.Namespace+"/"+p.Name), slog.String("uid", string(p.UID))),
 	}
-	for i := range p.Status.Conditions {
-		if it := p.Status.Conditions[i]; it.Type == corev1.PodReady && it.Status == corev1.ConditionTrue {
-			w.wasReady = true
-		}
-	}
+	w.wasReady = isReady(&p.Status)
 	return w
 }
 
@@ -128,7 +126,10 @@ func (w *Worker) Await(stop <-chan struct{}, cond func(*corev1.Pod) bool) bool {
 
 // Update tells of a newer version of the object.
 func (w *Worker) Update(p *corev1.Pod) {
-	w.post(func() { w.s.Observe(p, time.Now()) })
+	w.post(func() {
+		w.base = p
+		w.s.Observe(p, time.Now())
+	})
 }
 
 // Stop ends the pod within grace; see Mode. For Gone and Delete a negative
@@ -250,16 +251,12 @@ func (w *Worker) publish(gone bool) {
 }
 
 func (w *Worker) ready(p *corev1.Pod) {
-	if w.wasReady {
+	if w.wasReady || !isReady(&p.Status) {
 		return
 	}
-	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
-			w.wasReady = true
-			if w.c.Started != nil {
-				w.c.Started(time.Since(w.accepted))
-			}
-		}
+	w.wasReady = true
+	if w.c.Started != nil {
+		w.c.Started(time.Since(w.accepted))
 	}
 }
 
