@@ -340,7 +340,7 @@ func (a *Agent) workerConfig() pod.Config {
 		Objects: a.c.Objects, Runtime: a.c.Runtime, Images: a.c.Images, Volumes: a.volumes,
 		Prober: &probe.Prober{Dial: a.c.Dial}, HostIP: a.c.NodeIP, LogDir: a.logs, Pids: a.c.Pids, Log: a.log,
 		Recorder: a.c.Recorder, Stage: a.m.stage, Started: a.m.started,
-		Publish: func(p *corev1.Pod, gone bool) { a.hub.publish(stateOf(p, gone)) },
+		Publish: func(p *corev1.Pod) { a.hub.publish(stateOf(p, false)) },
 		Sandbox: func(w *pod.Worker, id string, has bool) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
@@ -365,6 +365,7 @@ func (a *Agent) leave(ctx context.Context, w *pod.Worker) {
 	if o, ok := a.pods.Get(p.Namespace, p.Name); ok && o.UID == p.UID {
 		a.ended[p.UID] = true // until the object goes
 	}
+	a.hub.publish(stateOf(p, true))
 	a.live--
 	a.quiet()
 }

@@ -36,7 +36,7 @@ type Config struct {
 	Recorder Recorder                             // nil is none
 	Stage    func(stage string, d time.Duration)  // a part of a start took so long: image, sandbox, container, ready; nil is none
 	Started  func(d time.Duration)                // a pod was ready for the first time after so long; nil is none
-	Publish  func(p *corev1.Pod, gone bool)       // told each new state, the object with its status; nil is none
+	Publish  func(p *corev1.Pod)                  // told each new state, the object with its status; nil is none
 	Sandbox  func(w *Worker, id string, has bool) // a sandbox is now the worker's, or not any more; nil is none
 }
 
@@ -61,6 +61,7 @@ type Worker struct {
 	failures int              // of writes in a row
 	retry    time.Time        // of the write
 	told     corev1.PodStatus // as published
+	toldOf   *corev1.Pod      // the object that it was published of
 	accepted time.Time
 	wasReady bool
 
@@ -174,7 +175,6 @@ func (w *Worker) Run(ctx context.Context) error {
 	for {
 		wake := w.step(ctx)
 		if w.s.Done {
-			w.publish(true)
 			return nil
 		}
 		timer.Stop()
@@ -219,7 +219,7 @@ func (w *Worker) step(ctx context.Context) time.Time {
 	for _, a := range r.Actions {
 		w.begin(ctx, a, now)
 	}
-	w.publish(false)
+	w.publish()
 	w.watch(ctx)
 	wake := r.Wake
 	if at := w.write(ctx, now); !at.IsZero() && (wake.IsZero() || at.Before(wake)) {
@@ -231,12 +231,13 @@ func (w *Worker) step(ctx context.Context) time.Time {
 	return wake
 }
 
-// publish tells the node of a new state.
-func (w *Worker) publish(gone bool) {
-	if !gone && equality.Semantic.DeepEqual(w.told, w.s.Prev) && w.Pod() == w.s.Pod {
+// publish tells the node of a new state, and readers of a new object.
+func (w *Worker) publish() {
+	news := !equality.Semantic.DeepEqual(w.told, w.s.Prev)
+	if !news && w.toldOf == w.s.Pod {
 		return
 	}
-	w.told = w.s.Prev
+	w.told, w.toldOf = w.s.Prev, w.s.Pod
 	p := *w.s.Pod // the object is shared: only the copy's status is new
 	p.Status = w.s.Prev
 	w.mu.Lock()
@@ -245,8 +246,8 @@ func (w *Worker) publish(gone bool) {
 	w.changed = make(chan struct{})
 	w.mu.Unlock()
 	w.ready(&p)
-	if w.c.Publish != nil {
-		w.c.Publish(&p, gone)
+	if news && w.c.Publish != nil {
+		w.c.Publish(&p)
 	}
 }
 
