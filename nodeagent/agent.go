@@ -340,7 +340,7 @@ func (a *Agent) workerConfig() pod.Config {
 		Objects: a.c.Objects, Runtime: a.c.Runtime, Images: a.c.Images, Volumes: a.volumes,
 		Prober: &probe.Prober{Dial: a.c.Dial}, HostIP: a.c.NodeIP, LogDir: a.logs, Pids: a.c.Pids, Log: a.log,
 		Recorder: a.c.Recorder, Stage: a.m.stage, Started: a.m.started,
-		Publish: func(p *corev1.Pod, gone bool) { a.hub.publish(stateOf(p, gone)) },
+		Publish: func(p *corev1.Pod) { a.hub.publish(stateOf(p, false)) },
 		Sandbox: func(w *pod.Worker, id string, has bool) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
@@ -365,6 +365,7 @@ func (a *Agent) leave(ctx context.Context, w *pod.Worker) {
 	if o, ok := a.pods.Get(p.Namespace, p.Name); ok && o.UID == p.UID {
 		a.ended[p.UID] = true // until the object goes
 	}
+	a.hub.publish(stateOf(p, true))
 	a.live--
 	a.quiet()
 }
@@ -380,9 +381,10 @@ func (a *Agent) quiet() {
 	}
 }
 
-// StopAll ends all pods, each with its own grace period but within limit, and
-// takes on no others. The objects stay: the pods come back with the next agent.
-// It returns when nothing is left of them, or when ctx is done.
+// StopAll ends all pods, each with its own grace period but within limit, takes
+// on no others and removes every sandbox that is left in the engine. The objects
+// stay: the pods come back with the next agent. It returns when nothing is left,
+// or when ctx is done.
 func (a *Agent) StopAll(ctx context.Context, limit time.Duration) error {
 	a.mu.Lock()
 	a.stopping = true
@@ -397,7 +399,7 @@ func (a *Agent) StopAll(ctx context.Context, limit time.Duration) error {
 	}
 	select {
 	case <-a.idle:
-		return nil
+		return a.clear(ctx)
 	case <-a.over:
 		return errors.New("node agent: it ended before its pods had")
 	case <-ctx.Done():
@@ -405,6 +407,25 @@ func (a *Agent) StopAll(ctx context.Context, limit time.Duration) error {
 		defer a.mu.Unlock()
 		return fmt.Errorf("node agent: %d pods still stop: %w", a.live, context.Cause(ctx))
 	}
+}
+
+// clear removes what no worker had: sandboxes whose pod is not known (yet).
+func (a *Agent) clear(ctx context.Context) error {
+	boxes, err := a.c.Runtime.List(ctx)
+	if err != nil {
+		return fmt.Errorf("list sandboxes: %w", err)
+	}
+	for _, b := range boxes {
+		if rmErr := a.c.Runtime.RemoveSandbox(ctx, b.ID); rmErr != nil {
+			err = errors.Join(err, fmt.Errorf("remove sandbox of pod %s/%s: %w", b.Namespace, b.Name, rmErr))
+		}
+	}
+	uids, listErr := a.volumes.List()
+	err = errors.Join(err, listErr)
+	for _, uid := range uids {
+		err = errors.Join(err, a.volumes.Release(uid))
+	}
+	return err
 }
 
 func (a *Agent) worker(uid types.UID) *pod.Worker {

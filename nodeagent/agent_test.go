@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -12,11 +13,14 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/memory"
@@ -36,13 +40,25 @@ type rig struct {
 	agent  *nodeagent.Agent
 	events *notes
 	stop   func()
+
+	metrics *prometheus.Registry
 }
 
 // shaky is Objects that can be out of reach.
 type shaky struct {
 	api.Objects
-	mu   sync.Mutex
-	down bool
+	mu     sync.Mutex
+	down   bool
+	writes int
+}
+
+// count answers with the writes since the last count.
+func (s *shaky) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.writes
+	s.writes = 0
+	return n
 }
 
 func (s *shaky) fail() error {
@@ -71,6 +87,9 @@ func (s *shaky) Update(ctx context.Context, obj api.Object, o api.UpdateOptions)
 	if err := s.fail(); err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	s.writes++
+	s.mu.Unlock()
 	return s.Objects.Update(ctx, obj, o)
 }
 
@@ -114,7 +133,9 @@ func node(t *testing.T, test func(t *testing.T, r *rig)) {
 // start runs an agent on what the rig has; stop ends it.
 func (r *rig) start() {
 	r.t.Helper()
+	r.metrics = prometheus.NewRegistry()
 	a, err := nodeagent.New(nodeagent.Config{
+		Metrics:  r.metrics,
 		NodeName: "n1", Objects: r.o, Runtime: r.engine, Images: r.engine.Images(), Stats: r.engine,
 		StateDir: r.dir, NodeIP: "192.0.2.9", PodCIDR: "10.42.0.0/24", Dial: r.engine.Dial, OnDisk: true, Recorder: r.events,
 	})
@@ -226,10 +247,11 @@ func policy(rp corev1.RestartPolicy) func(*corev1.Pod) {
 
 func TestRunsAPod(t *testing.T) {
 	node(t, func(t *testing.T, r *rig) {
-		r.engine.Script("img", fake.Script{ReadyAfter: 100 * time.Millisecond})
+		r.engine.Script("img", fake.Script{ReadyAfter: 200 * time.Millisecond})
 		r.pod("a", function)
+		r.after(100 * time.Millisecond)
 		r.want("a", "Running ready=false main:running/0")
-		r.after(115 * time.Millisecond)
+		r.after(120 * time.Millisecond)
 		r.want("a", "Running ready=true main:running/0")
 		p := r.get("a")
 		if p.Status.PodIP != "10.42.0.2" || p.Status.HostIP != "192.0.2.9" || p.Status.StartTime == nil || p.Status.QOSClass != corev1.PodQOSBestEffort {
@@ -465,8 +487,9 @@ func TestInitContainers(t *testing.T) {
 				{Name: "one", Image: "setup"}, {Name: "side", Image: "side", RestartPolicy: &always}, {Name: "two", Image: "setup"},
 			}
 		})
+		r.after(100 * time.Millisecond)
 		r.want("a", "Pending ready=false one:running/0 side:PodInitializing/0 two:PodInitializing/0 main:PodInitializing/0")
-		r.after(2500 * time.Millisecond)
+		r.after(2400 * time.Millisecond)
 		r.want("a", "Pending ready=false one:Completed(0)/1 side:running/0 two:running/0 main:PodInitializing/0")
 		r.after(2 * time.Second)
 		r.want("a", "Running ready=true one:Completed(0)/1 side:running/0 two:Completed(0)/1 main:running/0")
@@ -645,6 +668,236 @@ func TestNodeAndLease(t *testing.T) {
 		r.after(11 * time.Second)
 		if _, err := r.o.Get(t.Context(), api.Nodes, "", "n1"); err != nil {
 			t.Errorf("after its deletion: %v", err)
+		}
+	})
+}
+
+func TestEvict(t *testing.T) {
+	node(t, func(t *testing.T, r *rig) {
+		p := r.pod("a")
+		alone := p.DeepCopy()
+		alone.Name, alone.UID, alone.ResourceVersion = "alone", "u2", ""
+		if err := r.agent.Start(t.Context(), []*corev1.Pod{alone}); err != nil {
+			t.Fatal(err)
+		}
+		r.after(time.Second)
+		if l, _ := r.agent.List(t.Context()); len(l) != 2 || look(&corev1.Pod{Status: l[1].Status}) != "Running ready=true main:running/0" {
+			t.Errorf("list %+v", l)
+		}
+		for _, uid := range []string{string(p.UID), "u2"} {
+			if err := r.agent.Stop(t.Context(), types.UID(uid), time.Second); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.after(time.Second)
+		r.want("a", "Succeeded ready=false main:Completed(0)/0")
+		if l, _ := r.agent.List(t.Context()); len(l) != 0 {
+			t.Errorf("list %+v", l)
+		}
+		// A change of the object does not bring it back, its removal is no fault.
+		if _, err := r.o.Patch(t.Context(), api.Pods, "default", "a", api.Patch{
+			Type: "application/merge-patch+json", Data: []byte(`{"metadata":{"labels":{"x":"y"}}}`),
+		}); err != nil {
+			t.Fatal(err)
+		}
+		r.after(time.Minute)
+		if l, _ := r.agent.List(t.Context()); len(l) != 0 {
+			t.Errorf("list %+v", l)
+		}
+	})
+}
+
+func TestForceDeletionAndSameName(t *testing.T) {
+	node(t, func(t *testing.T, r *rig) {
+		r.engine.Script("img", fake.Script{IgnoreTERM: true})
+		was := r.pod("a")
+		if _, err := r.o.Delete(t.Context(), api.Pods, "default", "a", api.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
+			t.Fatal(err)
+		}
+		now := r.pod("a")
+		r.after(10 * time.Second)
+		r.want("a", "Running ready=true main:running/0")
+		boxes, _ := r.engine.List(t.Context())
+		if len(boxes) != 1 || boxes[0].UID != now.UID || now.UID == was.UID {
+			t.Errorf("sandboxes %+v", boxes)
+		}
+	})
+}
+
+// TestStatusWrites counts: a start costs few writes, and what others own stays.
+func TestStatusWrites(t *testing.T) {
+	node(t, func(t *testing.T, r *rig) {
+		r.engine.Script("img", fake.Script{PullDelay: 40 * time.Millisecond, StartDelay: 30 * time.Millisecond, ReadyAfter: 20 * time.Millisecond})
+		r.pod("a", function, func(p *corev1.Pod) {
+			p.Status.Conditions = []corev1.PodCondition{{Type: "example.org/theirs", Status: corev1.ConditionTrue}}
+		})
+		p := r.get("a")
+		p = p.DeepCopy()
+		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: "example.org/theirs", Status: corev1.ConditionTrue})
+		if _, err := r.o.Update(t.Context(), p, api.UpdateOptions{Subresource: "status"}); err != nil {
+			t.Fatal(err)
+		}
+		r.o.count()
+		r.after(time.Second)
+		r.want("a", "Running ready=true main:running/0")
+		if n := r.o.count(); n > 2 {
+			t.Errorf("%d writes for one start", n)
+		}
+		theirs := false
+		for _, c := range r.get("a").Status.Conditions {
+			theirs = theirs || c.Type == "example.org/theirs"
+		}
+		if !theirs {
+			t.Error("a condition of somebody else was dropped")
+		}
+		r.after(30 * time.Second)
+		if n := r.o.count(); n > 35+3 { // the lease each second, the node now and then
+			t.Errorf("%d writes in 30 s of nothing", n)
+		}
+	})
+}
+
+func TestHooks(t *testing.T) {
+	node(t, func(t *testing.T, r *rig) {
+		r.pod("a", func(p *corev1.Pod) {
+			p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{
+				PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"hello"}}},
+				PreStop:   &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"bye"}}},
+			}
+		})
+		r.del("a")
+		r.after(time.Second)
+		var got []string
+		for _, c := range r.engine.Calls() {
+			if strings.HasPrefix(c, "Exec") || strings.HasPrefix(c, "Signal") {
+				got = append(got, c)
+			}
+		}
+		if diff := cmp.Diff([]string{"Exec [hello]", "Exec [bye]", "Signal main 15"}, got); diff != "" {
+			t.Error(diff)
+		}
+		// A start whose hook fails does not last.
+		r.pod("b", func(p *corev1.Pod) {
+			p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"exit", "x"}}}}
+		})
+		r.after(5 * time.Second)
+		if !r.events.has("FailedPostStartHook: command ended with 1") || r.get("b").Status.ContainerStatuses[0].RestartCount == 0 {
+			t.Errorf("%s %v", look(r.get("b")), r.events.said)
+		}
+	})
+}
+
+func TestContainerSpec(t *testing.T) {
+	node(t, func(t *testing.T, r *rig) {
+		if _, err := r.o.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "key"}, Data: map[string][]byte{"token": []byte("hush")}}); err != nil {
+			t.Fatal(err)
+		}
+		limits := corev1.ResourceList{"cpu": resource.MustParse("250m"), "memory": resource.MustParse("64Mi")}
+		p := r.pod("a", function, func(p *corev1.Pod) {
+			c := &p.Spec.Containers[0]
+			c.Command, c.Args = []string{"run"}, []string{"$(WHERE)"}
+			c.Env = []corev1.EnvVar{
+				{Name: "WHERE", Value: "here"},
+				{Name: "IP", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "status.podIP"}}},
+			}
+			c.Resources = corev1.ResourceRequirements{Limits: limits}
+			p.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: new(int64(1000)), RunAsNonRoot: new(true)}
+			c.SecurityContext = &corev1.SecurityContext{ReadOnlyRootFilesystem: new(true), RunAsUser: new(int64(1001))}
+			p.Spec.Volumes = []corev1.Volume{{Name: "s", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "key"}}}}
+			c.VolumeMounts = []corev1.VolumeMount{{Name: "s", MountPath: "/var/openfaas/secrets/key", ReadOnly: true}}
+		})
+		r.after(time.Second)
+		boxes, _ := r.engine.List(t.Context())
+		got := r.engine.Spec(boxes[0].Containers[0].ID)
+		if n := len(got.Mounts); n != 4 || got.Mounts[0].Target != "/var/openfaas/secrets/key" || !got.Mounts[0].ReadOnly {
+			t.Errorf("mounts %+v", got.Mounts)
+		}
+		if b, err := os.ReadFile(got.Mounts[0].Source + "/token"); string(b) != "hush" {
+			t.Errorf("secret %q, %v", b, err)
+		}
+		got.Mounts = nil
+		want := runtime.ContainerSpec{
+			Sandbox: boxes[0].ID, Name: "main", Image: "img", Command: []string{"run"}, Args: []string{"here"},
+			Env:       []string{"WHERE=here", "IP=" + boxes[0].IP},
+			Resources: runtime.Resources{CPUShares: 256, CPUQuota: 25000, Memory: 64 << 20, Pids: 1024},
+			Security:  runtime.Security{User: new(int64(1001)), RunAsNonRoot: true, ReadOnlyRoot: true},
+			LogPath:   r.dir + "/logs/default_a_" + string(p.UID) + "/main/0.log",
+			Labels: map[string]string{
+				"io.kubernetes.pod.name": "a", "io.kubernetes.pod.namespace": "default",
+				"io.kubernetes.pod.uid": string(p.UID), "io.kubernetes.container.name": "main",
+			},
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+		// What is under the hood of a pod goes with it.
+		r.del("a")
+		r.after(time.Second)
+		for _, dir := range []string{"pods", "logs"} {
+			if left, err := os.ReadDir(r.dir + "/" + dir); len(left) != 0 || err != nil {
+				t.Errorf("%s: %v %v", dir, left, err)
+			}
+		}
+	})
+}
+
+func TestMetrics(t *testing.T) {
+	node(t, func(t *testing.T, r *rig) {
+		r.pod("a", function)
+		r.after(10 * time.Second)
+		all, err := r.metrics.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]string{}
+		for _, f := range all {
+			for _, m := range f.GetMetric() {
+				name := f.GetName()
+				for _, l := range m.GetLabel() {
+					name += " " + l.GetName() + "=" + l.GetValue()
+				}
+				switch {
+				case m.GetHistogram() != nil:
+					got[name] = fmt.Sprint(m.GetHistogram().GetSampleCount())
+				case m.GetCounter() != nil:
+					got[name] = fmt.Sprint(m.GetCounter().GetValue())
+				default:
+					got[name] = fmt.Sprint(m.GetGauge().GetValue())
+				}
+			}
+		}
+		want := map[string]string{
+			"kubelet_running_pods": "1", "kubelet_pod_start_duration_seconds": "1",
+			"faas_pod_start_stage_seconds stage=image": "1", "faas_pod_start_stage_seconds stage=sandbox": "1",
+			"faas_pod_start_stage_seconds stage=container": "1", "faas_pod_start_stage_seconds stage=ready": "1",
+			"pod_cpu_usage_seconds_total function_name=a.default namespace=default pod=a":  "10",
+			"pod_memory_working_set_bytes function_name=a.default namespace=default pod=a": "1.048576e+06",
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+	})
+}
+
+// TestManyAtOnce starts and deletes many pods at the same time.
+func TestManyAtOnce(t *testing.T) {
+	node(t, func(t *testing.T, r *rig) {
+		r.engine.Script("img", fake.Script{PullDelay: time.Second, StartDelay: time.Second})
+		begin := time.Now()
+		for i := range 200 {
+			r.pod(fmt.Sprint("p", i), function)
+		}
+		r.after(2100 * time.Millisecond)
+		if d := time.Since(begin); d > 3*time.Second {
+			t.Fatalf("took %s", d)
+		}
+		for i := range 200 {
+			r.want(fmt.Sprint("p", i), "Running ready=true main:running/0")
+			r.del(fmt.Sprint("p", i))
+		}
+		r.after(time.Second)
+		if boxes, _ := r.engine.List(t.Context()); len(boxes) != 0 {
+			t.Errorf("%d sandboxes left", len(boxes))
 		}
 	})
 }

@@ -13,6 +13,10 @@ import (
 	"github.com/podsnap/podsnap/api"
 )
 
+// settle is how long a status that nobody waits for may wait to be written, so
+// that the many changes of a start go in one or two writes.
+const settle = 100 * time.Millisecond
+
 // write brings the status to Objects in the background when it has changed, and
 // answers with when to try again. One write is under way at a time; what comes
 // meanwhile goes with the next one.
@@ -22,29 +26,55 @@ func (w *Worker) write(ctx context.Context, now time.Time) time.Time {
 		return time.Time{}
 	}
 	if equality.Semantic.DeepEqual(w.written, st) {
+		w.dirty = time.Time{}
 		if w.s.Final != nil && !w.s.Stored {
 			w.s.Stored = true
 			return now
 		}
 		return time.Time{}
 	}
-	if now.Before(w.retry) {
-		return w.retry
+	if w.dirty.IsZero() {
+		w.dirty = now
 	}
-	w.writing = true
-	p := w.s.Pod
+	at := w.retry
+	if due := w.dirty.Add(settle); !urgent(&w.written, &st) && at.Before(due) {
+		at = due
+	}
+	if now.Before(at) {
+		return at
+	}
+	w.writing, w.dirty = true, time.Time{}
+	p := w.base
 	w.ops.Go(func() {
-		err := w.store(ctx, p, st)
+		newest, err := w.store(ctx, p, st)
 		w.post(func() {
 			w.writing = false
 			if err == nil {
-				w.written, w.failures, w.retry = st, 0, time.Time{}
+				w.written, w.base, w.failures, w.retry = st, newest, 0, time.Time{}
 				return
 			}
 			w.again(err, "write status")
 		})
 	})
 	return time.Time{}
+}
+
+// urgent tells a change that somebody waits for: a pod that has become ready,
+// or is not any more, or has ended.
+func urgent(old, now *corev1.PodStatus) bool {
+	if old.Phase != now.Phase && (now.Phase == corev1.PodSucceeded || now.Phase == corev1.PodFailed) {
+		return true
+	}
+	return isReady(old) != isReady(now)
+}
+
+func isReady(st *corev1.PodStatus) bool {
+	for _, c := range st.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
 }
 
 func (w *Worker) again(err error, what string) {
@@ -54,26 +84,30 @@ func (w *Worker) again(err error, what string) {
 	w.log.Debug("objects", slog.String("what", what), slog.Any("error", err), slog.Duration("again_in", wait))
 }
 
-// store writes a status to the newest version of the object. An object that is
-// not there (any more) is no fault.
-func (w *Worker) store(ctx context.Context, p *corev1.Pod, st corev1.PodStatus) error {
+// store writes a status to the newest version of the object and answers with
+// what that is then. An object that is not there (any more) is no fault.
+func (w *Worker) store(ctx context.Context, p *corev1.Pod, st corev1.PodStatus) (*corev1.Pod, error) {
 	for {
 		next := *p
 		next.Status = merge(st, p.Status)
-		_, err := w.c.Objects.Update(ctx, &next, api.UpdateOptions{Subresource: "status"})
+		got, err := api.Update(ctx, w.c.Objects, &next, api.UpdateOptions{Subresource: "status"})
+		if err == nil {
+			return got, nil
+		}
 		if apierrors.IsNotFound(err) {
-			return nil
+			return p, nil
 		}
 		if !apierrors.IsConflict(err) {
-			return err
+			return nil, err
 		}
-		p, err = api.Get[*corev1.Pod](ctx, w.c.Objects, api.Pods, p.Namespace, p.Name)
-		if apierrors.IsNotFound(err) || err == nil && p.UID != next.UID {
-			return nil
+		newest, err := api.Get[*corev1.Pod](ctx, w.c.Objects, api.Pods, p.Namespace, p.Name)
+		if apierrors.IsNotFound(err) || err == nil && newest.UID != p.UID {
+			return p, nil
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
+		p = newest
 	}
 }
 
@@ -92,7 +126,7 @@ func merge(st, newest corev1.PodStatus) corev1.PodStatus {
 // finish ends the object's part of a pod: its last status is written and, when
 // it was deleted, the object is removed. It is tried until it is done.
 func (w *Worker) finish(a Action) func(context.Context) func() {
-	p, st, mode := w.s.Pod, w.s.Prev, w.s.Stop.Mode
+	p, st, mode := w.base, w.s.Prev, w.s.Stop.Mode
 	return func(ctx context.Context) func() {
 		err := w.conclude(ctx, p, st, mode)
 		return func() {
@@ -111,14 +145,18 @@ func (w *Worker) conclude(ctx context.Context, p *corev1.Pod, st corev1.PodStatu
 	if mode == Gone {
 		return nil
 	}
-	if err := w.store(ctx, p, st); err != nil {
-		return err
-	}
-	if mode != Delete {
+	_, err := w.store(ctx, p, st)
+	if mode == Keep {
+		// The node stops, perhaps with the store: the next agent sees anyhow
+		// that nothing runs.
+		w.warn("last status", err)
 		return nil
 	}
+	if err != nil || mode != Delete {
+		return err
+	}
 	zero := int64(0)
-	_, err := w.c.Objects.Delete(ctx, api.Pods, p.Namespace, p.Name, api.DeleteOptions{GracePeriodSeconds: &zero, UID: p.UID})
+	_, err = w.c.Objects.Delete(ctx, api.Pods, p.Namespace, p.Name, api.DeleteOptions{GracePeriodSeconds: &zero, UID: p.UID})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) { // gone, or its name is another pod's now
 		return nil
 	}

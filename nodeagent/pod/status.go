@@ -119,7 +119,7 @@ func (s *State) started(spec *corev1.Container) bool {
 }
 
 func (s *State) ready(spec *corev1.Container) bool {
-	return s.started(spec) && (readiness(s.Pod, spec) == nil || s.Containers[spec.Name].Ready)
+	return s.started(spec) && !s.Sandbox.Dead && (readiness(s.Pod, spec) == nil || s.Containers[spec.Name].Ready)
 }
 
 func (s *State) containerStatus(spec *corev1.Container, init, initialized bool, now time.Time) corev1.ContainerStatus {

@@ -2,6 +2,7 @@ package pod
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -99,7 +100,8 @@ func Step(s *State, now time.Time) Result {
 }
 
 func (s *step) act(a Action) {
-	if !s.Busy[a.Key()] {
+	asked := slices.ContainsFunc(s.r.Actions, func(b Action) bool { return b.Key() == a.Key() })
+	if !asked && !s.Busy[a.Key()] {
 		s.r.Actions = append(s.r.Actions, a)
 	}
 }

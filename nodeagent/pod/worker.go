@@ -36,7 +36,7 @@ type Config struct {
 	Recorder Recorder                             // nil is none
 	Stage    func(stage string, d time.Duration)  // a part of a start took so long: image, sandbox, container, ready; nil is none
 	Started  func(d time.Duration)                // a pod was ready for the first time after so long; nil is none
-	Publish  func(p *corev1.Pod, gone bool)       // told each new state, the object with its status; nil is none
+	Publish  func(p *corev1.Pod)                  // told each new state, the object with its status; nil is none
 	Sandbox  func(w *Worker, id string, has bool) // a sandbox is now the worker's, or not any more; nil is none
 }
 
@@ -54,11 +54,14 @@ type Worker struct {
 	// Of Run's goroutine alone:
 	early    []runtime.Exit // exits of what is just being started
 	probes   map[string]*probing
+	base     *corev1.Pod // the newest version of the object, as far as known
 	writing  bool
 	written  corev1.PodStatus // as in Objects
+	dirty    time.Time        // since when the status is not the written one
 	failures int              // of writes in a row
 	retry    time.Time        // of the write
 	told     corev1.PodStatus // as published
+	toldOf   *corev1.Pod      // the object that it was published of
 	accepted time.Time
 	wasReady bool
 
@@ -86,16 +89,12 @@ func NewWorker(c Config, p *corev1.Pod, sandbox *runtime.Sandbox) *Worker {
 	}
 	now := time.Now()
 	w := &Worker{
-		c: c, s: New(p, c.HostIP, sandbox, now), pod: p,
+		c: c, s: New(p, c.HostIP, sandbox, now), pod: p, base: p,
 		inbox: make(chan func(), 16), over: make(chan struct{}), changed: make(chan struct{}),
 		probes: map[string]*probing{}, written: p.Status, told: p.Status, accepted: now,
 		log: c.Log.With(slog.String("pod", p.Namespace+"/"+p.Name), slog.String("uid", string(p.UID))),
 	}
-	for i := range p.Status.Conditions {
-		if it := p.Status.Conditions[i]; it.Type == corev1.PodReady && it.Status == corev1.ConditionTrue {
-			w.wasReady = true
-		}
-	}
+	w.wasReady = isReady(&p.Status)
 	return w
 }
 
@@ -128,7 +127,10 @@ func (w *Worker) Await(stop <-chan struct{}, cond func(*corev1.Pod) bool) bool {
 
 // Update tells of a newer version of the object.
 func (w *Worker) Update(p *corev1.Pod) {
-	w.post(func() { w.s.Observe(p, time.Now()) })
+	w.post(func() {
+		w.base = p
+		w.s.Observe(p, time.Now())
+	})
 }
 
 // Stop ends the pod within grace; see Mode. For Gone and Delete a negative
@@ -173,7 +175,6 @@ func (w *Worker) Run(ctx context.Context) error {
 	for {
 		wake := w.step(ctx)
 		if w.s.Done {
-			w.publish(true)
 			return nil
 		}
 		timer.Stop()
@@ -218,7 +219,7 @@ func (w *Worker) step(ctx context.Context) time.Time {
 	for _, a := range r.Actions {
 		w.begin(ctx, a, now)
 	}
-	w.publish(false)
+	w.publish()
 	w.watch(ctx)
 	wake := r.Wake
 	if at := w.write(ctx, now); !at.IsZero() && (wake.IsZero() || at.Before(wake)) {
@@ -230,12 +231,13 @@ func (w *Worker) step(ctx context.Context) time.Time {
 	return wake
 }
 
-// publish tells the node of a new state.
-func (w *Worker) publish(gone bool) {
-	if !gone && equality.Semantic.DeepEqual(w.told, w.s.Prev) && w.Pod() == w.s.Pod {
+// publish tells the node of a new state, and readers of a new object.
+func (w *Worker) publish() {
+	news := !equality.Semantic.DeepEqual(w.told, w.s.Prev)
+	if !news && w.toldOf == w.s.Pod {
 		return
 	}
-	w.told = w.s.Prev
+	w.told, w.toldOf = w.s.Prev, w.s.Pod
 	p := *w.s.Pod // the object is shared: only the copy's status is new
 	p.Status = w.s.Prev
 	w.mu.Lock()
@@ -244,22 +246,18 @@ func (w *Worker) publish(gone bool) {
 	w.changed = make(chan struct{})
 	w.mu.Unlock()
 	w.ready(&p)
-	if w.c.Publish != nil {
-		w.c.Publish(&p, gone)
+	if news && w.c.Publish != nil {
+		w.c.Publish(&p)
 	}
 }
 
 func (w *Worker) ready(p *corev1.Pod) {
-	if w.wasReady {
+	if w.wasReady || !isReady(&p.Status) {
 		return
 	}
-	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
-			w.wasReady = true
-			if w.c.Started != nil {
-				w.c.Started(time.Since(w.accepted))
-			}
-		}
+	w.wasReady = true
+	if w.c.Started != nil {
+		w.c.Started(time.Since(w.accepted))
 	}
 }
 

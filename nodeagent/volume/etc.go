@@ -42,8 +42,12 @@ func (m *Manager) Files(p *corev1.Pod, ip string) error {
 	for name, data := range map[string]string{
 		"hosts": hosts(p, ip), "hostname": Hostname(p) + "\n", "resolv.conf": resolv,
 	} {
+		path := filepath.Join(etc, name)
+		if old, err := os.ReadFile(path); err == nil && string(old) == data {
+			continue
+		}
 		// In place: a container may have the file itself mounted.
-		if err := os.WriteFile(filepath.Join(etc, name), []byte(data), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(data), 0o644); err != nil {
 			return err
 		}
 	}
