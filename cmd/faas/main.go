@@ -1,5 +1,3 @@
-//go:build wip
-
 // Command faas is Podsnap: the platform (faas server) and the tool to use it.
 package main
 
@@ -26,10 +24,21 @@ const (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		cancel(&interrupted{<-signals})
+		<-signals // who asks twice does not want to wait
+		os.Exit(exitFault)
+	}()
 	os.Exit(run(ctx, os.Args[1:]))
 }
+
+// interrupted is the end of a command's context by a signal.
+type interrupted struct{ os.Signal }
+
+func (i *interrupted) Error() string { return i.Signal.String() }
 
 func run(ctx context.Context, args []string) int {
 	root := newRoot()

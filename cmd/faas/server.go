@@ -1,9 +1,8 @@
-//go:build wip
-
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -103,6 +102,10 @@ leave nothing on the machine but the state directory.`,
 				return err
 			}
 			s.c.Log, s.c.Version, s.c.Revision = log, version(), revision()
+			s.c.TearDown = func() bool {
+				i, ok := errors.AsType[*interrupted](context.Cause(cmd.Context()))
+				return ok && i.Signal == os.Interrupt
+			}
 			return daemon.Run(cmd.Context(), s.c)
 		},
 	}

@@ -41,6 +41,9 @@ type Config struct {
 	MaxBody      int64         // bytes; 0 is 256 MiB
 	MaxAsyncBody int64         // bytes; 0 is 1 MiB
 
+	// TearDown says at the end whether the containers end too; nil is never.
+	TearDown func() bool
+
 	Version, Revision string
 	Log               *slog.Logger
 }
@@ -105,7 +108,7 @@ func (c *Config) validate() error {
 	case p.Bits() > 28 || p.Bits() < 8:
 		fault("--pod-cidr %q: its length must be between 8 and 28", c.PodCIDR)
 	}
-	if len(c.socket()) > 100 {
+	if len(c.run("etcd.sock.peer")) > 100 {
 		fault("--run-dir %q: it is too long for a socket's path; choose a short one", c.RunDir)
 	}
 	if c.MaxBody < 0 || c.MaxAsyncBody < 0 || c.Timeout < 0 {
@@ -130,11 +133,10 @@ func (c *Config) path(elem ...string) string {
 func (c *Config) run(elem ...string) string {
 	return filepath.Join(append([]string{c.RunDir}, elem...)...)
 }
-func (c *Config) socket() string { return c.run("containerd", "containerd.sock.ttrpc") }
 
 // dirs makes the folders; they hold secrets, so nobody else may look inside.
 func (c *Config) dirs() error {
-	for _, d := range []string{c.StateDir, c.path("auth"), c.path("log"), c.path("store"), c.path("registry"), c.path("node"), c.RunDir} {
+	for _, d := range []string{c.StateDir, c.path("auth"), c.path("log"), c.path("store"), c.path("registry"), c.path("node"), c.path("engine"), c.RunDir} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return err
 		}

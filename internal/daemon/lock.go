@@ -44,7 +44,8 @@ func (e *runningError) Error() string {
 	return fmt.Sprintf("the platform runs already (pid %s holds %s); end it with `faas server stop`", e.pid, e.path)
 }
 
-// end asks the platform that holds the lock to end and waits until it has.
+// end asks the platform that holds the lock to end, with all it runs, and waits
+// until it has.
 func end(ctx context.Context, path string) (was bool, err error) {
 	for first := true; ; first = false {
 		unlock, err := lock(path)
@@ -61,7 +62,7 @@ func end(ctx context.Context, path string) (was bool, err error) {
 			if err != nil || pid <= 1 {
 				return false, fmt.Errorf("%s names no process: %q", path, running.pid)
 			}
-			if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+			if err := syscall.Kill(pid, syscall.SIGINT); err != nil && !errors.Is(err, syscall.ESRCH) {
 				return false, fmt.Errorf("end pid %d: %w", pid, err)
 			}
 		}

@@ -52,12 +52,18 @@ func (s *stack) wait(ctx context.Context) error {
 }
 
 // stop ends all parts, the last one first.
-func (s *stack) stop() {
-	for i := len(s.parts) - 1; i >= 0; i-- {
-		p := s.parts[i]
+func (s *stack) stop() { s.stopDownTo("") }
+
+// stopDownTo ends the parts that were started after name, and name.
+func (s *stack) stopDownTo(name string) {
+	for len(s.parts) > 0 {
+		p := s.parts[len(s.parts)-1]
+		s.parts = s.parts[:len(s.parts)-1]
 		p.cancel()
 		<-p.done
 		s.log.Debug("stopped", slog.String("part", p.name))
+		if p.name == name {
+			return
+		}
 	}
-	s.parts = nil
 }

@@ -1,0 +1,416 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/builder/registry"
+	"github.com/podsnap/podsnap/controlplane/admission"
+	"github.com/podsnap/podsnap/controlplane/apiserver"
+	"github.com/podsnap/podsnap/controlplane/autoscale"
+	"github.com/podsnap/podsnap/controlplane/controller"
+	"github.com/podsnap/podsnap/controlplane/fleet"
+	"github.com/podsnap/podsnap/controlplane/scheduler"
+	"github.com/podsnap/podsnap/controlplane/store"
+	"github.com/podsnap/podsnap/functions"
+	"github.com/podsnap/podsnap/gateway"
+	"github.com/podsnap/podsnap/gateway/async"
+	"github.com/podsnap/podsnap/gateway/auth"
+	"github.com/podsnap/podsnap/gateway/dialect"
+	"github.com/podsnap/podsnap/gateway/front"
+	"github.com/podsnap/podsnap/internal/daemon/embedded"
+	"github.com/podsnap/podsnap/internal/openfaas"
+	"github.com/podsnap/podsnap/internal/record"
+	"github.com/podsnap/podsnap/nodeagent"
+	"github.com/podsnap/podsnap/nodeagent/engine"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	appsv1 "k8s.io/api/apps/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// platform is the running process: what its parts share.
+type platform struct {
+	c       Config
+	log     *slog.Logger
+	stack   *stack
+	metrics *prometheus.Registry
+	secrets secrets
+
+	objects api.Objects
+	engine  *engine.Engine
+	agent   *nodeagent.Agent
+	handler http.Handler
+}
+
+type secrets struct{ user, password, apiToken, natsToken string }
+
+// Run runs the platform until ctx is done. Containers go on after that unless
+// c.TearDown says otherwise.
+func Run(ctx context.Context, c Config) error {
+	if err := c.fill(); err != nil {
+		return err
+	}
+	if err := c.dirs(); err != nil {
+		return fmt.Errorf("make the state directory: %w", err)
+	}
+	unlock, err := lock(c.path("lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	p := &platform{c: c, log: c.Log, stack: newStack(c.Log), metrics: prometheus.NewRegistry()}
+	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	defer p.stack.stop()
+	if err := p.start(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // told to end while starting
+		}
+		return err
+	}
+	c.Log.Info("the platform is up", slog.String("gateway", "http://"+c.Listen), slog.String("api", "http://"+c.APIListen), slog.String("metrics", "http://"+c.MetricsListen+"/metrics"))
+	err = p.stack.wait(ctx)
+	if c.TearDown != nil && c.TearDown() {
+		err = errors.Join(err, p.tearDown(context.WithoutCancel(ctx)))
+	}
+	return err
+}
+
+// start brings the parts up in the order of their dependencies. The ports come
+// first, so that one that is taken is told before anything runs.
+func (p *platform) start(ctx context.Context) error {
+	begin := time.Now()
+	ls, err := p.listen()
+	if err != nil {
+		return err
+	}
+	serving := false
+	defer func() {
+		for _, l := range ls {
+			if !serving {
+				l.Close()
+			}
+		}
+	}()
+	if err := p.readSecrets(); err != nil {
+		return fmt.Errorf("secrets: %w", err)
+	}
+	natsURL, err := p.startChildren(ctx)
+	if err != nil {
+		return err
+	}
+	if err := p.startStore(ctx); err != nil {
+		return err
+	}
+	fl, err := p.startControl(ctx)
+	if err != nil {
+		return err
+	}
+	reg, err := p.newRegistry()
+	if err != nil {
+		return err
+	}
+	if err := p.startNode(ctx); err != nil {
+		return err
+	}
+	if err := p.startGateway(ctx, fl, reg, natsURL); err != nil {
+		return err
+	}
+	if err := p.serve(ctx, ls); err != nil {
+		return err
+	}
+	serving = true
+	p.log.Debug("started", slog.Duration("took", time.Since(begin)))
+	return nil
+}
+
+func (p *platform) readSecrets() (err error) {
+	s := &p.secrets
+	s.user = "admin"
+	if err := writeFile(p.c.path("auth", "basic-auth-user"), s.user+"\n"); err != nil {
+		return err
+	}
+	if s.password, err = p.c.secret("basic-auth-password"); err != nil {
+		return err
+	}
+	if s.natsToken, err = p.c.secret("nats-token"); err != nil {
+		return err
+	}
+	if s.apiToken, err = p.c.secret("api-token"); err != nil {
+		return err
+	}
+	return writeFile(p.c.path("kubeconfig"), kubeconfig(reach(p.c.APIListen), s.apiToken))
+}
+
+// startChildren starts the store and containerd, unless those of somebody else
+// are used, and waits until they answer.
+func (p *platform) startChildren(ctx context.Context) (natsURL string, err error) {
+	natsURL = p.c.NATS
+	var kids []*child
+	if len(p.c.Etcd) == 0 || p.c.NATS == "" {
+		addr, err := freeAddr()
+		if err != nil {
+			return "", err
+		}
+		kid, err := newStoreChild(&p.c, addr, p.secrets.natsToken)
+		if err != nil {
+			return "", err
+		}
+		kids = append(kids, kid)
+		if natsURL == "" {
+			natsURL = "nats://" + p.secrets.natsToken + "@" + addr
+		}
+	}
+	if len(p.c.Etcd) == 0 {
+		p.c.Etcd = []string{embedded.EtcdEndpoint(p.c.run("etcd.sock"))}
+	}
+	if p.c.Containerd == "" {
+		kid, socket, err := newContainerdChild(&p.c)
+		if err != nil {
+			return "", err
+		}
+		p.c.Containerd = socket
+		kids = append(kids, kid)
+	}
+	for _, k := range kids {
+		p.stack.start(ctx, k.name, k.run)
+	}
+	for _, k := range kids {
+		if err := k.wait(ctx); err != nil {
+			return "", err
+		}
+	}
+	return natsURL, nil
+}
+
+func (p *platform) startStore(ctx context.Context) error {
+	client, err := store.Dial(p.c.Etcd, nil, p.log)
+	if err != nil {
+		return err
+	}
+	s, err := store.New(store.Config{
+		Client: client, Prefix: p.c.EtcdPrefix, Log: p.log, Metrics: p.metrics,
+		Admit: admission.Admit,
+	})
+	if err != nil {
+		client.Close()
+		return err
+	}
+	p.stack.start(ctx, "store client", func(ctx context.Context) error {
+		defer client.Close()
+		return s.Run(ctx)
+	})
+	p.objects = s
+	wait, cancel := context.WithTimeoutCause(ctx, 30*time.Second, fmt.Errorf("etcd at %s does not answer", strings.Join(p.c.Etcd, ", ")))
+	defer cancel()
+	select {
+	case <-s.Ready():
+		return nil
+	case <-wait.Done():
+		return context.Cause(wait)
+	}
+}
+
+func (p *platform) startControl(ctx context.Context) (*fleet.Fleet, error) {
+	fl, err := fleet.New(fleet.Config{Objects: p.objects, Policy: policy, Log: p.log, Metrics: p.metrics})
+	if err != nil {
+		return nil, err
+	}
+	controllers := controller.New(controller.Config{Objects: p.objects, Apply: functions.Apply, Log: p.log, Metrics: p.metrics})
+	sched := scheduler.New(scheduler.Config{Objects: p.objects, Log: p.log, Metrics: p.metrics})
+	p.stack.start(ctx, "controllers", controllers.Run)
+	p.stack.start(ctx, "scheduler", sched.Run)
+	p.stack.start(ctx, "fleet", fl.Run)
+	return fl, nil
+}
+
+// policy reads how a function scales from its Deployment, which has the
+// function's labels.
+func policy(d *appsv1.Deployment) autoscale.Policy {
+	n, _ := strconv.Atoi(d.Spec.Template.Annotations[api.AnnotationConcurrency]) // absent is 0: no limit
+	return autoscale.Policy{Scale: functions.Scaling(d.Labels), Concurrency: n}
+}
+
+func (p *platform) startNode(ctx context.Context) error {
+	e, err := newEngine(ctx, &p.c, p.log, p.metrics, registries(&p.c, p.secrets))
+	if err != nil {
+		return err
+	}
+	p.engine = e
+	p.stack.start(ctx, "engine", e.Run)
+	rec := record.New(record.Config{Objects: p.objects, Component: "nodeagent", Host: p.c.NodeName, Log: p.log})
+	p.stack.start(ctx, "events", rec.Run)
+	p.agent, err = nodeagent.New(nodeagent.Config{
+		NodeName: p.c.NodeName, Objects: p.objects, Runtime: e, Images: e.Images(), Stats: e,
+		StateDir: p.c.path("node"), PodCIDR: p.c.PodCIDR, Version: p.c.Version, Recorder: rec, Log: p.log, Metrics: p.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	p.stack.start(ctx, "node agent", p.agent.Run)
+	return nil
+}
+
+// agents finds the agent of a node: on one machine there is one.
+func (p *platform) agents(_ context.Context, node string) (api.Agent, error) {
+	if node == p.c.NodeName && p.agent != nil {
+		return p.agent, nil
+	}
+	return nil, apierrors.NewNotFound(api.Nodes.GR(), node)
+}
+
+func (p *platform) startGateway(ctx context.Context, capacity api.Capacity, reg *registry.Registry, natsURL string) error {
+	var queue *async.Queue
+	g, err := gateway.New(gateway.Config{
+		Objects: p.objects, Capacity: capacity, Agents: p.agents, Name: p.c.NodeName,
+		Enqueue: func(ctx context.Context, c dialect.AsyncCall) error {
+			return queue.Enqueue(ctx, async.Call{
+				ID: c.ID, Function: c.Function, Method: c.Method, Path: c.Path, Query: c.Query,
+				Header: c.Header, Body: c.Body, Callback: c.CallbackURL, Start: c.Start,
+			})
+		},
+		Digest:  digests(reg),
+		Auth:    auth.Config{Disabled: p.c.NoAuth, User: p.secrets.user, Password: p.secrets.password},
+		Version: openfaas.Version{Release: p.c.Version, SHA: p.c.Revision},
+		Extra:   map[string]http.Handler{"/v2/": reg},
+		Timeout: p.c.Timeout, MaxBody: p.c.MaxBody, MaxAsyncBody: p.c.MaxAsyncBody, Log: p.log, Metrics: p.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	queue, err = async.New(async.Config{URL: natsURL, Handler: g.Invoker(), Log: p.log, Metrics: p.metrics})
+	if err != nil {
+		return err
+	}
+	p.stack.start(ctx, "registry", func(ctx context.Context) error {
+		defer reg.Close()
+		return reg.Run(ctx)
+	})
+	p.stack.start(ctx, "gateway", g.Run)
+	p.stack.start(ctx, "asynchronous calls", queue.Run)
+	p.handler = g.Handler()
+	return nil
+}
+
+func (p *platform) listen() (map[string]net.Listener, error) {
+	out := map[string]net.Listener{}
+	for flag, addr := range map[string]string{"listen": p.c.Listen, "metrics-listen": p.c.MetricsListen, "api-listen": p.c.APIListen} {
+		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr) //nolint:forbidigo // binding does not wait
+		if err != nil {
+			for _, l := range out {
+				l.Close()
+			}
+			return nil, fmt.Errorf("--%s %s: %w; is the platform running already, or something else on that port?", flag, addr, err)
+		}
+		out[flag] = l
+	}
+	return out, nil
+}
+
+// serve opens the doors.
+func (p *platform) serve(ctx context.Context, ls map[string]net.Listener) error {
+	apiServer, err := apiserver.New(apiserver.Config{
+		Objects: p.objects, Agents: p.agents, Token: p.secrets.apiToken, Version: p.c.Version, Log: p.log, Metrics: p.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	p.serveOne(ctx, "metrics listener", ls["metrics-listen"], &http.Server{Handler: metricsHandler(p.metrics), ReadHeaderTimeout: 5 * time.Second}, time.Second)
+	p.serveOne(ctx, "API listener", ls["api-listen"], &http.Server{Handler: apiServer, ReadHeaderTimeout: 10 * time.Second}, time.Second)
+	p.serveOne(ctx, "gateway listener", ls["listen"], front.Server(p.handler), 30*time.Second)
+	return nil
+}
+
+// serveOne serves until its part of the stack is stopped, then lets what is in
+// flight end within drain.
+func (p *platform) serveOne(ctx context.Context, name string, l net.Listener, s *http.Server, drain time.Duration) {
+	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.BaseContext = func(net.Listener) context.Context { return base }
+	s.ErrorLog = slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)
+	p.stack.start(ctx, name, func(ctx context.Context) error {
+		defer cancel()
+		served := make(chan error, 1)
+		go func() { served <- s.Serve(l) }()
+		select {
+		case err := <-served:
+			return err
+		case <-ctx.Done():
+		}
+		end, done := context.WithTimeout(context.WithoutCancel(ctx), drain)
+		defer done()
+		if err := s.Shutdown(end); err != nil {
+			cancel() // what is still in flight ends now
+			s.Close()
+		}
+		<-served
+		return nil
+	})
+}
+
+// tearDown ends every pod and removes what the node has made in the kernel.
+func (p *platform) tearDown(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	p.log.Info("ending all pods")
+	err := p.agent.StopAll(ctx, 10*time.Second)
+	// The agent must not start anything while its ground is taken away.
+	p.stack.stopDownTo("node agent")
+	return errors.Join(err, p.engine.Teardown(ctx))
+}
+
+// reach is an address at which a client of this machine reaches a listener.
+func reach(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return listen
+	}
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// Stop ends the platform of a state directory, if it runs, and removes all that
+// it has started on this machine. say tells a person what happens.
+func Stop(ctx context.Context, c Config, say func(format string, a ...any)) error {
+	if err := c.fill(); err != nil {
+		return err
+	}
+	if _, err := os.Stat(c.path("lock")); errors.Is(err, os.ErrNotExist) {
+		say("nothing was ever started with the state directory %s", c.StateDir)
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("two minutes are over"))
+	defer cancel()
+	was, err := end(ctx, c.path("lock"))
+	if err != nil {
+		return err
+	}
+	unlock, err := lock(c.path("lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := cleanUp(ctx, c); err != nil {
+		return fmt.Errorf("remove what the platform left: %w", err)
+	}
+	if err := os.RemoveAll(c.RunDir); err != nil {
+		return err
+	}
+	if was {
+		say("the platform has ended; its state stays in %s", c.StateDir)
+	} else {
+		say("the platform was not running; nothing of it is left but its state in %s", c.StateDir)
+	}
+	return nil
+}
