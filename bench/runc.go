@@ -170,15 +170,7 @@ func writeAll(path string, r io.Reader, mode os.FileMode) error {
 
 // pods lists the measured function's pods.
 func (b *bench) pods(p *platform.Platform) []corev1.Pod {
-	token, err := os.ReadFile(filepath.Join(p.StateDir, "auth", "api-token"))
-	b.must(err)
-	req, err := http.NewRequestWithContext(b.Context(), http.MethodGet, p.API+"/api/v1/namespaces/openfaas-fn/pods?labelSelector=faas_function%3D"+function, nil)
-	b.must(err)
-	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
-	resp, err := http.DefaultClient.Do(req)
-	b.must(err)
-	defer resp.Body.Close()
 	var l corev1.PodList
-	b.must(json.NewDecoder(resp.Body).Decode(&l))
+	b.must(p.Get("/api/v1/namespaces/openfaas-fn/pods?labelSelector=faas_function%3D"+function, &l))
 	return l.Items
 }

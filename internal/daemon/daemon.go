@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,7 +54,10 @@ type platform struct {
 	handler http.Handler
 }
 
-type secrets struct{ user, password, apiToken, natsToken string }
+type secrets struct {
+	user, password, apiToken, natsToken string
+	certificate                         tls.Certificate
+}
 
 // Run runs the platform until ctx is done. Containers go on after that unless
 // c.TearDown says otherwise.
@@ -78,7 +82,7 @@ func Run(ctx context.Context, c Config) error {
 		}
 		return err
 	}
-	c.Log.Info("the platform is up", slog.String("gateway", "http://"+c.Listen), slog.String("api", "http://"+c.APIListen), slog.String("metrics", "http://"+c.MetricsListen+"/metrics"))
+	c.Log.Info("the platform is up", slog.String("gateway", "http://"+c.Listen), slog.String("api", "https://"+c.APIListen), slog.String("metrics", "http://"+c.MetricsListen+"/metrics"))
 	err = p.stack.wait(ctx)
 	if c.TearDown != nil && c.TearDown() {
 		err = errors.Join(err, p.tearDown(context.WithoutCancel(ctx)))
@@ -149,7 +153,11 @@ func (p *platform) readSecrets() (err error) {
 	if s.apiToken, err = p.c.secret("api-token"); err != nil {
 		return err
 	}
-	return writeFile(p.c.path("kubeconfig"), kubeconfig(reach(p.c.APIListen), s.apiToken))
+	var ca []byte
+	if s.certificate, ca, err = p.c.certificate(); err != nil {
+		return err
+	}
+	return writeFile(p.c.path("kubeconfig"), kubeconfig(reach(p.c.APIListen), s.apiToken, ca))
 }
 
 // startChildren starts the store and containerd, unless those of somebody else
@@ -326,7 +334,10 @@ func (p *platform) serve(ctx context.Context, ls map[string]net.Listener) error 
 		return err
 	}
 	p.serveOne(ctx, "metrics listener", ls["metrics-listen"], &http.Server{Handler: metricsHandler(p.metrics), ReadHeaderTimeout: 5 * time.Second}, time.Second)
-	p.serveOne(ctx, "API listener", ls["api-listen"], &http.Server{Handler: apiServer, ReadHeaderTimeout: 10 * time.Second}, time.Second)
+	p.serveOne(ctx, "API listener", ls["api-listen"], &http.Server{
+		Handler: apiServer, ReadHeaderTimeout: 10 * time.Second,
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{p.secrets.certificate}},
+	}, time.Second)
 	p.serveOne(ctx, "gateway listener", ls["listen"], front.Server(p.handler), 30*time.Second)
 	return nil
 }
@@ -340,7 +351,13 @@ func (p *platform) serveOne(ctx context.Context, name string, l net.Listener, s 
 	p.stack.start(ctx, name, func(ctx context.Context) error {
 		defer cancel()
 		served := make(chan error, 1)
-		go func() { served <- s.Serve(l) }()
+		go func() {
+			if s.TLSConfig != nil {
+				served <- s.ServeTLS(l, "", "")
+				return
+			}
+			served <- s.Serve(l)
+		}()
 		select {
 		case err := <-served:
 			return err

@@ -82,11 +82,11 @@ func metricsHandler(r *prometheus.Registry) http.Handler {
 }
 
 // kubeconfig is what kubectl needs to reach the API of this machine.
-func kubeconfig(addr, token string) string {
+func kubeconfig(addr, token string, ca []byte) string {
 	type m = map[string]any
 	b, err := yaml.Marshal(m{
 		"apiVersion": "v1", "kind": "Config", "current-context": "podsnap",
-		"clusters": []m{{"name": "podsnap", "cluster": m{"server": "http://" + addr}}},
+		"clusters": []m{{"name": "podsnap", "cluster": m{"server": "https://" + addr, "certificate-authority-data": ca}}},
 		"users":    []m{{"name": "admin", "user": m{"token": token}}},
 		"contexts": []m{{"name": "podsnap", "context": m{"cluster": "podsnap", "user": "admin", "namespace": api.FunctionNamespace}}},
 	})

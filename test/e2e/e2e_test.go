@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -105,22 +104,8 @@ func invoke(t *testing.T, p *platform.Platform, method, path, body string, heade
 // pods lists the pods of a function as the Kubernetes API shows them.
 func pods(t *testing.T, p *platform.Platform, function string) []corev1.Pod {
 	t.Helper()
-	token, err := os.ReadFile(filepath.Join(p.StateDir, "auth", "api-token"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.API+"/api/v1/namespaces/openfaas-fn/pods?labelSelector=faas_function%3D"+function, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
 	var l corev1.PodList
-	if err := json.NewDecoder(resp.Body).Decode(&l); err != nil {
+	if err := p.Get("/api/v1/namespaces/openfaas-fn/pods?labelSelector=faas_function%3D"+function, &l); err != nil {
 		t.Fatal(err)
 	}
 	return l.Items

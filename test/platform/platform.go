@@ -5,6 +5,9 @@ package platform
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -108,7 +111,7 @@ func New(t T, flags ...string) *Platform {
 	ports := FreePorts(t, 3)
 	p := &Platform{
 		Binary: Binary(t), StateDir: dir, t: t,
-		URL: "http://" + ports[0], Metrics: "http://" + ports[1], API: "http://" + ports[2],
+		URL: "http://" + ports[0], Metrics: "http://" + ports[1], API: "https://" + ports[2],
 		args: append([]string{
 			"--state-dir", dir, "--run-dir", filepath.Join(dir, "run"),
 			"--listen", ports[0], "--metrics-listen", ports[1], "--api-listen", ports[2],
@@ -337,4 +340,34 @@ func (l *lockedWriter) String() string {
 func tail(s string, n int) string {
 	lines := strings.Split(s, "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// Get reads an object or list of the Kubernetes API into out.
+func (p *Platform) Get(path string, out any) error {
+	token, err := os.ReadFile(filepath.Join(p.StateDir, "auth", "api-token"))
+	if err != nil {
+		return err
+	}
+	ca, err := os.ReadFile(filepath.Join(p.StateDir, "auth", "ca.crt"))
+	if err != nil {
+		return err
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	t := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
+	defer t.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, p.API+path, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	resp, err := (&http.Client{Transport: t, Timeout: 30 * time.Second}).Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("GET %s: %s", path, resp.Status)
+	}
+	return json.NewDecoder(resp.Body).Decode(out)
 }

@@ -1,0 +1,111 @@
+package daemon
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"net"
+	"os"
+	"time"
+)
+
+// certificate answers with the API's certificate and the CA that clients trust
+// it by (PEM). Both are made at the first start; the certificate is made anew
+// when its hosts have changed or less than a month of it is left.
+func (c *Config) certificate() (tls.Certificate, []byte, error) {
+	ca, caKey, caPEM, err := c.authority()
+	if err != nil {
+		return tls.Certificate{}, nil, fmt.Errorf("certificate authority: %w", err)
+	}
+	host, _, err := net.SplitHostPort(reach(c.APIListen))
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	crt, key := c.path("auth", "api.crt"), c.path("auth", "api.key")
+	if pair, err := tls.LoadX509KeyPair(crt, key); err == nil {
+		if pair.Leaf.VerifyHostname(host) == nil && pair.Leaf.CheckSignatureFrom(ca) == nil && time.Until(pair.Leaf.NotAfter) > 30*24*time.Hour {
+			return pair, caPEM, nil
+		}
+	}
+	t := template("podsnap API", 365*24*time.Hour)
+	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	t.DNSNames = []string{"localhost", c.NodeName}
+	t.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
+	if ip := net.ParseIP(host); ip != nil {
+		t.IPAddresses = append(t.IPAddresses, ip)
+	} else {
+		t.DNSNames = append(t.DNSNames, host)
+	}
+	if _, _, err := issue(t, ca, caKey, crt, key); err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	pair, err := tls.LoadX509KeyPair(crt, key)
+	return pair, caPEM, err
+}
+
+func (c *Config) authority() (*x509.Certificate, *ecdsa.PrivateKey, []byte, error) {
+	crt, key := c.path("auth", "ca.crt"), c.path("auth", "ca.key")
+	pair, err := tls.LoadX509KeyPair(crt, key)
+	if errors.Is(err, fs.ErrNotExist) {
+		t := template("podsnap", 10*365*24*time.Hour)
+		t.IsCA, t.BasicConstraintsValid, t.KeyUsage = true, true, x509.KeyUsageCertSign
+		if _, _, err := issue(t, t, nil, crt, key); err != nil {
+			return nil, nil, nil, err
+		}
+		pair, err = tls.LoadX509KeyPair(crt, key)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+	} else if err != nil {
+		return nil, nil, nil, err
+	}
+	k, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, nil, nil, fmt.Errorf("%s holds no ECDSA key", key)
+	}
+	b, err := os.ReadFile(crt)
+	return pair.Leaf, k, b, err
+}
+
+func template(name string, life time.Duration) *x509.Certificate {
+	serial, _ := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120)) // never fails
+	now := time.Now()
+	return &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: name},
+		NotBefore: now.Add(-5 * time.Minute), NotAfter: now.Add(life), KeyUsage: x509.KeyUsageDigitalSignature,
+	}
+}
+
+// issue makes a key and a certificate for it, signed by parentKey (nil: by
+// itself), and writes both.
+func issue(t, parent *x509.Certificate, parentKey *ecdsa.PrivateKey, crt, key string) (crtPEM, keyPEM []byte, err error) {
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	if parentKey == nil {
+		parentKey = k
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, parent, &k.PublicKey, parentKey)
+	if err != nil {
+		return nil, nil, err
+	}
+	raw, err := x509.MarshalECPrivateKey(k)
+	if err != nil {
+		return nil, nil, err
+	}
+	crtPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	keyPEM = pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: raw})
+	if err := writeFile(key, string(keyPEM)); err != nil {
+		return nil, nil, err
+	}
+	return crtPEM, keyPEM, writeFile(crt, string(crtPEM))
+}
