@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/podsnap/podsnap/api"
@@ -68,7 +69,7 @@ func precondition(r *api.Resource, old api.Object, uid types.UID, rv string) err
 	}
 	if rv != "" && rv != old.GetResourceVersion() {
 		return apierrors.NewConflict(r.GR(), old.GetName(),
-			fmt.Errorf("the object has been modified; please apply your changes to the latest version and try again"))
+			errors.New("the object has been modified; please apply your changes to the latest version and try again"))
 	}
 	return nil
 }
