@@ -21,7 +21,7 @@ type token struct {
 }
 
 func (t token) String() string {
-	data, _ := json.Marshal(t) //nolint:errcheck // two strings and a number
+	data, _ := json.Marshal(t) // two strings and a number: no error
 	return base64.RawURLEncoding.EncodeToString(data)
 }
 

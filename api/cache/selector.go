@@ -1,11 +1,11 @@
 package cache
 
 import (
+	"github.com/podsnap/podsnap/api"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
-
-	"github.com/podsnap/podsnap/api"
 )
 
 // selector is what a list or a watch wants to see.
@@ -13,6 +13,11 @@ type selector struct {
 	namespace string
 	labels    labels.Selector // nil is all
 	fields    fields.Selector // nil is all
+
+	// What fields demands of the two fields that are asked for most: most
+	// objects fail that, and their fields need not be listed.
+	name, node     string
+	byName, byNode bool
 }
 
 func selectorOf(namespace string, l labels.Selector, f fields.Selector) selector {
@@ -22,7 +27,10 @@ func selectorOf(namespace string, l labels.Selector, f fields.Selector) selector
 	if f != nil && f.Empty() {
 		f = nil
 	}
-	return selector{namespace, l, f}
+	s := selector{namespace: namespace, labels: l, fields: f}
+	s.name, s.byName = s.exactly("metadata.name")
+	s.node, s.byNode = s.exactly("spec.nodeName")
+	return s
 }
 
 // all says whether every object of the namespace is selected.
@@ -32,6 +40,9 @@ func (s selector) all() bool { return s.labels == nil && s.fields == nil }
 // fields, so that they are listed once for all watches.
 func (s selector) matches(obj api.Object, set func() fields.Set) bool {
 	if s.namespace != "" && obj.GetNamespace() != s.namespace {
+		return false
+	}
+	if s.byName && obj.GetName() != s.name || s.byNode && nodeOf(obj) != s.node {
 		return false
 	}
 	if s.labels != nil && !s.labels.Matches(labels.Set(obj.GetLabels())) {
@@ -57,4 +68,12 @@ func (s selector) exactly(field string) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// nodeOf is the pod's node; "" for other kinds, which have no such field.
+func nodeOf(obj api.Object) string {
+	if p, ok := obj.(*corev1.Pod); ok {
+		return p.Spec.NodeName
+	}
+	return ""
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/api"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/utils/third_party/forked/golang/btree"
 )
@@ -26,8 +25,6 @@ const (
 type watch struct {
 	c        *Cache
 	selector selector
-	node     string // with byNode: the only spec.nodeName that it wants
-	byNode   bool
 
 	events chan api.Event
 	more   chan struct{} // holds one token when there may be something to read
@@ -62,9 +59,6 @@ func (c *Cache) Watch(ctx context.Context, o api.WatchOptions) (api.Watch, error
 		c: c, selector: selectorOf(o.Namespace, o.Labels, o.Fields),
 		events: make(chan api.Event, 16), more: make(chan struct{}, 1), slow: make(chan struct{}),
 		broken: make(chan error, 1), stop: make(chan struct{}), done: make(chan struct{}),
-	}
-	if c.r == api.Pods {
-		w.node, w.byNode = w.selector.exactly("spec.nodeName")
 	}
 	tree, at, err := c.join(w, rev)
 	if err != nil {
@@ -231,14 +225,10 @@ func (w *watch) concerns(ch *change) bool {
 	if ns := w.selector.namespace; ns != "" && obj.GetNamespace() != ns {
 		return false
 	}
-	return !w.byNode || nodeOf(ch.old) == w.node || nodeOf(ch.now) == w.node
-}
-
-func nodeOf(obj api.Object) string {
-	if p, ok := obj.(*corev1.Pod); ok {
-		return p.Spec.NodeName
+	if w.selector.byName && obj.GetName() != w.selector.name {
+		return false
 	}
-	return ""
+	return !w.selector.byNode || nodeOf(ch.old) == w.selector.node || nodeOf(ch.now) == w.selector.node
 }
 
 func (w *watch) bookmark(rev int64) api.Object {

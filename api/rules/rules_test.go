@@ -179,3 +179,32 @@ func TestQOS(t *testing.T) {
 		t.Errorf("one of two containers limited: got %s, want Burstable", got)
 	}
 }
+
+// An Admit hook works on its own copy, and can't change more than the status in
+// an update of that.
+func TestAdmitCannotReachTheOldObject(t *testing.T) {
+	old := pod("p")
+	before := old.DeepCopy()
+	meddle := func(_, next api.Object) error {
+		p := next.(*corev1.Pod)
+		p.Labels["a"], p.Spec.Containers[0].Image, p.Status.Phase = "changed", "changed", corev1.PodRunning
+		return nil
+	}
+	in := old.DeepCopy()
+	v, err := rules.Update(old, in, api.UpdateOptions{Subresource: "status"}, meddle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := before.DeepCopy()
+	want.Status.Phase = corev1.PodRunning
+	if d := cmp.Diff(want, v.Object); d != "" {
+		t.Fatalf("update of the status (-want +got):\n%s", d)
+	}
+	v, err = rules.Update(old, in, api.UpdateOptions{}, meddle)
+	if err != nil || v.Object.GetGeneration() != 2 || v.Object.(*corev1.Pod).Spec.Containers[0].Image != "changed" {
+		t.Fatalf("plain update: %+v, %v", v.Object, err)
+	}
+	if d := cmp.Diff(before, old) + cmp.Diff(before, in); d != "" {
+		t.Fatalf("an argument was changed:\n%s", d)
+	}
+}

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/podsnap/podsnap/api"
@@ -24,16 +25,39 @@ func Update(old, obj api.Object, o api.UpdateOptions, admit func(old, next api.O
 	if err := precondition(r, old, obj.GetUID(), obj.GetResourceVersion()); err != nil {
 		return Verdict{}, err
 	}
-	next, err := merge(r, old, obj, o.Subresource)
-	if err != nil {
-		return Verdict{}, err
+	if o.Subresource == "status" && r.Status {
+		return updateStatus(old, obj, admit)
 	}
+	if o.Subresource != "" {
+		return Verdict{}, apierrors.NewBadRequest(fmt.Sprintf("%s have no subresource %q that can be updated", r, o.Subresource))
+	}
+	next := merge(r, old, obj)
 	if admit != nil {
 		if err := admit(old, next); err != nil {
 			return Verdict{}, err
 		}
 	}
 	return settle(r, old, next)
+}
+
+// updateStatus takes the status alone; whatever else admit may do to its copy
+// is dropped. The result shares everything but the status with old.
+func updateStatus(old, obj api.Object, admit func(old, next api.Object) error) (Verdict, error) {
+	from := obj.DeepCopyObject().(api.Object)
+	if admit != nil {
+		next := old.DeepCopyObject().(api.Object)
+		copyField(next, from, "Status")
+		if err := admit(old, next); err != nil {
+			return Verdict{}, err
+		}
+		from = next
+	}
+	if equality.Semantic.DeepEqual(value(old, "Status"), value(from, "Status")) {
+		return Verdict{Object: old, Unchanged: true}, nil
+	}
+	next := shallow(old)
+	copyField(next, from, "Status")
+	return Verdict{Object: next}, nil
 }
 
 // precondition holds what a request expects against the current object; empty
@@ -45,22 +69,14 @@ func precondition(r *api.Resource, old api.Object, uid types.UID, rv string) err
 	}
 	if rv != "" && rv != old.GetResourceVersion() {
 		return apierrors.NewConflict(r.GR(), old.GetName(),
-			fmt.Errorf("the object has been modified; please apply your changes to the latest version and try again"))
+			errors.New("the object has been modified; please apply your changes to the latest version and try again"))
 	}
 	return nil
 }
 
 // merge makes the new state: a private copy of what the client may change, on
 // top of what it may not.
-func merge(r *api.Resource, old, obj api.Object, subresource string) (api.Object, error) {
-	switch {
-	case subresource == "status" && r.Status:
-		next := old.DeepCopyObject().(api.Object)
-		copyField(next, obj.DeepCopyObject().(api.Object), "Status")
-		return next, nil
-	case subresource != "":
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("%s have no subresource %q that can be updated", r, subresource))
-	}
+func merge(r *api.Resource, old, obj api.Object) api.Object {
 	next := obj.DeepCopyObject().(api.Object)
 	next.GetObjectKind().SetGroupVersionKind(r.GVK())
 	next.SetNamespace(old.GetNamespace())
@@ -78,7 +94,7 @@ func merge(r *api.Resource, old, obj api.Object, subresource string) (api.Object
 	if ns, ok := next.(*corev1.Namespace); ok && old.GetDeletionTimestamp() == nil {
 		ns.Spec.Finalizers = append([]corev1.FinalizerName(nil), old.(*corev1.Namespace).Spec.Finalizers...)
 	}
-	return next, nil
+	return next
 }
 
 // settle compares the two states, part by part so that nothing is compared

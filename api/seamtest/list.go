@@ -1,6 +1,7 @@
 package seamtest
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 
@@ -108,8 +109,8 @@ func listPageExpires(s *suite) {
 		_, err := s.o.List(s.Context(), api.ConfigMaps, api.ListOptions{Namespace: s.ns, Limit: 2, Continue: first.Continue})
 		return err
 	})
-	status, ok := err.(apierrors.APIStatus) //nolint:errorlint // the seam answers with StatusErrors, unwrapped
-	if !ok || status.Status().ListMeta.Continue == "" {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || status.Status().ListMeta.Continue == "" {
 		s.Fatalf("%v carries no token for going on with the present state", err)
 	}
 	rest := s.list(api.ConfigMaps, api.ListOptions{Limit: 10, Continue: status.Status().ListMeta.Continue})

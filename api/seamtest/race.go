@@ -85,8 +85,7 @@ func (s *suite) follow(done <-chan struct{}, few int) {
 func (s *suite) take(w api.Watch, have map[string]string, rv string, few int) (string, bool) {
 	initial := rv == ""
 	ended := false
-	for range few {
-	again:
+	for few > 0 {
 		e, ok := next(s.T, w)
 		if !ok {
 			s.Errorf("the watch ended: %v", w.Err())
@@ -111,9 +110,10 @@ func (s *suite) take(w api.Watch, have map[string]string, rv string, few int) (s
 			s.Errorf("%s %s at %s, but it was there: %v", e.Type, e.Object.GetName(), now, had)
 		}
 		if initial {
-			goto again
+			continue
 		}
 		rv = now
+		few--
 		if ended {
 			return rv, true
 		}

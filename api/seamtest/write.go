@@ -1,6 +1,7 @@
 package seamtest
 
 import (
+	"errors"
 	"strings"
 
 	"github.com/google/go-cmp/cmp"
@@ -52,8 +53,8 @@ func createFillsAndRefuses(s *suite) {
 }
 
 func causes(err error) []metav1.StatusCause {
-	s, ok := err.(apierrors.APIStatus) //nolint:errorlint // the seam answers with StatusErrors, unwrapped
-	if !ok || s.Status().Details == nil {
+	var s apierrors.APIStatus
+	if !errors.As(err, &s) || s.Status().Details == nil {
 		return nil
 	}
 	return s.Status().Details.Causes

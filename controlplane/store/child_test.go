@@ -71,6 +71,6 @@ func (c *child) kill() {
 	if err := c.cmd.Process.Kill(); err != nil {
 		c.t.Error(err)
 	}
-	c.cmd.Wait() //nolint:errcheck // it was killed
+	c.cmd.Wait() // it was killed
 	c.stdin.Close()
 }

@@ -21,11 +21,11 @@ type server struct {
 
 // place is where an etcd is.
 type place struct {
-	t   *testing.T
+	t   testing.TB
 	dir string
 }
 
-func startEtcd(t *testing.T) *server {
+func startEtcd(t testing.TB) *server {
 	t.Helper()
 	s := &server{place: place{t, shortDir(t)}}
 	s.start()
@@ -35,7 +35,7 @@ func startEtcd(t *testing.T) *server {
 
 // shortDir is a directory whose path leaves room for a socket's name, which
 // t.TempDir's does not.
-func shortDir(t *testing.T) string {
+func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "etcd")
 	if err != nil {
@@ -87,7 +87,7 @@ func (s *server) stop() {
 	s.etcd = nil
 }
 
-func dial(t *testing.T, url string) *clientv3.Client {
+func dial(t testing.TB, url string) *clientv3.Client {
 	t.Helper()
 	c, err := Dial([]string{url}, nil, nil)
 	if err != nil {
@@ -98,7 +98,7 @@ func dial(t *testing.T, url string) *clientv3.Client {
 }
 
 // open starts a store that ends with the test.
-func open(t *testing.T, c Config) *Store {
+func open(t testing.TB, c Config) *Store {
 	t.Helper()
 	st, err := New(c)
 	if err != nil {

@@ -19,14 +19,14 @@ func configMap(name, n string) *corev1.ConfigMap {
 	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: name}, Data: map[string]string{"n": n}}
 }
 
-func prepare(t *testing.T, o api.Objects) {
+func prepare(t testing.TB, o api.Objects) {
 	t.Helper()
 	if _, err := o.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "a"}}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func increment(t *testing.T, o api.Objects, name string) error {
+func increment(t testing.TB, o api.Objects, name string) error {
 	_, err := api.Mutate(t.Context(), o, api.ConfigMaps, "a", name, api.UpdateOptions{}, func(c *corev1.ConfigMap) (bool, error) {
 		n, err := strconv.Atoi(c.Data["n"])
 		c.Data["n"] = strconv.Itoa(n + 1)
@@ -35,7 +35,7 @@ func increment(t *testing.T, o api.Objects, name string) error {
 	return err
 }
 
-func nextEvent(t *testing.T, w api.Watch) (api.Event, bool) {
+func nextEvent(t testing.TB, w api.Watch) (api.Event, bool) {
 	t.Helper()
 	for {
 		select {
@@ -102,7 +102,7 @@ func TestKilledEtcd(t *testing.T) {
 	}
 }
 
-func mustCreate(t *testing.T, o api.Objects, obj api.Object) api.Object {
+func mustCreate(t testing.TB, o api.Objects, obj api.Object) api.Object {
 	t.Helper()
 	got, err := o.Create(t.Context(), obj)
 	if err != nil {
@@ -111,7 +111,7 @@ func mustCreate(t *testing.T, o api.Objects, obj api.Object) api.Object {
 	return got
 }
 
-func mustGet(t *testing.T, o api.Objects, name string) *corev1.ConfigMap {
+func mustGet(t testing.TB, o api.Objects, name string) *corev1.ConfigMap {
 	t.Helper()
 	got, err := api.Get[*corev1.ConfigMap](t.Context(), o, api.ConfigMaps, "a", name)
 	if err != nil {

@@ -66,10 +66,10 @@ func (p *proxy) serve(c net.Conn) {
 	p.open[c], p.open[up] = true, true
 	p.mu.Unlock()
 	p.wg.Go(func() {
-		io.Copy(up, c) //nolint:errcheck // ends with either side
+		io.Copy(up, c) // ends with either side
 		up.Close()
 	})
-	io.Copy(held{p, c}, up) //nolint:errcheck // ends with either side
+	io.Copy(held{p, c}, up) // ends with either side
 	c.Close()
 }
 

@@ -43,7 +43,17 @@ func (s *Store) Watch(ctx context.Context, r *api.Resource, o api.WatchOptions) 
 		s.catchUp(bounded, rev) // the cache says what is wrong if it does not come
 		cancel()
 	}
-	return s.caches[r].Watch(ctx, o)
+	w, err := s.caches[r].Watch(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-s.ended: // perhaps too late for Run to end this watch
+		w.Stop()
+		return nil, errStopped()
+	default:
+		return w, nil
+	}
 }
 
 // open returns when the store can work.

@@ -114,9 +114,18 @@ func TestNamespaceGuardsCreates(t *testing.T) {
 	if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || made == 0 {
 		t.Fatalf("after %d creates: got %v, want cause %s", made, err, corev1.NamespaceTerminatingCause)
 	}
-	resp, err := e.client().Get(t.Context(), "/registry/core/configmaps/a/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+	ns, err := a.fetch(t.Context(), id{api.Namespaces, "", "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := e.client().Get(t.Context(), "/registry/core/configmaps/a/", clientv3.WithPrefix(), clientv3.WithKeysOnly())
 	if err != nil || resp.Count != int64(made) {
 		t.Fatalf("%d objects are there (%v), want %d", resp.Count, err, made)
+	}
+	for _, kv := range resp.Kvs {
+		if kv.CreateRevision > revOf(ns) {
+			t.Fatalf("%s was created at %d, its namespace is terminating since %d", kv.Key, kv.CreateRevision, revOf(ns))
+		}
 	}
 }
 

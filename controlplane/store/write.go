@@ -75,7 +75,7 @@ func (s *Store) namespace(ctx context.Context, name string, fresh bool) (*corev1
 	}
 	obj, err := s.fetch(ctx, id{api.Namespaces, "", name})
 	if apierrors.IsNotFound(err) {
-		return nil, nil //nolint:nilnil // a namespace that is not there is an answer
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
@@ -200,6 +200,6 @@ func (s *Store) admit(ctx context.Context, r *api.Resource, subresource string) 
 
 // revOf is the object's revision; 0 for none.
 func revOf[T api.Object](obj T) int64 {
-	rev, _ := strconv.ParseInt(obj.GetResourceVersion(), 10, 64) //nolint:errcheck // the store itself wrote it
+	rev, _ := strconv.ParseInt(obj.GetResourceVersion(), 10, 64) // the store itself wrote it
 	return rev
 }
