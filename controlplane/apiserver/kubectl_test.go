@@ -81,7 +81,7 @@ func (k *kube) config() string { return filepath.Join(k.dir, "config") }
 
 func (k *kube) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, k.path, append([]string{"--cache-dir", filepath.Join(k.dir, "cache")}, args...)...)
-	cmd.Env = []string{"HOME=" + k.dir, "KUBECONFIG=" + k.config(), "PATH=" + os.Getenv("PATH")}
+	cmd.Env = []string{"HOME=" + k.dir, "TMPDIR=" + k.dir, "KUBECONFIG=" + k.config(), "PATH=" + os.Getenv("PATH")}
 	return cmd
 }
 
@@ -220,6 +220,65 @@ func TestKubectl(t *testing.T) {
 	k.shows("", args("wait --for=delete pod/web --timeout=10s"))
 	k.shows(manifest, args("delete --ignore-not-found -f -"), "deleted")
 	k.run("", "dryRun is not supported", args("create configmap d --from-literal=a=b --dry-run=server")...)
+}
+
+func TestKubectlNodesAndMore(t *testing.T) {
+	k := newKube(t)
+	if _, err := k.objects.Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}); err != nil {
+		t.Fatal(err)
+	}
+	k.shows("", args("cordon n1"), "cordoned")
+	k.shows("", args("get nodes"), "Unknown,SchedulingDisabled")
+	k.shows("", args("describe node n1"), "Unschedulable:", "true")
+	k.shows("", args("taint nodes n1 a=b:NoSchedule"), "tainted")
+	k.shows("", args("get node n1 -o jsonpath={.spec.taints[0].key}"), "a")
+	bound := `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"bound"},"spec":{"nodeName":"n1","containers":[{"name":"c","image":"i:1"}]}}`
+	k.shows(bound, args("create -f -"), "created")
+	k.shows("", args("drain n1 --force --grace-period=0 --timeout=30s"), "evicting pod default/bound", "node/n1 drained")
+	k.run("", `pods "bound" not found`, args("get pod bound")...)
+	k.shows("", args("uncordon n1"), "uncordoned")
+
+	k.shows("", args("cluster-info"), "control plane", "is running at")
+	k.shows("", args("get --raw /readyz"), "ok")
+	config := `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"},"data":{"a":"%"}}`
+	k.shows(strings.Replace(config, "%", "1", 1), args("create -f -"), "created")
+	k.shows(strings.Replace(config, "%", "2", 1), args("replace -f -"), "replaced")
+	k.shows("", args("get cm c -o jsonpath={.data.a}"), "2")
+	k.shows(`{"apiVersion":"v1","kind":"List","items":[`+strings.Replace(config, `"c"`, `"d"`, 1)+`]}`, args("apply -f -"), "configmap/d created")
+
+	editor := filepath.Join(k.dir, "editor")
+	if err := os.WriteFile(editor, []byte("#!/bin/sh\nexec sed -i 's/\"2\"/three/' \"$1\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := k.command(t.Context(), args("edit cm c")...)
+	cmd.Env = append(cmd.Env, "EDITOR="+editor)
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "edited") {
+		t.Errorf("kubectl edit: %v\n%s", err, out)
+	}
+	k.shows("", args("get cm c -o jsonpath={.data.a}"), "three")
+
+	k.shows("", args("create deployment dep --image=img:1"), "created")
+	k.shows("", args("set env deployment/dep A=b"), "env updated")
+	k.shows("", args("set resources deployment/dep --limits=cpu=1,memory=64Mi"), "resource requirements updated")
+	k.shows("", args("rollout pause deployment/dep"), "paused")
+	k.shows("", args("rollout resume deployment/dep"), "resumed")
+	k.run("", "spec.template.spec.containers[0].resources.requests: Invalid value", args("set resources deployment/dep --requests=cpu=2")...)
+	k.run("", `selector`, "patch", "deployment", "dep", "--type=merge", "-p", `{"spec":{"selector":{"matchLabels":{"app":"other"}}}}`)
+	dep, err := k.objects.Get(t.Context(), api.Deployments, "default", "dep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.objects.Create(t.Context(), &corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{Name: "e", Namespace: "default"},
+		InvolvedObject: corev1.ObjectReference{Kind: "Deployment", Name: "dep", Namespace: "default", UID: dep.GetUID()},
+		Reason:         "Scaled", Message: "up to three", Type: "Normal",
+	}); err != nil {
+		t.Fatal(err)
+	}
+	k.shows("", args("events"), "up to three")
+	k.shows("", args("describe deployment dep"), "up to three")
+	k.shows("", args("get events"), "REASON", "deployment/dep")
+	k.shows("", args("delete configmap --all"), `configmap "c" deleted`)
 }
 
 func TestKubectlWatch(t *testing.T) {

@@ -1,12 +1,20 @@
 package apiserver
 
-import "github.com/podsnap/podsnap/api"
+import (
+	"net/http"
+	"strings"
+
+	"github.com/podsnap/podsnap/api"
+)
 
 // The OpenAPI documents list the operations and their parameters; they have no
 // schemas yet. That is what kubectl needs to know in order to leave the
 // validation of a manifest to the server (fieldValidation) instead of asking
 // for --validate=false. Patch formats are left out on purpose: where they are
-// named kubectl looks for merge keys in schemas, else it uses its own.
+// named kubectl looks for merge keys in schemas, else it uses its own. The
+// version 2 document is what kubectl checks manifests of kind List with: it
+// passes over kinds that have no schema there. As protobuf it is the one field
+// swagger: "2.0".
 
 type openAPI struct {
 	OpenAPI string                       `json:"openapi"`
@@ -107,4 +115,14 @@ func (s *Server) mountOpenAPI() {
 		paths[root] = link{"/openapi/v3/" + root + "?hash=" + d.legacy.etag[1:len(d.legacy.etag)-1]}
 	}
 	s.mountDocument("/openapi/v3", document{legacy: newBody(map[string]any{"paths": paths})})
+	s.mux.Get("/openapi/v2", s.plain("get", "", func(w http.ResponseWriter, r *http.Request) error {
+		if !strings.Contains(r.Header.Get("Accept"), "proto-openapi") {
+			writeJSON(w, http.StatusOK, map[string]any{"swagger": "2.0", "info": map[string]string{"title": "Podsnap", "version": apiVersion}, "paths": map[string]any{}})
+			return nil
+		}
+		w.Header().Set("Content-Type", "application/com.github.proto-openapi.spec.v2.v1.0+protobuf")
+		w.WriteHeader(http.StatusOK)
+		_, _ = w.Write([]byte("\x0a\x032.0")) // the client has gone: nobody is left to tell
+		return nil
+	}))
 }

@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/yaml"
 
 	"github.com/podsnap/podsnap/api"
 )
@@ -64,13 +63,7 @@ func (s *Server) readPatch(c *call, kind schema.GroupVersionKind, into runtime.O
 	if p.Data, err = io.ReadAll(c.r.Body); err != nil {
 		return p, fmt.Errorf("read the body: %w", err)
 	}
-	if p.Type == types.JSONPatchType {
-		return p, nil
-	}
-	if p.Data, err = yaml.YAMLToJSON(p.Data); err != nil {
-		return p, apierrors.NewBadRequest("the patch cannot be read: " + err.Error())
-	}
-	if validation == ignore {
+	if p.Type == types.JSONPatchType || validation == ignore {
 		return p, nil
 	}
 	faults, err := s.codec.unknownFields(p.Data, kind, into)

@@ -112,7 +112,6 @@ func TestErrors(t *testing.T) {
 		{name: "not there", method: "GET", path: cms + "/none", code: 404, reason: "NotFound", says: `configmaps "none" not found`},
 		{name: "update of what is not there", method: "PUT", path: cms + "/none", body: `{}`, code: 404, reason: "NotFound"},
 		{name: "no such resource", method: "GET", path: "/api/v1/nonsense", code: 404, reason: "NotFound", says: "could not find the requested resource"},
-		{name: "no OpenAPI yet", method: "GET", path: "/openapi/v2", code: 404, reason: "NotFound"},
 		{name: "huge body", method: "POST", path: cms, body: `{"data":{"a":"` + strings.Repeat("x", 3<<20) + `"}}`, code: 413, reason: "RequestEntityTooLarge", says: "3145728 bytes"},
 		{name: "huge patch", method: "PATCH", path: cms + "/cm", header: "Content-Type: application/merge-patch+json", body: strings.Repeat(" ", 4<<20), code: 413, reason: "RequestEntityTooLarge"},
 		{name: "huge secret", method: "POST", path: "/api/v1/namespaces/d/secrets", body: `{"metadata":{"name":"x"},"stringData":{"a":"` + strings.Repeat("x", 1<<20+1) + `"}}`, code: 422, reason: "Invalid", says: "at most 1048576 bytes"},
