@@ -131,6 +131,7 @@ func (r *Controller) createOne(ctx context.Context, s set) error {
 		if gerr == nil && metav1.IsControlledBy(there, s.obj) {
 			if p, ok := r.c.View.Pods.Get(pod.Namespace, pod.Name); ok {
 				r.ledger.seen(uid, p.Name, p.UID, false)
+				r.loop.Add(key{s.resource, view.Key(s.obj)}) // it was counted twice
 			}
 			return nil // an earlier try of ours
 		}

@@ -2,6 +2,7 @@ package replicas
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -133,6 +134,7 @@ func (l *ledger) seen(set types.UID, name string, pod types.UID, gone bool) {
 		return
 	}
 	delete(e.creating, name)
+	e.retry = slices.DeleteFunc(e.retry, func(n string) bool { return n == name })
 	if gone {
 		delete(e.deleting, pod)
 	}
