@@ -148,6 +148,9 @@ func (n *Network) attach(id, path string, ip netip.Addr) (err error) {
 	if err := inNamespace(ns, func() error { return n.configurePod(ip) }); err != nil {
 		return err
 	}
+	if err := settle(name); err != nil {
+		return err
+	}
 	if err := netlink.NeighSet(&netlink.Neigh{
 		LinkIndex: veth.Index, Family: unix.AF_INET, State: netlink.NUD_PERMANENT,
 		IP: ip.AsSlice(), HardwareAddr: podMAC,

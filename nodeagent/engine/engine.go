@@ -1,0 +1,227 @@
+// Package engine runs sandboxes and containers with containerd and runc. It
+// is the only home of the containerd client.
+//
+// containerd keeps the truth: each container carries a record of what it is
+// (see record.go), so that a restarted agent finds everything again. The
+// engine mirrors it in memory and hears of exits on containerd's event stream;
+// after every gap in the stream it compares its memory with the list of
+// tasks. Containers run under containerd's shims and outlive both the agent
+// and containerd.
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/singleflight"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/podsnap/podsnap/nodeagent/network"
+	"github.com/podsnap/podsnap/nodeagent/runtime"
+)
+
+// The engine is what the pod life cycle asks for.
+var (
+	_ runtime.Runtime = (*Engine)(nil)
+	_ runtime.Images  = images{}
+	_ runtime.Stats   = (*Engine)(nil)
+	_ Network         = (*network.Network)(nil)
+)
+
+const (
+	snapshotter = "overlayfs"
+	runcRuntime = "io.containerd.runc.v2"
+)
+
+// Network is what the engine needs of the pod network.
+type Network interface {
+	Attach(ctx context.Context, id, netns string) (netip.Addr, error)
+	Adopt(id string, ip netip.Addr) error
+	Detach(ctx context.Context, id string) error
+	Sweep(ctx context.Context) error
+	Teardown(ctx context.Context) error
+}
+
+// Config says how an engine works. Socket, StateDir, Network and PauseProgram
+// are required.
+type Config struct {
+	Socket       string // of containerd
+	Namespace    string // in containerd; "" is podsnap
+	StateDir     string // the engine's own files; absolute, not too long
+	CgroupParent string // of all pods; "" is /podsnap
+	Network      Network
+	PauseProgram []byte // static binary, see nodeagent/pause
+	Registries   Registries
+	LogMaxSize   int64  // bytes of a log file before it is rotated; 0 is 10 MiB
+	LogFiles     int    // kept of a log; 0 is 3
+	Runc         string // binary of the OCI runtime; "" is runc in containerd's PATH
+	Log          *slog.Logger
+	Metrics      prometheus.Registerer
+}
+
+// Engine implements runtime.Runtime and runtime.Stats, and by Images,
+// runtime.Images.
+type Engine struct {
+	c         Config
+	client    *containerd.Client
+	conn      *grpc.ClientConn
+	snapshots snapshots.Snapshotter
+	cgroups   cgroups
+	privilege privilege
+	pauseRoot string
+	pulls     singleflight.Group
+	metrics   metrics
+
+	work    sync.WaitGroup // exits being finished, logs being copied, listeners
+	stopped chan struct{}  // closed when Run ends
+
+	mu         sync.Mutex
+	sandboxes  map[string]*sandbox
+	containers map[string]*container
+	images     map[string]*image // by full name
+	profiles   map[string]*specs.LinuxSeccomp
+	listeners  map[*listener]struct{}
+	closed     bool
+}
+
+// New connects to containerd, which must be running, takes over the
+// containers that a former engine left there and removes what is left of dead
+// ones. ctx bounds that. Run must be called next.
+func New(ctx context.Context, c Config) (*Engine, error) {
+	c = c.withDefaults()
+	if c.Network == nil || len(c.PauseProgram) == 0 || !filepath.IsAbs(c.StateDir) {
+		return nil, errors.New("engine configuration: Network, PauseProgram and an absolute StateDir are required")
+	}
+	cg, err := openCgroups("/sys/fs/cgroup", c.CgroupParent)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		c: c, cgroups: cg, privilege: ownPrivilege(),
+		sandboxes: map[string]*sandbox{}, containers: map[string]*container{},
+		images: map[string]*image{}, profiles: map[string]*specs.LinuxSeccomp{}, listeners: map[*listener]struct{}{},
+		stopped: make(chan struct{}),
+	}
+	e.metrics = newMetrics(c.Metrics)
+	for _, d := range []string{e.sandboxDir(""), e.fifoDir("")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, fmt.Errorf("make state directory: %w", err)
+		}
+	}
+	if e.pauseRoot, err = preparePause(c.StateDir, c.PauseProgram); err != nil {
+		return nil, err
+	}
+	if err := e.connect(ctx); err != nil {
+		return nil, err
+	}
+	if err := e.adopt(e.ns(ctx)); err != nil {
+		e.close()
+		return nil, err
+	}
+	return e, nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.Namespace == "" {
+		c.Namespace = "podsnap"
+	}
+	if c.CgroupParent == "" {
+		c.CgroupParent = "/podsnap"
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func (e *Engine) connect(ctx context.Context) error {
+	conn, err := grpc.NewClient("unix://"+e.c.Socket,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		// Calls wait for a containerd that restarts, and find it soon.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond},
+			MinConnectTimeout: 2 * time.Second,
+		}),
+		grpc.WithDefaultCallOptions(grpc.WaitForReady(true), grpc.MaxCallRecvMsgSize(64<<20), grpc.MaxCallSendMsgSize(64<<20)),
+		grpc.WithUnaryInterceptor(bounded),
+	)
+	if err != nil {
+		return fmt.Errorf("connect to containerd at %s: %w", e.c.Socket, err)
+	}
+	client, err := containerd.NewWithConn(conn, containerd.WithDefaultRuntime(runcRuntime))
+	if err != nil {
+		conn.Close()
+		return fmt.Errorf("connect to containerd at %s: %w", e.c.Socket, err)
+	}
+	if _, err := client.Version(e.ns(ctx)); err != nil {
+		conn.Close()
+		return fmt.Errorf("containerd does not answer at %s: %w", e.c.Socket, err)
+	}
+	e.conn, e.client, e.snapshots = conn, client, client.SnapshotService(snapshotter)
+	return nil
+}
+
+// bounded gives calls without a deadline one, so that a hung containerd holds
+// nobody for ever. Unpacking a large layer is the longest call.
+func bounded(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if _, ok := ctx.Deadline(); !ok {
+		limit := 2 * time.Minute
+		if method == "/containerd.services.diff.v1.Diff/Apply" {
+			limit = 15 * time.Minute
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	return invoke(ctx, method, req, reply, cc, opts...)
+}
+
+// ns puts containerd's namespace into ctx.
+func (e *Engine) ns(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(ctx, e.c.Namespace)
+}
+
+// close ends everything the engine runs and waits for it. Containers go on.
+func (e *Engine) close() {
+	e.mu.Lock()
+	if !e.closed {
+		e.closed = true
+		close(e.stopped)
+	}
+	for _, c := range e.containers {
+		c.logs.stop()
+	}
+	e.mu.Unlock()
+	e.work.Wait()
+	e.conn.Close()
+}
+
+// cleanup is a context for undoing: it outlives ctx, for 30 s.
+func (e *Engine) cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(e.ns(context.WithoutCancel(ctx)), 30*time.Second)
+}
+
+func (e *Engine) sandboxDir(id string) string { return filepath.Join(e.c.StateDir, "sandboxes", id) }
+func (e *Engine) fifoDir(id string) string    { return filepath.Join(e.c.StateDir, "fifo", id) }
+
+func newID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
