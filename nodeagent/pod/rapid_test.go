@@ -102,11 +102,20 @@ func (p *play) check(t *rapid.T, a Action) {
 			if spec.Name == a.Container {
 				break
 			}
-			if !isSidecar(spec) && !p.s.initDone(spec) {
+			i := p.s.Containers[spec.Name].Current
+			if !isSidecar(spec) && (i == nil || i.State != runtime.Exited || i.ExitCode != 0 || i.Sandbox != p.s.Sandbox.ID) {
 				t.Fatalf("%s before %s is done", a, spec.Name)
 			}
 		}
-	case RemoveVolumes, Finish:
+	case RemoveSandbox, RemoveVolumes, Finish:
+		for _, b := range p.open {
+			if b.Kind == StartSandbox || b.Kind == StartContainer || b.Kind == PrepareVolumes && a.Kind != RemoveSandbox {
+				t.Fatalf("%s while there is %s", a, b)
+			}
+		}
+		if a.Kind == RemoveSandbox {
+			break
+		}
 		if p.s.Sandbox.ID != "" {
 			t.Fatalf("%s while the sandbox is there", a)
 		}
