@@ -402,4 +402,3 @@ func TestContainerSpec(t *testing.T) {
 		}
 	})
 }
-

@@ -237,4 +237,3 @@ func function(p *corev1.Pod) {
 func policy(rp corev1.RestartPolicy) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { p.Spec.RestartPolicy = rp }
 }
-

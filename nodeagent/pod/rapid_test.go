@@ -74,7 +74,7 @@ func (p *play) decide(t *rapid.T) time.Time {
 			t.Fatalf("%s is under way already", a)
 		}
 		p.check(t, a)
-		p.s.Begin(a, p.now)
+		p.s.Begin(a)
 		p.open[a.Key()] = a
 	}
 	if p.s.Final != nil && (r.Status.Phase != was || len(r.Status.ContainerStatuses) != len(p.s.Pod.Spec.Containers)) {
@@ -126,6 +126,7 @@ func (p *play) check(t *rapid.T, a Action) {
 		if p.s.Sandbox.ID != "" || p.s.Stop != nil || p.s.Final != nil {
 			t.Fatalf("%s: %+v", a, p.s.Sandbox)
 		}
+	case PrepareVolumes, Pull, KillContainer, RemoveContainer: // at any time
 	case StopContainer:
 		if _, drain := p.s.Pod.Annotations["podsnap.dev/drain"]; drain && p.s.Stop != nil && p.s.Stop.Mode == Delete &&
 			p.now.Before(p.s.Stop.Deadline.Add(-drainReserve)) {
