@@ -160,7 +160,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return nil
 	}
 	wg.Go(func() { a.dispatch(exits) })
-	wg.Go(func() { a.pods.Run(ctx) }) //nolint:errcheck // it returns nil only
+	wg.Go(func() { _ = a.pods.Run(ctx) }) // nil, always
 	wg.Go(func() { a.sweep(ctx) })
 	close(a.adopted)
 	for {
@@ -169,7 +169,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			return nil
 		case w := <-a.launch:
 			workers.Go(func() {
-				w.Run(ctx) //nolint:errcheck // it returns nil only
+				_ = w.Run(ctx) // nil, always
 				a.leave(ctx, w)
 			})
 		}

@@ -25,7 +25,7 @@ const actTimeout = 2 * time.Minute
 
 // begin does an action in the background; its end is a message to the worker.
 func (w *Worker) begin(ctx context.Context, a Action, now time.Time) {
-	w.s.Begin(a, now)
+	w.s.Begin(a)
 	w.log.Debug("begin", slog.String("action", a.String()))
 	if a.Kind == StopContainer && w.s.Stop != nil {
 		w.event(corev1.EventTypeNormal, "Killing", "Stopping container "+a.Container)

@@ -2,6 +2,7 @@ package pod
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -237,13 +238,11 @@ func stamp(t time.Time) metav1.Time {
 	return metav1.NewTime(t).Rfc3339Copy()
 }
 
-// owned are the types of condition that the node agent writes.
+// owned tells whether the node agent writes a type of condition.
 func owned(t corev1.PodConditionType) bool {
-	switch t {
-	case corev1.PodScheduled, corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReady:
-		return true
-	}
-	return false
+	return slices.Contains([]corev1.PodConditionType{
+		corev1.PodScheduled, corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReady,
+	}, t)
 }
 
 func (s *State) conditions(st *corev1.PodStatus, initialized bool, now time.Time) []corev1.PodCondition {
@@ -274,10 +273,10 @@ func (s *State) conditions(st *corev1.PodStatus, initialized bool, now time.Time
 	set(corev1.PodInitialized, initialized || st.Phase == corev1.PodSucceeded, "ContainersNotInitialized",
 		"containers with incomplete status: ["+strings.Join(undone, " ")+"]")
 	reason, message := "ContainersNotReady", "containers with unready status: ["+strings.Join(unready, " ")+"]"
-	switch st.Phase {
-	case corev1.PodSucceeded:
+	if st.Phase == corev1.PodSucceeded {
 		reason, message = "PodCompleted", ""
-	case corev1.PodFailed:
+	}
+	if st.Phase == corev1.PodFailed {
 		reason, message = "PodFailed", ""
 	}
 	ok := len(unready) == 0 && initialized

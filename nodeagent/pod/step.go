@@ -87,7 +87,7 @@ func Step(s *State, now time.Time) Result {
 	case s.Stop != nil:
 		st.terminate()
 	case s.Final != nil:
-		if s.Stored {
+		if s.Stored && !s.starting() {
 			st.clear()
 		}
 	case phase == corev1.PodSucceeded || phase == corev1.PodFailed:

@@ -186,7 +186,7 @@ func (p *play) end(a Action, f *Fault) {
 	case Finish:
 		p.s.Acted(a)
 		p.s.Done = true
-	default:
+	case StopContainer, KillContainer, RemoveContainer:
 		p.s.Acted(a)
 	}
 }
@@ -203,7 +203,7 @@ func (p *play) step() string {
 		fmt.Fprintf(&b, "… %s\n", p.open[k])
 	}
 	for _, a := range r.Actions {
-		p.s.Begin(a, p.now)
+		p.s.Begin(a)
 		p.open[a.Key()] = a
 		fmt.Fprintf(&b, "+ %s\n", a)
 	}

@@ -15,15 +15,16 @@ import (
 const steadyRun = 10 * time.Minute
 
 // Begin notes that an action is under way.
-func (s *State) Begin(a Action, _ time.Time) {
+func (s *State) Begin(a Action) {
 	s.Busy[a.Key()] = true
 	c := s.Containers[a.Container]
-	switch a.Kind {
-	case StopContainer:
+	if a.Kind == StopContainer {
 		c.Stopping, c.Deadline = true, a.Deadline
-	case KillContainer:
+	}
+	if a.Kind == KillContainer {
 		c.Killed = true
-	case RemoveContainer:
+	}
+	if a.Kind == RemoveContainer {
 		s.Garbage = slices.DeleteFunc(s.Garbage, func(id string) bool { return id == a.ID })
 	}
 }
