@@ -15,7 +15,8 @@ const (
 	MaxHeaders     = 128
 )
 
-// Server makes an http.Server with the limits that a front door needs. There
+// Server makes an http.Server with the limits that a front door needs, for a
+// handler made by Wrap and a listener made by Listener. There
 // is no limit for a whole request or answer: they are streams, and the
 // functions' own time limits end them.
 func Server(h http.Handler) *http.Server {
@@ -23,17 +24,27 @@ func Server(h http.Handler) *http.Server {
 		Handler:           h,
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       120 * time.Second,
-		MaxHeaderBytes:    MaxHeaderBytes - 4096, // net/http adds 4 KiB
+		MaxHeaderBytes:    MaxHeaderBytes,
+		ConnContext:       withConn,
 	}
 }
 
 // Wrap refuses bad requests and passes the others on.
 func Wrap(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if status, text := Check(r); status != 0 {
+		status, text := Check(r)
+		if v := refused(r); v != nil {
+			status, text = v.status, v.text
+		}
+		if status != 0 {
 			w.Header().Set("Connection", "close")
 			http.Error(w, text, status)
 			return
+		}
+		if wants(r.Header["Connection"], "upgrade") {
+			// When it is not upgraded the connection ends: what would follow
+			// on it was not looked at.
+			w.Header().Set("Connection", "close")
 		}
 		h.ServeHTTP(w, r)
 	})

@@ -118,7 +118,7 @@ func (c *capacity) send(e api.EndpointEvent) {
 }
 
 // until waits until cond holds; it looks again at every report and drained.
-func (c *capacity) until(t *testing.T, what string, cond func() bool) {
+func (c *capacity) until(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	timeout := time.After(10 * time.Second)
 	for {
@@ -141,7 +141,7 @@ var resize = types.NamespacedName{Namespace: "openfaas-fn", Name: "resize"}
 // rig is a gateway's invocation path with one function, deployed and with no
 // replica.
 type rig struct {
-	t      *testing.T
+	t      testing.TB
 	c      *capacity
 	v      *invoke.Invoker
 	url    string // of the function
@@ -149,7 +149,7 @@ type rig struct {
 	stop   func() // ends Run and waits for it
 }
 
-func newRig(t *testing.T, cfg invoke.Config) *rig {
+func newRig(t testing.TB, cfg invoke.Config) *rig {
 	t.Helper()
 	c := newCapacity()
 	cfg.Capacity, cfg.Gateway = c, "test"

@@ -1,0 +1,247 @@
+package front
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+)
+
+// Listener makes connections whose requests are read strictly before net/http
+// sees them: it forgives things (both Content-Length and Transfer-Encoding, an
+// absolute target for another host, bare line feeds, …) that other servers read
+// differently. Use it with Server, whose handler answers for what is refused.
+// It is for plain HTTP/1 connections.
+func Listener(l net.Listener) net.Listener {
+	return listener{l, &sync.Pool{New: func() any { return new(scratch) }}}
+}
+
+type listener struct {
+	net.Listener
+	pool *sync.Pool // of *scratch
+}
+
+func (l listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &conn{Conn: c, pool: l.pool}, nil
+}
+
+// conn hands on only what was looked at: a head when it is complete and good,
+// a body as it comes. In place of a bad head comes a request that Wrap answers
+// with the verdict, so that answers stay in order when requests are pipelined.
+type conn struct {
+	net.Conn
+	pool  *sync.Pool
+	in    []byte // read and not looked at
+	out   []byte // good and not handed on
+	seen  int    // how much of in was searched for the end of a head
+	fault error  // of the connection, to be told when out is empty
+	now   phase
+	left  int64 // of a body of known length
+	chunk chunks
+
+	verdict atomic.Pointer[verdict]
+}
+
+// phase is what comes next on a connection.
+type phase int
+
+const (
+	inHead phase = iota
+	inBody
+	inChunks
+	inTunnel // upgraded: no HTTP any more
+	atEnd    // after a bad head nothing is read
+)
+
+// verdict is why a request is refused.
+type verdict struct {
+	status int
+	text   string
+}
+
+const (
+	refusedTarget = "/?refused"
+	refusedHead   = "GET " + refusedTarget + " HTTP/1.1\r\nHost: refused\r\nConnection: close\r\n\r\n"
+)
+
+var errChunk = errors.New("malformed chunked encoding")
+
+// scratch is for reads whose own buffer is too small: net/http waits for the
+// next request with one byte.
+type scratch = [4 << 10]byte
+
+const smallRead = 512
+
+// Read implements net.Conn. Like any Read it is for one caller at a time.
+func (c *conn) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for {
+		if len(c.out) > 0 {
+			n := copy(p, c.out)
+			if c.out = c.out[n:]; len(c.out) == 0 {
+				c.out = nil
+			}
+			return n, nil
+		}
+		if c.now == atEnd {
+			return 0, io.EOF
+		}
+		if len(c.in) > 0 {
+			k := c.vet(c.in)
+			c.out = append(c.out, c.in[:k]...)
+			if c.in = c.in[k:]; len(c.in) == 0 {
+				c.in = nil
+			}
+			if len(c.out) > 0 {
+				continue
+			}
+		}
+		if c.fault != nil {
+			return 0, c.fault
+		}
+		if n, err := c.fill(p); n > 0 || err != nil {
+			return n, err
+		}
+	}
+}
+
+// fill reads once. What is good of it and has room goes into p directly: n of
+// it. Only an error after which one may read again is returned; any other
+// becomes c.fault.
+func (c *conn) fill(p []byte) (n int, err error) {
+	buf := p
+	if len(p) < smallRead {
+		s := c.pool.Get().(*scratch)
+		defer c.pool.Put(s)
+		buf = s[:]
+	}
+	got, err := c.Conn.Read(buf)
+	if err != nil {
+		if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() && got == 0 {
+			return 0, err
+		}
+		c.fault = err
+	}
+	b := buf[:got]
+	k := 0
+	if len(c.in) == 0 {
+		k = c.vet(b)
+		if len(c.out) > 0 { // a verdict: what follows is not read
+			return 0, nil
+		}
+	}
+	n = copy(p, b[:k])
+	c.out = append(c.out, b[n:k]...)
+	c.in = append(c.in, b[k:]...)
+	return n, nil
+}
+
+// vet says how many bytes at the start of b may be handed on. A head that is
+// bad, and begins b, sets c.out to the request that stands for it.
+func (c *conn) vet(b []byte) (good int) {
+	for good < len(b) && c.fault != errChunk {
+		rest := b[good:]
+		switch c.now {
+		case inTunnel:
+			return len(b)
+		case inBody:
+			n := min(int64(len(rest)), c.left)
+			good += int(n)
+			if c.left -= n; c.left == 0 {
+				c.now = inHead
+			}
+		case inChunks:
+			n, end, err := c.chunk.next(rest)
+			good += n
+			if err != nil {
+				c.fault = err
+			}
+			if end {
+				c.now = inHead
+			}
+		case inHead:
+			n, ok := c.headEnd(rest)
+			if !ok {
+				n = len(rest)
+			}
+			v := check(rest[:n], ok)
+			switch {
+			case v.status == 0 && !ok:
+				return good // the rest of the head is still to come
+			case v.status != 0 && good > 0:
+				return good // first what comes before it
+			case v.status != 0:
+				c.verdict.Store(&verdict{v.status, v.text})
+				c.out, c.now = []byte(refusedHead), atEnd
+				return 0
+			}
+			good += n
+			c.seen = 0
+			c.frame(v)
+		default:
+			return good
+		}
+	}
+	return good
+}
+
+func (c *conn) frame(h head) {
+	switch {
+	case h.upgrade:
+		c.now = inTunnel
+	case h.chunked:
+		c.now, c.chunk = inChunks, chunks{}
+	case h.length > 0:
+		c.now, c.left = inBody, h.length
+	}
+}
+
+// headEnd is the length of the head that b begins with, once it is whole.
+func (c *conn) headEnd(b []byte) (n int, ok bool) {
+	from := max(min(c.seen, len(b))-3, 0)
+	i := bytes.Index(b[from:], []byte("\r\n\r\n"))
+	if i < 0 {
+		c.seen = len(b)
+		return 0, false
+	}
+	return from + i + 4, true
+}
+
+// CloseWrite lets net/http end an answer before it closes.
+func (c *conn) CloseWrite() error {
+	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return nil
+}
+
+type connKey struct{}
+
+// withConn lets Wrap find the connection that a request came on.
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	if c, ok := c.(*conn); ok {
+		return context.WithValue(ctx, connKey{}, c)
+	}
+	return ctx
+}
+
+// refused is the verdict that the request stands for; nil for a real one.
+func refused(r *http.Request) *verdict {
+	if r.RequestURI != refusedTarget {
+		return nil
+	}
+	if c, ok := r.Context().Value(connKey{}).(*conn); ok {
+		return c.verdict.Load()
+	}
+	return nil
+}
