@@ -159,10 +159,18 @@ func planEnv(f *api.Function) []corev1.EnvVar {
 	}
 	out := make([]corev1.EnvVar, 0, len(env))
 	for _, k := range slices.Sorted(maps.Keys(env)) {
-		// "$(X)" in a value stays what the user wrote: no expansion.
-		out = append(out, corev1.EnvVar{Name: k, Value: strings.ReplaceAll(env[k], "$(", "$$(")})
+		out = append(out, corev1.EnvVar{Name: k, Value: literal(env[k])})
 	}
 	return out
+}
+
+// literal keeps a value as the user wrote it: in a pod "$(X)" would be expanded
+// and "$$" would become "$".
+func literal(v string) string {
+	if strings.Contains(v, "$(") || strings.Contains(v, "$$") {
+		return strings.ReplaceAll(v, "$", "$$")
+	}
+	return v
 }
 
 func planVolumes(f *api.Function) (volumes []corev1.Volume, mounts []corev1.VolumeMount) {

@@ -1,4 +1,4 @@
-package main
+package host
 
 import (
 	"bytes"
@@ -62,6 +62,22 @@ func serveFunction() {
 		fmt.Fprintf(rw, "%s %s %s %s %d %s", r.Method, r.URL.RequestURI(), r.Host, r.Header.Get("X-Forwarded-For"), r.ContentLength, b)
 	})
 	_ = http.ListenAndServe(os.Getenv("TEST_ADDRESS"), mux)
+}
+
+// own is the function in inproc mode.
+func own(rw http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/panic":
+		panic("oh")
+	case "/late":
+		<-r.Context().Done()
+		rw.WriteHeader(http.StatusGatewayTimeout)
+	case "/cut":
+		_, _ = io.WriteString(rw, "begun")
+		panic("oh")
+	default:
+		_, _ = io.Copy(rw, r.Body)
+	}
 }
 
 // lines is a log that tests can wait on.
@@ -134,7 +150,7 @@ func launch(t *testing.T, vars ...string) *running {
 		k, v, _ := strings.Cut(kv, "=")
 		env[k] = v
 	}
-	c, err := read(func(k string) string { return env[k] })
+	c, err := read(func(k string) string { return env[k] }, env["mode"] == inproc)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,6 +159,7 @@ func launch(t *testing.T, vars ...string) *running {
 	}
 	l := &lines{more: make(chan struct{})}
 	r := &running{watchdog: newWatchdog(c, log.New(l, "", 0)), log: l, signals: make(chan os.Signal, 4), ended: make(chan error, 1)}
+	r.function = http.HandlerFunc(own)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {

@@ -1,4 +1,4 @@
-package main
+package host
 
 import (
 	"errors"
@@ -16,6 +16,7 @@ const (
 	streaming   = "streaming"
 	upstream    = "http"
 	static      = "static"
+	inproc      = "inproc"
 )
 
 // defaultTimeout is the platform's for an invocation.
@@ -58,7 +59,8 @@ func (c *config) limit() time.Duration {
 }
 
 // read makes a config of environment variables, and lists all that is wrong.
-func read(getenv func(string) string) (*config, error) {
+// own says that the function is part of this program.
+func read(getenv func(string) string, own bool) (*config, error) {
 	e := env{get: getenv}
 	c := &config{
 		mode:         e.text("", "mode"),
@@ -83,7 +85,12 @@ func read(getenv func(string) string) (*config, error) {
 		lineLimit:    e.count(64<<10, "log_buffer_size"),
 	}
 	address := e.text("", "upstream_url", "http_upstream_url")
-	if c.mode == "" {
+	switch {
+	case own:
+		c.mode = inproc
+	case c.mode == inproc:
+		e.fault("mode is inproc, but no function is compiled into this program")
+	case c.mode == "":
 		if c.mode = classic; address != "" {
 			c.mode = upstream
 		}
@@ -109,7 +116,7 @@ func (e *env) check(c *config) {
 		if len(c.process) == 0 {
 			e.fault("fprocess is not set: it must be the command to run, such as \"./handler\"")
 		}
-	case static:
+	case static, inproc:
 	default:
 		e.fault("mode is %q: it must be classic, serializing, streaming, http or static", c.mode)
 	}

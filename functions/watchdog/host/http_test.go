@@ -1,4 +1,4 @@
-package main
+package host
 
 import (
 	"bytes"
@@ -106,6 +106,19 @@ func TestDrain(t *testing.T) {
 	r.ended <- nil
 }
 
+func TestInProcess(t *testing.T) {
+	r := start(t, "mode=inproc", "exec_timeout=100ms")
+	res := r.expect(t, "POST", "/", "body", 200, "body")
+	seconds(t, res)
+	r.expect(t, "GET", "/late", "", 504, "")
+	r.expect(t, "GET", "/panic", "", 500, "panicked")
+	r.log.await(t, "panic: oh")
+	if _, got := r.do(t, "GET", "/cut", ""); !strings.HasPrefix(got, "cut: ") {
+		t.Errorf("got %q as if all was well", got)
+	}
+	r.expect(t, "GET", "/_/health", "", 200, "OK")
+}
+
 func TestMetrics(t *testing.T) {
 	r := start(t, "fprocess=cat")
 	r.expect(t, "POST", "/", "a", 200, "a")
@@ -131,7 +144,7 @@ func TestProcessOne(t *testing.T) {
 		t.Skip("a PID namespace needs root")
 	}
 	bin := filepath.Join(t.TempDir(), "watchdog")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin, ".")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "..")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

@@ -1,4 +1,4 @@
-package main
+package host
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -29,8 +30,9 @@ type watchdog struct {
 	metrics  metrics
 	children family
 	inflight atomic.Int64
-	healthy  atomic.Bool // accepting requests
-	locked   bool        // the lock file was written
+	healthy  atomic.Bool  // accepting requests
+	locked   bool         // the lock file was written
+	function http.Handler // of mode inproc
 	ready    chan net.Addr
 	once     once // the proxy of http mode
 }
@@ -171,6 +173,8 @@ func (w *watchdog) setHealthy(yes bool) {
 // handler is the mode's, with its long-lived process if it has one.
 func (w *watchdog) handler(ctx context.Context) (http.Handler, *child, error) {
 	switch w.c.mode {
+	case inproc:
+		return http.HandlerFunc(w.inproc), nil, nil
 	case static:
 		return http.FileServer(http.Dir(w.c.staticPath)), nil, nil
 	case upstream:
@@ -181,6 +185,27 @@ func (w *watchdog) handler(ctx context.Context) (http.Handler, *child, error) {
 		return w.proxy(), child, nil
 	}
 	return http.HandlerFunc(w.fork), nil, nil
+}
+
+// inproc calls the handler that is part of this program. Its panic costs one
+// answer, not the process.
+func (w *watchdog) inproc(rw http.ResponseWriter, r *http.Request) {
+	defer func() {
+		fault := recover()
+		if fault == nil || fault == http.ErrAbortHandler {
+			if fault != nil {
+				panic(fault)
+			}
+			return
+		}
+		w.log.Printf("panic: %v\n%s", fault, debug.Stack())
+		if a, ok := rw.(*answer); !ok || a.code != 0 {
+			panic(http.ErrAbortHandler)
+		}
+		rw.Header().Set(headerInternal, fromWatchdog)
+		http.Error(rw, "the function panicked; its log says where", http.StatusInternalServerError)
+	}()
+	w.function.ServeHTTP(rw, r)
 }
 
 // serveMetrics serves port 8081. Without it the function still works.

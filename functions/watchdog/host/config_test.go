@@ -1,4 +1,4 @@
-package main
+package host
 
 import (
 	"bytes"
@@ -41,6 +41,7 @@ func TestRead(t *testing.T) {
 		{"fprocess=x max_inflight=-1", nil, `max_inflight is "-1"`},
 		{"fprocess=x suppress_lock=maybe", nil, `suppress_lock is "maybe"`},
 		{"fprocess=x upstream_url=unix:/x", nil, "upstream_url is"},
+		{"mode=inproc", nil, "no function is compiled"},
 		{"fprocess=x jwt_auth=true", nil, "jwt_auth is set"},
 	} {
 		env := map[string]string{}
@@ -48,7 +49,7 @@ func TestRead(t *testing.T) {
 			k, v, _ := strings.Cut(kv, "=")
 			env[k] = v
 		}
-		got, err := read(func(k string) string { return env[k] })
+		got, err := read(func(k string) string { return env[k] }, false)
 		switch {
 		case c.fault == "" && err != nil:
 			t.Errorf("%q: %v", c.env, err)

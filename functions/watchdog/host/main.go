@@ -1,0 +1,30 @@
+package host
+
+import (
+	"context"
+	"log"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// Main serves the function until SIGTERM and answers with the exit status. A
+// handler that is not nil is the function; otherwise the environment names it.
+func Main(handler http.Handler) (status int) {
+	// No date: whoever stores the log stamps each line.
+	logger := log.New(os.Stderr, "", 0)
+	c, err := read(os.Getenv, handler != nil)
+	if err == nil {
+		signals := make(chan os.Signal, 16)
+		signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
+		w := newWatchdog(c, logger)
+		w.function = handler
+		err = w.run(context.Background(), signals)
+	}
+	if err != nil {
+		logger.Printf("watchdog: %v", err)
+		return 1
+	}
+	return 0
+}
