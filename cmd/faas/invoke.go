@@ -10,6 +10,7 @@ import (
 
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 )
 
 func (o *options) invokeCmd() *cobra.Command {
@@ -90,15 +91,12 @@ is a failure. With --async the call is queued, and its id is printed.`,
 	return cmd
 }
 
-// stdin is the body of a call: standard input, unless that is a terminal on
-// which nobody was asked to type.
+// stdin is the body of a call: standard input. Who sits before a terminal is
+// told that it waits.
 func stdin(cmd *cobra.Command) io.Reader {
 	in := cmd.InOrStdin()
 	if f, ok := in.(*os.File); ok {
-		if st, err := f.Stat(); err == nil && st.Mode()&os.ModeCharDevice != 0 {
-			if st.Mode()&os.ModeDevice != 0 && f.Name() == os.DevNull {
-				return http.NoBody
-			}
+		if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err == nil {
 			say(cmd, "reading the request from the terminal, end it with ctrl-D")
 		}
 	}

@@ -86,6 +86,7 @@ func (f *function) acquire(ctx context.Context, began time.Time, limit time.Dura
 	var err error
 	select {
 	case g := <-w.got:
+		f.waitEnded()
 		return f.granted(g, w, cold)
 	case <-ctx.Done():
 		err = context.Cause(ctx)
@@ -97,6 +98,7 @@ func (f *function) acquire(ctx context.Context, began time.Time, limit time.Dura
 		err = f.waitOver(time.Since(began))
 	}
 	f.mu.Unlock()
+	f.waitEnded()
 	if left {
 		return slot{}, err
 	}
@@ -106,6 +108,17 @@ func (f *function) acquire(ctx context.Context, began time.Time, limit time.Dura
 		return slot{}, err
 	}
 	return f.granted(g, w, cold)
+}
+
+// waitEnded has it reported at once that nobody waits any more: demand that is
+// over must not undo a scale to zero.
+func (f *function) waitEnded() {
+	f.mu.Lock()
+	nobody := f.waiters.n == 0
+	f.mu.Unlock()
+	if nobody {
+		f.v.demand.urgent(f)
+	}
 }
 
 func (f *function) granted(g grant, w *waiter, cold bool) (slot, error) {
