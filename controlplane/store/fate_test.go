@@ -1,0 +1,116 @@
+package store
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/podsnap/podsnap/api"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// severed is a store whose next write reaches etcd while the answer is lost
+// with the connection, and another store on the same etcd.
+type severed struct {
+	t        *testing.T
+	p        *proxy
+	s, other *Store
+}
+
+func sever(t *testing.T) severed {
+	t.Helper()
+	e := startEtcd(t)
+	p := startProxy(t, filepath.Join(e.dir, "c.sock"))
+	x := severed{t, p, open(t, Config{Client: dial(t, p.url()), Timeout: 20 * time.Second}), e.open(Config{})}
+	prepare(t, x.other)
+	mustCreate(t, x.other, configMap("x", "0"))
+	w, err := x.s.Watch(t.Context(), api.ConfigMaps, api.WatchOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nextEvent(t, w)
+	w.Stop()
+	return x
+}
+
+// write runs f, which writes through x.s; when the other store has seen the
+// event that this makes, it runs meanwhile and breaks the connection.
+func (x severed) write(f func() error, meanwhile func()) error {
+	x.t.Helper()
+	l, err := x.other.List(x.t.Context(), api.ConfigMaps, api.ListOptions{})
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	w, err := x.other.Watch(x.t.Context(), api.ConfigMaps, api.WatchOptions{ResourceVersion: l.ResourceVersion})
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	defer w.Stop()
+	x.p.block()
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	nextEvent(x.t, w)
+	if meanwhile != nil {
+		meanwhile()
+	}
+	x.p.cut()
+	x.p.release()
+	x.p.listen()
+	return <-done
+}
+
+// A write whose answer is lost counts once, also when somebody else has
+// written over it before the store could look.
+func TestLostAnswerOfUpdate(t *testing.T) {
+	for name, overwrite := range map[string]bool{"last": false, "overwritten": true} {
+		t.Run(name, func(t *testing.T) {
+			x := sever(t)
+			want := "1"
+			meanwhile := func() {}
+			if overwrite {
+				want = "2"
+				meanwhile = func() {
+					if err := increment(t, x.other, "x"); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			if err := x.write(func() error { return increment(t, x.s, "x") }, meanwhile); err != nil {
+				t.Fatalf("increment: %v", err)
+			}
+			if got := mustGet(t, x.s, "x"); got.Data["n"] != want {
+				t.Fatalf("the sum is %s, want %s", got.Data["n"], want)
+			}
+		})
+	}
+}
+
+func TestLostAnswerOfCreate(t *testing.T) {
+	x := sever(t)
+	var made *corev1.ConfigMap
+	err := x.write(func() (err error) {
+		made, err = api.Create(t.Context(), x.s, configMap("y", "1"))
+		return err
+	}, nil)
+	if err != nil {
+		t.Fatalf("create: %v", err)
+	}
+	if got := mustGet(t, x.s, "y"); got.UID != made.UID || got.ResourceVersion != made.ResourceVersion {
+		t.Fatalf("Create answered %s at %s, Get %s at %s", made.UID, made.ResourceVersion, got.UID, got.ResourceVersion)
+	}
+}
+
+// A delete whose answer is lost spares the object that was made in its place.
+func TestLostAnswerOfDelete(t *testing.T) {
+	x := sever(t)
+	err := x.write(func() error {
+		_, err := x.s.Delete(t.Context(), api.ConfigMaps, "a", "x", api.DeleteOptions{})
+		return err
+	}, func() { mustCreate(t, x.other, configMap("x", "new")) })
+	if err != nil {
+		t.Fatalf("delete: %v", err)
+	}
+	if got := mustGet(t, x.s, "x"); got.Data["n"] != "new" {
+		t.Fatalf("got %v, want the new object", got.Data)
+	}
+}
