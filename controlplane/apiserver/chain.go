@@ -14,7 +14,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 
 	"github.com/podsnap/podsnap/api"
 )
@@ -57,7 +57,7 @@ func (c *call) locate() error {
 		if err != nil {
 			v = raw
 		}
-		if msgs := path.IsValidPathSegmentName(v); len(msgs) > 0 {
+		if msgs := content.IsPathSegmentName(v); len(msgs) > 0 {
 			return apierrors.NewBadRequest(fmt.Sprintf("the %s %q in the URL %s", p.key, v, strings.Join(msgs, ", ")))
 		}
 		*p.to = v
@@ -118,7 +118,7 @@ func (s *Server) fail(w *recorder, r *http.Request, err error) {
 	}
 	st := statusOf(err)
 	if st.Code >= http.StatusInternalServerError {
-		s.cfg.Log.Warn("request failed", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("code", int(st.Code)), slog.Any("error", err))
+		s.cfg.Log.WarnContext(r.Context(), "request failed", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("code", int(st.Code)), slog.Any("error", err))
 	}
 	if w.code != 0 {
 		panic(http.ErrAbortHandler)
@@ -142,7 +142,7 @@ func (s *Server) recovered(next http.Handler) http.Handler {
 			if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 				panic(p)
 			}
-			s.cfg.Log.Error("request panicked", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+			s.cfg.Log.ErrorContext(r.Context(), "request panicked", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
 			if rec.code != 0 {
 				panic(http.ErrAbortHandler)
 			}

@@ -6,6 +6,7 @@ import (
 	"mime"
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -157,10 +158,8 @@ func (c *codec) accept(r *http.Request, protobuf bool, as ...string) (form, erro
 		if f.media != runtime.ContentTypeJSON || params["g"] != metav1.GroupName || params["v"] != "v1" {
 			continue
 		}
-		for _, a := range as {
-			if a == f.as {
-				return f, nil
-			}
+		if slices.Contains(as, f.as) {
+			return f, nil
 		}
 	}
 	return form{}, notAcceptable()

@@ -45,6 +45,7 @@ type kube struct {
 }
 
 func newKube(t *testing.T) *kube {
+	t.Helper()
 	path, err := exec.LookPath("kubectl")
 	if err != nil {
 		t.Skip("kubectl is not on PATH")
