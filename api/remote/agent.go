@@ -116,7 +116,7 @@ func (a *Agent) Logs(ctx context.Context, pod types.UID, o api.LogOptions) (io.R
 		q.Set("since", o.Since.Format(time.RFC3339Nano))
 	}
 	// The body's end must stop the agent's side: closing it does.
-	resp, err := a.c.send(ctx, request{method: http.MethodGet, path: podPath(pod, "log"), query: q})
+	resp, err := a.c.send(ctx, request{method: http.MethodGet, path: podPath(pod, "log"), query: q}) //nolint:bodyclose // the caller closes it
 	if err != nil {
 		return nil, err
 	}

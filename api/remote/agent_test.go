@@ -110,6 +110,7 @@ func agentPair(t *testing.T, f *fakeAgent) *remote.Agent {
 // TestAgentSeam runs the seam's conformance suite over HTTP.
 func TestAgentSeam(t *testing.T) {
 	seamtest.Agent(t, func(t *testing.T) api.Agent {
+		t.Helper()
 		srv := httptest.NewServer(remote.ServeAgent(memory.NewAgent()))
 		t.Cleanup(srv.Close)
 		return remote.NewAgent(remote.Config{URL: srv.URL, Client: srv.Client()})

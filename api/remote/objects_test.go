@@ -15,6 +15,7 @@ import (
 // the suite asks of a store must survive the wire.
 func TestObjects(t *testing.T) {
 	seamtest.Objects(t, func(t *testing.T) api.Objects {
+		t.Helper()
 		s, err := apiserver.New(apiserver.Config{Objects: memory.New(memory.Config{History: 512}), Token: "secret"})
 		if err != nil {
 			t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/podsnap/podsnap/api"
@@ -190,5 +191,5 @@ func accepted(w http.ResponseWriter, err error) {
 }
 
 func noRoute(w http.ResponseWriter, r *http.Request) {
-	fail(w, apierrors.NewGenericServerResponse(http.StatusNotFound, r.Method, api.Pods.GR(), "", "no such route: "+r.URL.Path, 0, false))
+	fail(w, apierrors.NewGenericServerResponse(http.StatusNotFound, r.Method, schema.GroupResource{}, "", "no such route: "+r.URL.Path, 0, true))
 }

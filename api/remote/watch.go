@@ -74,7 +74,7 @@ type stream[T any] struct {
 // or the error that ends the stream.
 func newStream[T any](ctx context.Context, open func(context.Context) (*http.Response, error), decode func([]byte) (T, error)) (*stream[T], error) {
 	inner, cancel := context.WithCancel(ctx)
-	resp, err := open(inner)
+	resp, err := open(inner) //nolint:bodyclose // run closes it
 	if err != nil {
 		cancel()
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -107,10 +108,8 @@ func oneOf[T ~string](v T, p *field.Path, allowed ...T) field.ErrorList {
 		}
 		return field.ErrorList{field.Required(p, "must be one of "+strings.Join(names, ", "))}
 	}
-	for _, a := range allowed {
-		if v == a {
-			return nil
-		}
+	if slices.Contains(allowed, v) {
+		return nil
 	}
 	return field.ErrorList{field.NotSupported(p, v, allowed)}
 }

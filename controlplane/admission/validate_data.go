@@ -11,7 +11,7 @@ import (
 
 // needs lists the keys that Secrets of a type must have.
 func needs(t corev1.SecretType) []string {
-	switch t {
+	switch t { //nolint:exhaustive // the other types need no key
 	case corev1.SecretTypeDockercfg:
 		return []string{corev1.DockerConfigKey}
 	case corev1.SecretTypeDockerConfigJson:
@@ -20,8 +20,9 @@ func needs(t corev1.SecretType) []string {
 		return []string{corev1.SSHAuthPrivateKey}
 	case corev1.SecretTypeTLS:
 		return []string{corev1.TLSCertKey, corev1.TLSPrivateKeyKey}
+	default:
+		return nil
 	}
-	return nil
 }
 
 func validateSecret(s *corev1.Secret) field.ErrorList {

@@ -119,6 +119,8 @@ func validateToleration(t corev1.Toleration, p *field.Path) field.ErrorList {
 		if t.Value != "" {
 			errs = append(errs, field.Invalid(p.Child("value"), t.Value, "value must be empty when `operator` is 'Exists'"))
 		}
+	case corev1.TolerationOpLt, corev1.TolerationOpGt: // an alpha of Kubernetes that the scheduler does not know
+		fallthrough
 	default:
 		errs = append(errs, field.NotSupported(p.Child("operator"), t.Operator, []corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists}))
 	}

@@ -14,7 +14,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 
 	"github.com/podsnap/podsnap/api"
 )
@@ -32,7 +32,7 @@ func (s *Server) sub(verb string, r *api.Resource, subresource string, f func(*c
 	}
 	return func(w http.ResponseWriter, req *http.Request) {
 		v := verb
-		if verb == "list" && flag(req.URL.Query(), "watch") {
+		if subresource == "" && (verb == "list" || verb == "get") && flag(req.URL.Query(), "watch") {
 			v = "watch"
 		}
 		s.plain(v, name, func(w http.ResponseWriter, req *http.Request) error {
@@ -57,7 +57,7 @@ func (c *call) locate() error {
 		if err != nil {
 			v = raw
 		}
-		if msgs := path.IsValidPathSegmentName(v); len(msgs) > 0 {
+		if msgs := content.IsPathSegmentName(v); len(msgs) > 0 {
 			return apierrors.NewBadRequest(fmt.Sprintf("the %s %q in the URL %s", p.key, v, strings.Join(msgs, ", ")))
 		}
 		*p.to = v
@@ -118,7 +118,7 @@ func (s *Server) fail(w *recorder, r *http.Request, err error) {
 	}
 	st := statusOf(err)
 	if st.Code >= http.StatusInternalServerError {
-		s.cfg.Log.Warn("request failed", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("code", int(st.Code)), slog.Any("error", err))
+		s.cfg.Log.WarnContext(r.Context(), "request failed", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("code", int(st.Code)), slog.Any("error", err))
 	}
 	if w.code != 0 {
 		panic(http.ErrAbortHandler)
@@ -134,24 +134,27 @@ func (s *Server) fail(w *recorder, r *http.Request, err error) {
 func (s *Server) recovered(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rec := &recorder{ResponseWriter: w}
-		defer func() {
-			p := recover()
-			if p == nil {
-				return
-			}
-			if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
-				panic(p)
-			}
-			s.cfg.Log.Error("request panicked", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
-			if rec.code != 0 {
-				panic(http.ErrAbortHandler)
-			}
-			st := statusOf(apierrors.NewInternalError(errors.New("the request could not be handled because of a fault in the server; its log has the details")))
-			writeJSON(rec, int(st.Code), st)
-			s.metrics.observe("", "", rec.code, 0)
-		}()
+		defer s.caught(rec, r)
 		next.ServeHTTP(rec, r)
 	})
+}
+
+// caught is to be deferred: it recovers.
+func (s *Server) caught(w *recorder, r *http.Request) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		panic(p)
+	}
+	s.cfg.Log.ErrorContext(r.Context(), "request panicked", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+	if w.code != 0 {
+		panic(http.ErrAbortHandler)
+	}
+	st := statusOf(apierrors.NewInternalError(errors.New("the request could not be handled because of a fault in the server; its log has the details")))
+	writeJSON(w, int(st.Code), st)
+	s.metrics.observe("", "", w.code, 0)
 }
 
 // recorder remembers the status code of the answer; 0 before it begins.

@@ -6,6 +6,7 @@ import (
 	"mime"
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -85,15 +86,15 @@ func (c *codec) read(w http.ResponseWriter, r *http.Request, want schema.GroupVe
 		decoder = info.Serializer
 	}
 	_, got, err := decoder.Decode(body, &want, into)
+	strictErr, onlyStrict := runtime.AsStrictDecodingError(err)
 	switch {
-	case runtime.IsStrictDecodingError(err) && validation == warn:
-		strictErr, _ := runtime.AsStrictDecodingError(err)
-		for _, e := range strictErr.Errors() {
-			addWarning(w, e.Error())
-		}
 	case got != nil && got.Kind != "" && *got != want:
 		return apierrors.NewBadRequest(fmt.Sprintf("the object in the body is a %s of %s; this URL expects a %s of %s",
 			quoted(got.Kind), quoted(got.GroupVersion().String()), quoted(want.Kind), quoted(want.GroupVersion().String())))
+	case onlyStrict && validation == warn:
+		for _, e := range strictErr.Errors() {
+			addWarning(w, e.Error())
+		}
 	case err != nil:
 		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", want.Kind, want.Version, want.Kind, err))
 	}
@@ -157,10 +158,8 @@ func (c *codec) accept(r *http.Request, protobuf bool, as ...string) (form, erro
 		if f.media != runtime.ContentTypeJSON || params["g"] != metav1.GroupName || params["v"] != "v1" {
 			continue
 		}
-		for _, a := range as {
-			if a == f.as {
-				return f, nil
-			}
+		if slices.Contains(as, f.as) {
+			return f, nil
 		}
 	}
 	return form{}, notAcceptable()

@@ -45,6 +45,7 @@ type kube struct {
 }
 
 func newKube(t *testing.T) *kube {
+	t.Helper()
 	path, err := exec.LookPath("kubectl")
 	if err != nil {
 		t.Skip("kubectl is not on PATH")
@@ -53,12 +54,14 @@ func newKube(t *testing.T) *kube {
 	agent := logs{text: func(o api.LogOptions) io.ReadCloser {
 		return io.NopCloser(strings.NewReader(fmt.Sprintf("hello from %s tail=%d follow=%t\n", o.Container, o.Tail, o.Follow)))
 	}}
-	srv := httptest.NewTLSServer(server(t, Config{Objects: o, Token: "secret", Version: "1.2 dev", Agents: func(_ context.Context, node string) (api.Agent, error) {
+	srv := httptest.NewUnstartedServer(server(t, Config{Objects: o, Token: "secret", Version: "1.2 dev", Agents: func(_ context.Context, node string) (api.Agent, error) {
 		if node != "n1" {
 			return nil, apierrors.NewServiceUnavailable("node " + node + " is not there")
 		}
 		return agent, nil
 	}}))
+	srv.EnableHTTP2 = true // as over TLS it is in earnest
+	srv.StartTLS()
 	t.Cleanup(srv.Close)
 	k := &kube{T: t, objects: o, dir: t.TempDir(), path: path}
 	// kubectl sends a token over TLS only.

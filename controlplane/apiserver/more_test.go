@@ -184,8 +184,8 @@ func FuzzBodies(f *testing.F) {
 			method = "PATCH"
 		}
 		w := ask(t, h, method, path+"?fieldValidation=Strict", body, "Content-Type: "+ct)
-		var any metav1.TypeMeta
-		if err := json.Unmarshal(w.Body.Bytes(), &any); err != nil || w.Code >= 500 || any.Kind == "" {
+		var answer metav1.TypeMeta
+		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || w.Code >= 500 || answer.Kind == "" {
 			t.Errorf("%s %q: got %d %s", ct, body, w.Code, w.Body)
 		}
 	})

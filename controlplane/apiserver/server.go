@@ -104,7 +104,7 @@ func (c *call) ctx() context.Context { return c.r.Context() }
 // root and, when it is namespaced, below each namespace; objects below that.
 func (s *Server) mount() {
 	s.mux.Use(s.recovered)
-	s.mux.NotFound(s.plain("", "", func(w http.ResponseWriter, r *http.Request) error {
+	s.mux.NotFound(s.plain("", "", func(_ http.ResponseWriter, r *http.Request) error {
 		return notThere(r)
 	}))
 	s.mux.MethodNotAllowed(s.plain("", "", s.notAllowed))

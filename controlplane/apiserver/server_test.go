@@ -99,6 +99,8 @@ func TestErrors(t *testing.T) {
 		{name: "duplicate field", method: "POST", path: cms + "?fieldValidation=Strict", body: `{"metadata":{"name":"x"},"data":{"a":"1","a":"2"}}`, code: 400, reason: "BadRequest", says: `duplicate field`},
 		{name: "odd fieldValidation", method: "POST", path: cms + "?fieldValidation=Odd", body: `{}`, code: 400, reason: "BadRequest", says: "Ignore, Warn, Strict"},
 		{name: "wrong kind", method: "POST", path: cms, body: `{"kind":"Secret","apiVersion":"v1","metadata":{"name":"x"}}`, code: 400, reason: "BadRequest", says: `"Secret"`},
+		{name: "wrong kind with an unknown field", method: "POST", path: cms, body: `{"kind":"Secret","apiVersion":"v1","metadata":{"name":"x"},"dat":{}}`, code: 400, reason: "BadRequest", says: `"Secret"`},
+		{name: "wrong kind with the wrong fields", method: "POST", path: cms, body: `{"kind":"Pod","apiVersion":"v1","spec":3}`, code: 400, reason: "BadRequest", says: `"Pod"`},
 		{name: "unknown kind", method: "POST", path: cms, body: `{"kind":"Nope","apiVersion":"v9","metadata":{"name":"x"}}`, code: 400, reason: "BadRequest", says: `"Nope"`},
 		{name: "no name", method: "POST", path: cms, body: `{}`, code: 422, reason: "Invalid", says: "name"},
 		{name: "path in a name", method: "POST", path: cms, body: `{"metadata":{"name":"../x"}}`, code: 422, reason: "Invalid", says: "metadata.name"},

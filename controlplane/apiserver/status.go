@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -20,7 +21,7 @@ func statusOf(err error) *metav1.Status {
 	case errors.As(err, &known):
 		st = known.Status()
 	case errors.As(err, &tooLarge):
-		st = apierrors.NewRequestEntityTooLargeError("the body may have at most " + size(tooLarge.Limit)).Status()
+		st = apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the body may have at most %d bytes", tooLarge.Limit)).Status()
 	case errors.Is(err, context.DeadlineExceeded):
 		st = apierrors.NewTimeoutError("the store did not answer in time", 1).Status()
 	default:
@@ -34,14 +35,6 @@ func statusOf(err error) *metav1.Status {
 		st.Code = http.StatusInternalServerError
 	}
 	return &st
-}
-
-func size(n int64) string {
-	b, err := json.Marshal(n)
-	if err != nil {
-		return ""
-	}
-	return string(b) + " bytes"
 }
 
 // writeJSON answers with v, a value that always marshals.

@@ -43,6 +43,7 @@ func newTable(c *call, objects []api.Object) (*metav1.Table, error) {
 			row.Cells[i] = col.cell(obj, now)
 		}
 		switch include {
+		case metav1.IncludeNone:
 		case metav1.IncludeMetadata:
 			row.Object = runtime.RawExtension{Object: partial(obj)}
 		case metav1.IncludeObject:

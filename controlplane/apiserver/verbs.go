@@ -20,6 +20,9 @@ import (
 )
 
 func (s *Server) get(c *call) error {
+	if c.subresource == "" && flag(c.r.URL.Query(), "watch") {
+		return s.watch(c)
+	}
 	obj, err := s.cfg.Objects.Get(c.ctx(), c.resource, c.namespace, c.name)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -49,7 +50,7 @@ func readWatchOptions(c *call, q url.Values) (watchOptions, error) {
 		return o, err
 	}
 	if c.name != "" {
-		return o, apierrors.NewBadRequest("a watch of one object is a watch of the collection with fieldSelector=metadata.name=" + c.name)
+		o.Fields = fields.AndSelectors(o.Fields, fields.OneTermEqualSelector("metadata.name", c.name))
 	}
 	rv := o.ResourceVersion
 	if _, err := strconv.ParseUint(rv, 10, 64); err != nil && rv != "" {

@@ -32,11 +32,16 @@ type wireEvent struct {
 
 func openWatch(t *testing.T, o *memory.Objects, query, accept string) wire {
 	t.Helper()
+	return openWatchAt(t, o, cms, query, accept)
+}
+
+func openWatchAt(t *testing.T, o *memory.Objects, path, query, accept string) wire {
+	t.Helper()
 	srv := httptest.NewServer(server(t, Config{Objects: o}))
 	t.Cleanup(srv.Close)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	r, err := http.NewRequestWithContext(ctx, "GET", srv.URL+cms+"?watch=true"+query, nil)
+	r, err := http.NewRequestWithContext(ctx, "GET", srv.URL+path+"?watch=true"+query, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,6 +147,16 @@ func TestWatch(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", d)
 			}
 		})
+	}
+}
+
+func TestWatchOneByItsPath(t *testing.T) {
+	o := memory.New()
+	create(t, o, configMap("a", nil))
+	create(t, o, configMap("b", nil))
+	w := openWatchAt(t, o, cms+"/b", "", "")
+	if d := cmp.Diff([]string{"ADDED b"}, w.names(1)); d != "" {
+		t.Error(d)
 	}
 }
 
