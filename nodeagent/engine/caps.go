@@ -4,8 +4,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containerd/containerd/v2/pkg/cap"
-
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 )
 
@@ -19,10 +17,10 @@ func usualCapabilities() []string {
 
 // capabilities computes a container's set, sorted: the start set, plus those
 // added, less those dropped; a name that is both added and dropped stays, as
-// in Kubernetes.
-func capabilities(s runtime.Security) []string {
+// in Kubernetes. have are those that can be given at all.
+func capabilities(s runtime.Security, have []string) []string {
 	if s.Privileged {
-		return sorted(cap.Known())
+		return sorted(have)
 	}
 	var set []string
 	if s.DefaultCapabilities {
@@ -32,17 +30,17 @@ func capabilities(s runtime.Security) []string {
 	drop, dropAll := capNames(s.DropCapabilities)
 	switch {
 	case addAll:
-		set = cap.Known()
+		set = have
 	case dropAll:
 		set = nil
 	}
 	set = slices.DeleteFunc(slices.Clone(set), func(c string) bool { return slices.Contains(drop, c) })
 	for _, c := range add {
-		if slices.Contains(cap.Known(), c) && !slices.Contains(set, c) {
+		if !slices.Contains(set, c) {
 			set = append(set, c)
 		}
 	}
-	return sorted(set)
+	return sorted(slices.DeleteFunc(set, func(c string) bool { return !slices.Contains(have, c) }))
 }
 
 func capNames(in []string) (names []string, all bool) {

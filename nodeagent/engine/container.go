@@ -141,7 +141,7 @@ func (e *Engine) makeSpec(sb *sandbox, pid int, c *container, s runtime.Containe
 	spec, err := containerSpec(containerInput{
 		sandbox: sb.info.ID, cgroup: c.cgroup, pausePid: pid, pod: sb.spec,
 		shm: e.sandboxDir(sb.info.ID) + "/shm", files: e.sandboxDir(sb.info.ID),
-		image: img.Config, accounts: acc, spec: s, cgroupV2: e.cgroups.v2, swapLimit: e.cgroups.swap, openFiles: e.privilege.openFiles,
+		image: img.Config, accounts: acc, spec: s, cgroupV2: e.cgroups.v2, swapLimit: e.cgroups.swap, privilege: e.privilege,
 	})
 	if err != nil {
 		return nil, err

@@ -51,7 +51,7 @@ func (c Containerd) WriteConfig() error {
 	} {
 		fmt.Fprintf(&b, "  %q,\n", p)
 	}
-	fmt.Fprintf(&b, "]\n\n[grpc]\n  address = %q\n  tcp_address = \"\"\n\n[debug]\n  address = \"\"\n  level = \"warn\"\n", c.Socket())
+	fmt.Fprintf(&b, "]\n\n[grpc]\n  address = %q\n  tcp_address = \"\"\n\n[debug]\n  address = \"\"\n  level = \"error\"\n", c.Socket())
 	if err := os.WriteFile(c.configPath(), []byte(b.String()), 0o600); err != nil {
 		return fmt.Errorf("write containerd configuration: %w", err)
 	}

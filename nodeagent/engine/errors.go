@@ -20,11 +20,16 @@ func startError(reason string, err error) error {
 func runcError(err error) error {
 	native := errgrpc.ToNative(err)
 	text := native.Error()
-	for _, prefix := range []string{
-		"failed to create shim task: ", "OCI runtime create failed: ", "OCI runtime start failed: ",
-		"runc create failed: ", "runc start failed: ", "unable to start container process: ", "container_linux.go",
-	} {
-		text = strings.TrimPrefix(text, prefix)
+	for again := true; again; {
+		again = false
+		for _, prefix := range []string{
+			"failed to create shim task: ", "OCI runtime create failed: ", "OCI runtime start failed: ", "OCI runtime exec failed: ",
+			"runc create failed: ", "runc start failed: ", "exec failed: ", "unable to start container process: ",
+		} {
+			if rest, ok := strings.CutPrefix(text, prefix); ok {
+				text, again = rest, true
+			}
+		}
 	}
 	text = strings.TrimSuffix(text, ": unknown")
 	return &cleaned{text: text, err: native}

@@ -182,7 +182,7 @@ func newNode(t testing.TB) *node {
 	t.Cleanup(n.end)
 	n.config = Config{
 		Socket: n.cd.Socket(), StateDir: filepath.Join(dir, "e"), CgroupParent: "/" + tag,
-		PauseProgram: pause, Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelInfo})),
+		PauseProgram: pause, LogMaxSize: 512 << 10, Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelInfo})),
 	}
 	if err := n.cd.WriteConfig(); err != nil {
 		t.Fatal(err)
@@ -410,8 +410,10 @@ func lookAround(t testing.TB, dir string) (w world) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range entries {
-		w.links = append(w.links, e.Name())
+	for _, e := range entries { // others may make links meanwhile
+		if strings.HasPrefix(e.Name(), "pet") {
+			w.links = append(w.links, e.Name())
+		}
 	}
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -428,7 +430,11 @@ func lookAround(t testing.TB, dir string) (w world) {
 		}
 	}
 	if out, err := exec.Command("nft", "list", "tables").Output(); err == nil {
-		w.tables = strings.Split(string(out), "\n")
+		for _, l := range strings.Split(string(out), "\n") {
+			if strings.Contains(l, "podsnap-enginetest") {
+				w.tables = append(w.tables, l)
+			}
+		}
 	}
 	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, p := range procs {

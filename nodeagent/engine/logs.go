@@ -94,6 +94,9 @@ func (l *logs) handOver() {
 // wait waits until all output is in the log, for at most d: a process that
 // outlives the container's first one may hold the output open.
 func (l *logs) wait(d time.Duration) {
+	if l == nil { // adopted after its end
+		return
+	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

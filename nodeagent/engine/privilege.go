@@ -12,6 +12,7 @@ import (
 type privilege struct {
 	pauseScore int    // OOM score of pause processes
 	openFiles  uint64 // limit of open files in a container
+	caps       []string
 }
 
 // ownPrivilege wants Kubernetes' score of -998 and 65536 files. Without
@@ -19,7 +20,8 @@ type privilege struct {
 // is what we have ourselves.
 func ownPrivilege() privilege {
 	p := privilege{pauseScore: -998, openFiles: 65536}
-	if caps, err := cap.Current(); err == nil && slices.Contains(caps, "CAP_SYS_RESOURCE") {
+	p.caps, _ = cap.Current() // fails only without /proc
+	if slices.Contains(p.caps, "CAP_SYS_RESOURCE") {
 		return p
 	}
 	score, err := number("/proc/self/oom_score_adj")

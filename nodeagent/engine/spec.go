@@ -76,7 +76,7 @@ type containerInput struct {
 	spec      runtime.ContainerSpec
 	cgroupV2  bool
 	swapLimit bool // the kernel can limit swap
-	openFiles uint64
+	privilege privilege
 }
 
 // containerSpec makes the OCI spec of a container. Nothing in it that touches
@@ -99,7 +99,7 @@ func containerSpec(in containerInput) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	caps := capabilities(sec)
+	caps := capabilities(sec, in.privilege.caps)
 	score := 1000
 	if c.Resources.Memory > 0 {
 		score = 900 // those without a limit go first
@@ -111,7 +111,7 @@ func containerSpec(in containerInput) (*specs.Spec, error) {
 			Args: args, Cwd: cwd, Env: environment(in.pod.Hostname, in.image.Env, c.Env), User: who,
 			NoNewPrivileges: !sec.AllowEscalation && !sec.Privileged,
 			Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
-			Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: in.openFiles, Hard: in.openFiles}},
+			Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: in.privilege.openFiles, Hard: in.privilege.openFiles}},
 			OOMScoreAdj:     &score,
 		},
 		Mounts: mounts,

@@ -119,8 +119,10 @@ func show() {
 		}
 		fmt.Printf("file.%s=%s\n", p, strings.ReplaceAll(strings.TrimSpace(string(b)), "\n", "|"))
 	}
-	kcore, _ := os.Stat("/proc/kcore")
-	fmt.Printf("kcore=%v\n", kcore.Mode())
+	for _, p := range []string{"/proc/keys", "/proc/timer_list", "/proc/interrupts"} {
+		b, err := os.ReadFile(p)
+		fmt.Printf("masked.%s=%d %v\n", p, len(b), err)
+	}
 	fmt.Printf("write.sysctl=%v\n", os.WriteFile("/proc/sys/kernel/hostname", []byte("x"), 0o644))
 	fmt.Printf("write.root=%v\n", os.WriteFile("/written", []byte("x"), 0o644))
 	fmt.Printf("write.shm=%v\n", os.WriteFile("/dev/shm/written", []byte("x"), 0o644))
