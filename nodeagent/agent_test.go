@@ -16,6 +16,7 @@ import (
 
 func TestAdoption(t *testing.T) {
 	node(t, func(t *testing.T, r *rig) {
+		t.Helper()
 		r.pod("a", function)
 		r.pod("b")
 		r.pod("c")

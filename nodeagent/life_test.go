@@ -198,23 +198,31 @@ func TestFaultsOfAPod(t *testing.T) {
 		wait    time.Duration
 	}{
 		{
-			"image", fake.Script{PullErr: fake.ErrUnknownImage}, function, "ImagePullBackOff", "manifest unknown",
+			"image",
+			fake.Script{PullErr: fake.ErrUnknownImage},
+			function, "ImagePullBackOff", "manifest unknown",
 			func(r *rig) { r.engine.Script("img", fake.Script{}) }, time.Minute,
 		},
 		{
-			"secret", fake.Script{}, secret, "CreateContainerConfigError", `secret "key" not found in namespace "default"`,
+			"secret",
+			fake.Script{},
+			secret, "CreateContainerConfigError", `secret "key" not found in namespace "default"`,
 			func(r *rig) {
 				_, _ = r.o.Create(r.t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "key"}, Data: map[string][]byte{"a": nil}})
 			}, 15 * time.Second,
 		},
 		{
-			"config map", fake.Script{}, env, "CreateContainerConfigError", `environment variable A: configmap "cfg" not found in namespace "default"`,
+			"config map",
+			fake.Script{},
+			env, "CreateContainerConfigError", `environment variable A: configmap "cfg" not found in namespace "default"`,
 			func(r *rig) {
 				_, _ = r.o.Create(r.t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "cfg"}, Data: map[string]string{"k": "v"}})
 			}, 15 * time.Second,
 		},
 		{
-			"start", fake.Script{StartErr: &runtime.StartError{Reason: "CreateContainerError", Err: errors.New("no space left")}}, never,
+			"start",
+			fake.Script{StartErr: &runtime.StartError{Reason: "CreateContainerError", Err: errors.New("no space left")}},
+			never,
 			"CreateContainerError", "no space left",
 			func(r *rig) { r.engine.Script("img", fake.Script{}) }, 15 * time.Second,
 		},
@@ -242,7 +250,7 @@ func TestFaultsOfAPod(t *testing.T) {
 }
 
 func TestCannotRun(t *testing.T) {
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(_ *testing.T, r *rig) {
 		r.engine.Script("img", fake.Script{StartErr: &runtime.StartError{Reason: "RunContainerError", Err: errors.New("exec: no such file")}})
 		r.pod("a", policy(corev1.RestartPolicyNever))
 		r.want("a", "Failed ready=false main:ContainerCannotRun(128)/0")
