@@ -189,7 +189,7 @@ func (a *Agent) adopt(ctx context.Context) bool {
 			return true
 		}
 		if ctx.Err() == nil {
-			a.log.Warn("list sandboxes", slog.Any("error", err))
+			a.log.WarnContext(ctx, "list sandboxes", slog.Any("error", err))
 		}
 		if !pause(ctx, wait) {
 			return false
@@ -226,13 +226,13 @@ func (a *Agent) sweep(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, b := range left {
 		wg.Go(func() {
-			a.log.Info("remove sandbox without a pod", slog.String("sandbox", b.ID), slog.String("pod", b.Namespace+"/"+b.Name))
+			a.log.InfoContext(ctx, "remove sandbox without a pod", slog.String("sandbox", b.ID), slog.String("pod", b.Namespace+"/"+b.Name))
 			for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
 				err := a.c.Runtime.RemoveSandbox(ctx, b.ID)
 				if err == nil {
 					return
 				}
-				a.log.Warn("remove sandbox without a pod", slog.String("sandbox", b.ID), slog.Any("error", err))
+				a.log.WarnContext(ctx, "remove sandbox without a pod", slog.String("sandbox", b.ID), slog.Any("error", err))
 				if !pause(ctx, wait) {
 					return
 				}

@@ -15,7 +15,8 @@ import (
 )
 
 func TestAdoption(t *testing.T) {
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(r *rig) {
+		t := r.t
 		r.pod("a", function)
 		r.pod("b")
 		r.pod("c")
@@ -57,7 +58,8 @@ func TestAdoption(t *testing.T) {
 }
 
 func TestObjectsOutage(t *testing.T) {
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(r *rig) {
+		t := r.t
 		r.engine.Script("img", fake.Script{Runs: []fake.Run{{For: time.Minute, Code: 1}, {For: -1}}})
 		r.pod("a")
 		r.o.set(true)
@@ -82,7 +84,8 @@ func TestObjectsOutage(t *testing.T) {
 }
 
 func TestStopAll(t *testing.T) {
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(r *rig) {
+		t := r.t
 		r.pod("a")
 		r.pod("b", policy(corev1.RestartPolicyNever))
 		if err := r.agent.StopAll(t.Context(), 10*time.Second); err != nil {
@@ -102,7 +105,8 @@ func TestStopAll(t *testing.T) {
 }
 
 func TestNodeAndLease(t *testing.T) {
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(r *rig) {
+		t := r.t
 		r.after(30 * time.Second)
 		n, err := api.Get[*corev1.Node](t.Context(), r.o, api.Nodes, "", "n1")
 		if err != nil {
@@ -143,7 +147,8 @@ func TestNodeAndLease(t *testing.T) {
 }
 
 func TestEvict(t *testing.T) {
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(r *rig) {
+		t := r.t
 		p := r.pod("a")
 		alone := p.DeepCopy()
 		alone.Name, alone.UID, alone.ResourceVersion = "alone", "u2", ""
@@ -178,7 +183,8 @@ func TestEvict(t *testing.T) {
 }
 
 func TestForceDeletionAndSameName(t *testing.T) {
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(r *rig) {
+		t := r.t
 		r.engine.Script("img", fake.Script{IgnoreTERM: true})
 		was := r.pod("a")
 		if _, err := r.o.Delete(t.Context(), api.Pods, "default", "a", api.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
@@ -196,7 +202,8 @@ func TestForceDeletionAndSameName(t *testing.T) {
 
 // TestStatusWrites counts: a start costs few writes, and what others own stays.
 func TestStatusWrites(t *testing.T) {
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(r *rig) {
+		t := r.t
 		r.engine.Script("img", fake.Script{PullDelay: 40 * time.Millisecond, StartDelay: 30 * time.Millisecond, ReadyAfter: 20 * time.Millisecond})
 		r.pod("a", function, func(p *corev1.Pod) {
 			p.Status.Conditions = []corev1.PodCondition{{Type: "example.org/theirs", Status: corev1.ConditionTrue}}
@@ -228,7 +235,8 @@ func TestStatusWrites(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(r *rig) {
+		t := r.t
 		r.pod("a", function)
 		r.after(10 * time.Second)
 		all, err := r.metrics.Gather()
@@ -267,7 +275,8 @@ func TestMetrics(t *testing.T) {
 
 // TestManyAtOnce starts and deletes many pods at the same time.
 func TestManyAtOnce(t *testing.T) {
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(r *rig) {
+		t := r.t
 		r.engine.Script("img", fake.Script{PullDelay: time.Second, StartDelay: time.Second})
 		begin := time.Now()
 		for i := range 200 {

@@ -21,7 +21,8 @@ import (
 )
 
 func TestRunsAPod(t *testing.T) {
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(r *rig) {
+		t := r.t
 		r.engine.Script("img", fake.Script{ReadyAfter: 200 * time.Millisecond})
 		r.pod("a", function)
 		r.after(100 * time.Millisecond)
@@ -39,7 +40,8 @@ func TestRunsAPod(t *testing.T) {
 }
 
 func TestDeletion(t *testing.T) {
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(r *rig) {
+		t := r.t
 		r.engine.Script("img", fake.Script{TermDelay: 3 * time.Second})
 		r.pod("a")
 		r.del("a")
@@ -58,7 +60,8 @@ func TestDeletion(t *testing.T) {
 }
 
 func TestDeletionKillsAfterGrace(t *testing.T) {
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(r *rig) {
+		t := r.t
 		r.engine.Script("img", fake.Script{IgnoreTERM: true})
 		r.pod("a")
 		r.del("a")
@@ -77,7 +80,8 @@ func TestDeletionKillsAfterGrace(t *testing.T) {
 func TestDrainHoldsTERM(t *testing.T) {
 	drain := func(p *corev1.Pod) { p.Annotations = map[string]string{api.AnnotationDrain: "true"} }
 	signalled := func(r *rig) bool { return slices.Contains(r.engine.Calls(), "Signal main 15") }
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(r *rig) {
+		t := r.t
 		r.pod("a", drain)
 		r.pod("b", drain)
 		r.del("a")
@@ -121,7 +125,8 @@ func TestRestartPolicies(t *testing.T) {
 		{corev1.RestartPolicyAlways, fake.Run{For: time.Second}, "Running ready=true main:running/1"},
 	} {
 		t.Run(fmt.Sprintf("%s %d", c.policy, c.run.Code), func(t *testing.T) {
-			node(t, func(t *testing.T, r *rig) {
+			node(t, func(r *rig) {
+				t := r.t
 				r.engine.Script("img", fake.Script{Runs: []fake.Run{c.run, {For: -1}}})
 				r.pod("a", policy(c.policy))
 				r.after(90 * time.Second)
@@ -140,7 +145,8 @@ func TestRestartPolicies(t *testing.T) {
 }
 
 func TestCrashLoop(t *testing.T) {
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(r *rig) {
+		t := r.t
 		r.engine.Script("img", fake.Script{Runs: []fake.Run{{Code: 1}}})
 		p := r.pod("a", function)
 		var starts []time.Duration
@@ -198,29 +204,38 @@ func TestFaultsOfAPod(t *testing.T) {
 		wait    time.Duration
 	}{
 		{
-			"image", fake.Script{PullErr: fake.ErrUnknownImage}, function, "ImagePullBackOff", "manifest unknown",
+			"image",
+			fake.Script{PullErr: fake.ErrUnknownImage},
+			function, "ImagePullBackOff", "manifest unknown",
 			func(r *rig) { r.engine.Script("img", fake.Script{}) }, time.Minute,
 		},
 		{
-			"secret", fake.Script{}, secret, "CreateContainerConfigError", `secret "key" not found in namespace "default"`,
+			"secret",
+			fake.Script{},
+			secret, "CreateContainerConfigError", `secret "key" not found in namespace "default"`,
 			func(r *rig) {
 				_, _ = r.o.Create(r.t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "key"}, Data: map[string][]byte{"a": nil}})
 			}, 15 * time.Second,
 		},
 		{
-			"config map", fake.Script{}, env, "CreateContainerConfigError", `environment variable A: configmap "cfg" not found in namespace "default"`,
+			"config map",
+			fake.Script{},
+			env, "CreateContainerConfigError", `environment variable A: configmap "cfg" not found in namespace "default"`,
 			func(r *rig) {
 				_, _ = r.o.Create(r.t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "cfg"}, Data: map[string]string{"k": "v"}})
 			}, 15 * time.Second,
 		},
 		{
-			"start", fake.Script{StartErr: &runtime.StartError{Reason: "CreateContainerError", Err: errors.New("no space left")}}, never,
+			"start",
+			fake.Script{StartErr: &runtime.StartError{Reason: "CreateContainerError", Err: errors.New("no space left")}},
+			never,
 			"CreateContainerError", "no space left",
 			func(r *rig) { r.engine.Script("img", fake.Script{}) }, 15 * time.Second,
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			node(t, func(t *testing.T, r *rig) {
+			node(t, func(r *rig) {
+				t := r.t
 				r.engine.Script("img", c.script)
 				r.pod("ok", func(p *corev1.Pod) { p.Spec.Containers[0].Image = "other" })
 				r.pod("a", c.change)
@@ -242,7 +257,7 @@ func TestFaultsOfAPod(t *testing.T) {
 }
 
 func TestCannotRun(t *testing.T) {
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(r *rig) {
 		r.engine.Script("img", fake.Script{StartErr: &runtime.StartError{Reason: "RunContainerError", Err: errors.New("exec: no such file")}})
 		r.pod("a", policy(corev1.RestartPolicyNever))
 		r.want("a", "Failed ready=false main:ContainerCannotRun(128)/0")
@@ -253,7 +268,8 @@ func TestCannotRun(t *testing.T) {
 }
 
 func TestInitContainers(t *testing.T) {
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(r *rig) {
+		t := r.t
 		r.engine.Script("setup", fake.Script{Runs: []fake.Run{{For: time.Second, Code: 1}, {For: time.Second}}})
 		r.engine.Script("side", fake.Script{})
 		always := corev1.ContainerRestartPolicyAlways
@@ -281,7 +297,8 @@ func TestInitContainers(t *testing.T) {
 }
 
 func TestLivenessRestarts(t *testing.T) {
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(r *rig) {
+		t := r.t
 		r.engine.Script("img", fake.Script{ReadyAfter: -1, IgnoreTERM: true})
 		r.pod("a", func(p *corev1.Pod) {
 			p.Spec.TerminationGracePeriodSeconds = new(int64(4))
@@ -308,7 +325,8 @@ func TestSandboxDeath(t *testing.T) {
 		corev1.RestartPolicyNever:  "Failed ready=false main:Error(137)/0",
 	} {
 		t.Run(string(rp), func(t *testing.T) {
-			node(t, func(t *testing.T, r *rig) {
+			node(t, func(r *rig) {
+				t := r.t
 				r.pod("a", policy(rp))
 				boxes, _ := r.engine.List(t.Context())
 				r.engine.Kill(boxes[0].ID, fake.Run{})
@@ -320,7 +338,8 @@ func TestSandboxDeath(t *testing.T) {
 }
 
 func TestHooks(t *testing.T) {
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(r *rig) {
+		t := r.t
 		r.pod("a", func(p *corev1.Pod) {
 			p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{
 				PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"hello"}}},
@@ -350,7 +369,8 @@ func TestHooks(t *testing.T) {
 }
 
 func TestContainerSpec(t *testing.T) {
-	node(t, func(t *testing.T, r *rig) {
+	node(t, func(r *rig) {
+		t := r.t
 		if _, err := r.o.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "key"}, Data: map[string][]byte{"token": []byte("hush")}}); err != nil {
 			t.Fatal(err)
 		}

@@ -24,45 +24,51 @@ const (
 )
 
 // register keeps the Node and its Lease up to date until ctx is done. Faults
-// are tried again with the next heartbeat.
+// are tried again soon: a node that says nothing is taken for dead.
 func (a *Agent) register(ctx context.Context) {
-	tick := time.NewTicker(a.c.HeartbeatEvery)
-	defer tick.Stop()
-	var statusAt time.Time
-	healthy, engine := true, false
+	wait := time.NewTimer(a.c.HeartbeatEvery)
+	defer wait.Stop()
+	select { // an engine that is up answers at once: begin as a node that is ready
+	case <-a.adopted:
+	case <-wait.C:
+	case <-ctx.Done():
+		return
+	}
+	adopted, healthy, told := a.adopted, true, false
+	var next time.Time // when the Node's status is told again
 	for {
-		var err error
-		select {
-		case <-a.adopted:
-		default:
-			err = a.tell(ctx, false) // not ready before the engine answers
-			statusAt = time.Time{}
-		}
 		ready := isClosed(a.adopted)
-		if err == nil && ready && (!engine || time.Since(statusAt) >= statusEvery) {
-			if err = a.tell(ctx, true); err == nil {
-				statusAt, engine = time.Now(), true
+		if ready {
+			adopted = nil // it is no news any more
+		}
+		var err error
+		if ready != told || !time.Now().Before(next) {
+			if err = a.tell(ctx, ready); err == nil {
+				told, next = ready, time.Now().Add(statusEvery)
 			}
 		}
 		if err == nil {
 			err = a.renew(ctx)
 		}
+		pace := a.c.HeartbeatEvery
 		switch {
 		case ctx.Err() != nil:
 			return
-		case err != nil && healthy:
-			a.log.Warn("heartbeat", slog.Any("error", err))
-		case err == nil && !healthy:
-			a.log.Info("heartbeat works again")
+		case err != nil:
+			if healthy {
+				a.log.WarnContext(ctx, "heartbeat", slog.Any("error", err))
+			}
+			next, pace = time.Time{}, min(pace, 200*time.Millisecond)
+		case !healthy:
+			a.log.InfoContext(ctx, "heartbeat works again")
 		}
 		healthy = err == nil
-		if err != nil {
-			engine = false // tell all again
-		}
+		wait.Reset(pace)
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-adopted:
+		case <-wait.C:
 		}
 	}
 }

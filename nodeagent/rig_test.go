@@ -112,14 +112,14 @@ func (n *notes) has(part string) bool {
 }
 
 // node runs test in a bubble with an agent.
-func node(t *testing.T, test func(t *testing.T, r *rig)) {
+func node(t *testing.T, test func(r *rig)) {
 	t.Helper()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		r := &rig{t: t, o: &shaky{Objects: memory.New()}, engine: fake.New(), dir: dir, events: &notes{}}
 		r.start()
 		defer func() { r.stop() }()
-		test(t, r)
+		test(r)
 	})
 }
 

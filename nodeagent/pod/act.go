@@ -20,23 +20,28 @@ import (
 	"github.com/podsnap/podsnap/nodeagent/volume"
 )
 
-// actTimeout bounds what the engine is asked for, but for pulls.
-const actTimeout = 2 * time.Minute
+// What the engine is asked for takes so long at most; stopping has its deadline
+// on top.
+const (
+	actTimeout  = 2 * time.Minute
+	pullTimeout = time.Hour
+)
 
 // begin does an action in the background; its end is a message to the worker.
 func (w *Worker) begin(ctx context.Context, a Action, now time.Time) {
 	w.s.Begin(a)
-	w.log.Debug("begin", slog.String("action", a.String()))
+	w.log.DebugContext(ctx, "begin", slog.String("action", a.String()))
 	if a.Kind == StopContainer && w.s.Stop != nil {
 		w.event(corev1.EventTypeNormal, "Killing", "Stopping container "+a.Container)
 	}
 	do := w.doing(a, w.s.Pod, w.s.Sandbox.Sandbox)
+	limit := actTimeout + a.deadline(now).Sub(now)
+	if a.Kind == Pull {
+		limit = pullTimeout
+	}
 	w.ops.Go(func() {
-		if a.Kind != Pull {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, actTimeout+time.Until(a.deadline(now)))
-			defer cancel()
-		}
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
 		end := do(ctx)
 		w.post(func() {
 			end()
@@ -211,6 +216,7 @@ func (w *Worker) containerSpec(ctx context.Context, a Action, p *corev1.Pod, sb 
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return runtime.ContainerSpec{}, err
 	}
+	forget(w.c.LogDir, p, c.Name, a.Attempt-2)
 	return runtime.ContainerSpec{
 		Sandbox: sb.ID, Name: c.Name, Attempt: a.Attempt, Image: c.Image,
 		Command: volume.Expand(c.Command, env), Args: volume.Expand(c.Args, env), Env: env, WorkingDir: c.WorkingDir,

@@ -2,6 +2,7 @@ package pod
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -19,6 +20,15 @@ func LogPath(dir string, p *corev1.Pod, container string, attempt int) string {
 
 func logDir(dir string, p *corev1.Pod) string {
 	return filepath.Join(dir, strings.Join([]string{p.Namespace, p.Name, string(p.UID)}, "_"))
+}
+
+// forget removes the log of an instance, rotated files included: that of the
+// newest one and of the one before are enough.
+func forget(dir string, p *corev1.Pod, container string, attempt int) {
+	files, _ := filepath.Glob(LogPath(dir, p, container, attempt) + "*") // its pattern is ours
+	for _, f := range files {
+		os.Remove(f) // one that stays is removed with the pod
+	}
 }
 
 // LogOwner is the pod whose logs a folder of that name holds.

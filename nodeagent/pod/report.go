@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -166,12 +167,12 @@ func (w *Worker) conclude(ctx context.Context, p *corev1.Pod, st corev1.PodStatu
 // backoffs tells events for containers that have come to wait.
 func (w *Worker) backoffs(next corev1.PodStatus) {
 	was := map[string]string{}
-	for _, cs := range append(w.s.Prev.InitContainerStatuses[:len(w.s.Prev.InitContainerStatuses):len(w.s.Prev.InitContainerStatuses)], w.s.Prev.ContainerStatuses...) {
+	for _, cs := range append(slices.Clip(w.s.Prev.InitContainerStatuses), w.s.Prev.ContainerStatuses...) {
 		if cs.State.Waiting != nil {
 			was[cs.Name] = cs.State.Waiting.Reason + cs.State.Waiting.Message
 		}
 	}
-	for _, cs := range append(next.InitContainerStatuses[:len(next.InitContainerStatuses):len(next.InitContainerStatuses)], next.ContainerStatuses...) {
+	for _, cs := range append(slices.Clip(next.InitContainerStatuses), next.ContainerStatuses...) {
 		wt := cs.State.Waiting
 		if wt == nil || was[cs.Name] == wt.Reason+wt.Message {
 			continue

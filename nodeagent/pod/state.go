@@ -113,7 +113,7 @@ func New(p *corev1.Pod, hostIP string, sandbox *runtime.Sandbox, now time.Time) 
 		s.Sandbox = Sandbox{Sandbox: *sandbox, Dead: sandbox.Pid == 0}
 	}
 	for spec := range all(&p.Spec) {
-		s.Containers[spec.Name] = restore(spec.Name, p, sandbox)
+		s.Containers[spec.Name] = restore(spec.Name, p, sandbox, now)
 	}
 	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 		s.Final, s.Stored = p.Status.DeepCopy(), true
@@ -124,7 +124,7 @@ func New(p *corev1.Pod, hostIP string, sandbox *runtime.Sandbox, now time.Time) 
 
 // restore finds a container's past in the engine or, where that has none, in
 // the status.
-func restore(name string, p *corev1.Pod, sandbox *runtime.Sandbox) *Container {
+func restore(name string, p *corev1.Pod, sandbox *runtime.Sandbox, now time.Time) *Container {
 	c := &Container{}
 	if sandbox != nil {
 		for i := range sandbox.Containers {
@@ -147,6 +147,9 @@ func restore(name string, p *corev1.Pod, sandbox *runtime.Sandbox) *Container {
 	c.ImageID = c.Current.ImageID
 	c.Crashes = c.Current.Attempt
 	if c.Current.State == runtime.Exited {
+		if c.Current.FinishedAt.IsZero() {
+			c.Current.FinishedAt = now // back-off counts from it
+		}
 		c.crash()
 		return c
 	}

@@ -45,8 +45,10 @@ type play struct {
 //	stored       the last status is in Objects
 func TestStep(t *testing.T) {
 	datadriven.Walk(t, "testdata/step", func(t *testing.T, path string) {
+		t.Helper()
 		p := &play{open: map[string]Action{}}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			t.Helper()
 			return p.run(t, d)
 		})
 	})

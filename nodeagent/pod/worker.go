@@ -212,7 +212,7 @@ func (w *Worker) step(ctx context.Context) time.Time {
 	r := Step(w.s, now)
 	if r.Final {
 		w.s.Final = r.Status.DeepCopy()
-		w.log.Info("ended", slog.String("phase", string(r.Status.Phase)))
+		w.log.InfoContext(ctx, "ended", slog.String("phase", string(r.Status.Phase)))
 	}
 	w.backoffs(r.Status)
 	w.s.Prev = r.Status
@@ -262,6 +262,9 @@ func (w *Worker) ready(p *corev1.Pod) {
 }
 
 func (w *Worker) exited(e runtime.Exit) {
+	if e.At.IsZero() {
+		e.At = time.Now() // back-off counts from it
+	}
 	if e.Sandbox != w.s.Sandbox.ID {
 		if w.s.Sandbox.ID == "" && w.s.starting() {
 			w.early = append(w.early, e)

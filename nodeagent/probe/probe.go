@@ -113,8 +113,7 @@ func (p *Prober) http(ctx context.Context, a *corev1.HTTPGetAction, t Target) er
 	c := http.Client{Transport: transport, CheckRedirect: sameHost}
 	resp, err := c.Do(req)
 	if err != nil {
-		var ue *url.Error
-		if errors.As(err, &ue) {
+		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err
 		}
 		return err

@@ -113,10 +113,10 @@ func (m *Manager) resolvPath() string {
 	if m.c.ResolvConf != "" {
 		return m.c.ResolvConf
 	}
-	const real = "/run/systemd/resolve/resolv.conf"
+	const upstream = "/run/systemd/resolve/resolv.conf"
 	if servers, _, _, err := parseResolv("/etc/resolv.conf"); err == nil && slices.Contains(servers, "127.0.0.53") {
-		if _, err := os.Stat(real); err == nil {
-			return real
+		if _, err := os.Stat(upstream); err == nil {
+			return upstream
 		}
 	}
 	return "/etc/resolv.conf"

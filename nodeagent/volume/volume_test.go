@@ -361,8 +361,10 @@ func TestMounts(t *testing.T) {
 	c := &p.Spec.Containers[0]
 	c.Env = []corev1.EnvVar{{Name: "WHO", Value: "me"}}
 	c.VolumeMounts = []corev1.VolumeMount{
-		{Name: "d", MountPath: "/data/"}, {Name: "d", MountPath: "/sub", SubPathExpr: "x/$(WHO)"},
-		{Name: "s", MountPath: "/etc/hosts", SubPath: "a"}, {Name: "s", MountPath: "/s"},
+		{Name: "d", MountPath: "/data/"},
+		{Name: "d", MountPath: "/sub", SubPathExpr: "x/$(WHO)"},
+		{Name: "s", MountPath: "/etc/hosts", SubPath: "a"},
+		{Name: "s", MountPath: "/s"},
 	}
 	got, err := m.Mounts(p, c)
 	if err != nil {
