@@ -253,9 +253,33 @@ func TestFailFast(t *testing.T) {
 
 func TestDeletedWhileWaiting(t *testing.T) {
 	r := newRig(t, invoke.Config{})
-	r.c.onReport = func([]api.Demand) { r.v.DeleteFunction(resize) }
+	r.c.onReport = func([]api.Demand) { r.v.DeleteFunction(resize, "") }
 	if a := r.must("GET", "", ""); a.status != 404 {
 		t.Errorf("answer %d %q", a.status, a.body)
+	}
+}
+
+// TestDeployedAnew: what ran before a deletion serves no request afterwards.
+func TestDeployedAnew(t *testing.T) {
+	r := newRig(t, invoke.Config{})
+	_, old := r.replica("old", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "old") })
+	r.ready(old)
+	if a := r.must("GET", "", ""); a.body != "old" {
+		t.Fatalf("%q", a.body)
+	}
+	r.v.DeleteFunction(resize, "another")
+	if a := r.must("GET", "", ""); a.body != "old" {
+		t.Fatalf("the deletion of an earlier one of this name: %d %q", a.status, a.body)
+	}
+	r.v.DeleteFunction(resize, "")
+	if a := r.must("GET", "", ""); a.status != 404 {
+		t.Fatalf("after the deletion: %d %q", a.status, a.body)
+	}
+	_, now := r.replica("now", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "now") })
+	r.c.onReport = func([]api.Demand) { r.ready(now) }
+	r.v.SetFunction(resize, invoke.Spec{UID: "2"})
+	if a := r.must("GET", "", ""); a.body != "now" {
+		t.Errorf("got %q", a.body)
 	}
 }
 
