@@ -48,6 +48,16 @@ type slot struct {
 
 func (f *function) String() string { return f.key.Name + "." + f.key.Namespace }
 
+// tryAcquire takes a slot if nobody has to wait.
+func (f *function) tryAcquire() (slot, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.waiters.n > 0 || f.spec.Load() == nil {
+		return slot{}, false
+	}
+	return f.take()
+}
+
 // acquire takes a slot. It waits for one until ctx is over, or the time limit
 // since the request began; first puts a request that was turned away by a
 // replica before all others. An error that is not ctx's is a *refusal.

@@ -396,17 +396,21 @@ func TestCancel(t *testing.T) {
 }
 
 func TestCancelWhileWaiting(t *testing.T) {
-	r := newRig(t, invoke.Config{})
-	ctx, cancel := context.WithCancel(t.Context())
-	req, _ := http.NewRequestWithContext(ctx, "GET", r.url, nil)
-	done := make(chan struct{})
-	go func() { defer close(done); _, _ = r.client.Do(req) }()
-	r.c.until(t, "the request in the queue", func() bool {
-		return len(r.c.reports) > 0 && r.c.reports[len(r.c.reports)-1].Queued == 1
-	})
-	cancel()
-	<-done
-	r.c.until(t, "the queue to be empty", func() bool { return r.c.reports[len(r.c.reports)-1].Queued == 0 })
+	for name, body := range map[string]string{"no body": "", "a body": "which nobody has read"} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, invoke.Config{})
+			ctx, cancel := context.WithCancel(t.Context())
+			req, _ := http.NewRequestWithContext(ctx, "POST", r.url, strings.NewReader(body))
+			done := make(chan struct{})
+			go func() { defer close(done); _, _ = r.client.Do(req) }()
+			r.c.until(t, "the request in the queue", func() bool {
+				return len(r.c.reports) > 0 && r.c.reports[len(r.c.reports)-1].Queued == 1
+			})
+			cancel()
+			<-done
+			r.c.until(t, "the queue to be empty", func() bool { return r.c.reports[len(r.c.reports)-1].Queued == 0 })
+		})
+	}
 }
 
 func TestDrain(t *testing.T) {
