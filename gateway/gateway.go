@@ -117,7 +117,7 @@ func New(c Config) (*Gateway, error) {
 		},
 		Digest: c.Digest, AnnotationDigest: functions.AnnotationDigest,
 		Deployed:    func(f *api.Function) { g.invoker.SetFunction(keyOf(f), specOf(f)) },
-		Deleted:     g.invoker.DeleteFunction,
+		Deleted:     g.forget,
 		Invocations: func(k types.NamespacedName) uint64 { return g.invoker.Load(k).Invocations },
 		Agents:      c.Agents, Enqueue: c.Enqueue, Known: g.invoker.Known, MaxAsyncBody: c.MaxAsyncBody,
 		Info: g.info(), Log: c.Log,
@@ -168,16 +168,21 @@ func (g *Gateway) ensureNamespace(ctx context.Context) {
 	}
 }
 
+// forget takes a function out; one of the same name that was deployed anew
+// stays.
+func (g *Gateway) forget(f *api.Function) { g.invoker.DeleteFunction(keyOf(f), f.UID) }
+
+// changed follows the mirror. It may lag behind what this gateway did itself:
+// then a deleted function is there again until its deletion comes.
 func (g *Gateway) changed(t api.EventType, old, now *api.Function) {
-	if t == api.Deleted {
-		g.invoker.DeleteFunction(keyOf(old))
-		return
+	switch {
+	case t == api.Deleted:
+		g.forget(old)
+	case now.DeletionTimestamp != nil:
+		g.forget(now)
+	default:
+		g.invoker.SetFunction(keyOf(now), specOf(now))
 	}
-	if now.DeletionTimestamp != nil {
-		g.invoker.DeleteFunction(keyOf(now))
-		return
-	}
-	g.invoker.SetFunction(keyOf(now), specOf(now))
 }
 
 func (g *Gateway) lookup(ctx context.Context, k types.NamespacedName) (invoke.Spec, error) {
@@ -196,7 +201,7 @@ func keyOf(f *api.Function) types.NamespacedName {
 }
 
 func specOf(f *api.Function) invoke.Spec {
-	return invoke.Spec{Generation: f.Generation, Timeout: functions.Timeout(f)}
+	return invoke.Spec{UID: f.UID, Generation: f.Generation, Timeout: functions.Timeout(f)}
 }
 
 func (g *Gateway) info() openfaas.Info {

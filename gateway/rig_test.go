@@ -130,6 +130,7 @@ func newRig(t *testing.T, change func(*gateway.Config)) *rig {
 	go func() { done <- g.Run(ctx) }()
 	srv := httptest.NewUnstartedServer(nil)
 	srv.Config = front.Server(g.Handler())
+	srv.Listener = front.Listener(srv.Listener)
 	srv.Start()
 	tr := &http.Transport{}
 	r.url = srv.URL

@@ -35,7 +35,7 @@ type Config struct {
 	// Deployed and Deleted are told of each change before it is answered; nil
 	// when nobody wants to know.
 	Deployed func(*api.Function)
-	Deleted  func(types.NamespacedName)
+	Deleted  func(*api.Function)
 	// Invocations is how often a function was called; nil: 0.
 	Invocations func(types.NamespacedName) uint64
 
@@ -78,7 +78,7 @@ func New(c Config) *Dialect {
 		c.Deployed = func(*api.Function) {}
 	}
 	if c.Deleted == nil {
-		c.Deleted = func(types.NamespacedName) {}
+		c.Deleted = func(*api.Function) {}
 	}
 	return &Dialect{c: c, usage: newUsage()}
 }

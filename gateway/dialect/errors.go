@@ -40,7 +40,9 @@ func statusOf(err error) *httpError {
 	}
 	e := &httpError{status: http.StatusInternalServerError, text: err.Error()}
 	if s := (interface{ HTTPStatus() int })(nil); errors.As(err, &s) {
-		e.status = s.HTTPStatus()
+		if e.status = s.HTTPStatus(); e.status == http.StatusServiceUnavailable {
+			e.retryAfter = time.Second
+		}
 		return e
 	}
 	switch {

@@ -262,7 +262,7 @@ func (d *Dialect) deleteFunction(w http.ResponseWriter, r *http.Request) error {
 		}
 		return err
 	}
-	d.c.Deleted(types.NamespacedName{Namespace: ns, Name: f.Name})
+	d.c.Deleted(f)
 	d.deleteOwned(r.Context(), f)
 	w.WriteHeader(http.StatusAccepted)
 	return nil

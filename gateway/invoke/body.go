@@ -1,6 +1,7 @@
 package invoke
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -19,6 +20,45 @@ type body struct {
 	closed  atomic.Bool
 	eof     atomic.Bool
 	fault   atomic.Pointer[error] // of the client's side
+	whole   []byte                // when it was read in advance; then it can be sent any number of times
+}
+
+// maxAhead is how large a body may be to be read before there is a replica.
+const maxAhead = 64 << 10
+
+// ahead reads a small body of known length before its request waits: only then
+// does the server notice a client that leaves.
+func (b *body) ahead(length int64) error {
+	if length <= 0 || length > maxAhead || b.whole != nil {
+		return nil
+	}
+	buf := make([]byte, length)
+	if _, err := io.ReadFull(b.r, buf); err != nil {
+		b.fault.CompareAndSwap(nil, &err)
+		return err
+	}
+	// The end has to be seen too, or the server does not listen on.
+	if _, err := b.r.Read(make([]byte, 1)); err != nil && err != io.EOF {
+		b.fault.CompareAndSwap(nil, &err)
+		return err
+	}
+	b.whole = buf
+	b.eof.Store(true)
+	return nil
+}
+
+// sendable reports whether the body can be sent once more from its beginning.
+func (b *body) sendable() bool { return b == nil || b.whole != nil || !b.read.Load() }
+
+// open is the body from its beginning.
+func (b *body) open() (io.ReadCloser, error) {
+	switch {
+	case b.whole != nil:
+		return io.NopCloser(bytes.NewReader(b.whole)), nil
+	case b.read.Load():
+		return nil, errors.New("the body is partly sent")
+	}
+	return b, nil
 }
 
 func newBody(r io.Reader, limit int64) *body { return &body{r: r, left: limit} }
@@ -51,14 +91,6 @@ func (b *body) Close() error { return nil }
 
 // end makes later reads fail.
 func (b *body) end() { b.closed.Store(true) }
-
-// again is the body for one more try.
-func (b *body) again() (io.ReadCloser, error) {
-	if b.read.Load() {
-		return nil, errors.New("the body is partly sent")
-	}
-	return b, nil
-}
 
 // failed is the client side's error, nil if there is none.
 func (b *body) failed() error {

@@ -31,7 +31,8 @@ type endpoint struct {
 	replica   *balance.Replica[*endpoint]
 	transport *http.Transport // of its own: addresses are used again by other pods
 	draining  bool
-	refused   int // connections in a row
+	former    bool // of a function that was deleted
+	refused   int  // connections in a row
 	probation *time.Timer
 }
 
@@ -71,7 +72,7 @@ func (f *function) ready(ep api.Endpoint) {
 		// Who reads the old value of the other fields does so under the lock,
 		// so that a new endpoint is not needed.
 		e.Concurrency, e.Timeout = ep.Concurrency, ep.Timeout
-		e.draining, e.refused = false, 0
+		e.draining, e.former, e.refused = false, false, 0
 		f.replicas.SetLimit(e.replica, ep.Concurrency)
 		f.replicas.SetOpen(e.replica, true)
 	}
@@ -126,7 +127,7 @@ func (f *function) refuse(s slot) {
 	f.mu.Lock()
 	e := s.e
 	e.refused++
-	if f.byPod[e.Pod] == e && !e.draining && !f.closed && e.replica.Open() {
+	if f.byPod[e.Pod] == e && e.replica.Open() && !f.closed {
 		f.replicas.SetOpen(e.replica, false)
 		f.replicas.SetLimit(e.replica, 1)
 		wait := min(probationMin<<min(e.refused-1, 10), probationMax)
@@ -139,7 +140,7 @@ func (f *function) refuse(s slot) {
 func (f *function) restore(e *endpoint) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.byPod[e.Pod] != e || e.draining || f.closed {
+	if f.byPod[e.Pod] != e || e.draining || e.former || f.closed {
 		return
 	}
 	f.replicas.SetOpen(e.replica, true)

@@ -72,7 +72,7 @@ func (c *call) attempt() error {
 	}
 	wait := max(c.limits.Timeout, c.v.c.ColdStart)
 	for first := false; ; first = true {
-		s, err := c.f.acquire(c.r.Context(), c.began, wait, first)
+		s, err := c.acquire(wait, first)
 		if err != nil {
 			return err
 		}
@@ -84,6 +84,32 @@ func (c *call) attempt() error {
 		}
 		c.v.c.Meter.Retried()
 	}
+}
+
+// acquire takes a slot, at once or after a wait.
+func (c *call) acquire(wait time.Duration, first bool) (slot, error) {
+	if s, ok := c.f.tryAcquire(); ok {
+		return s, nil
+	}
+	if c.body != nil && c.r.Header.Get("Expect") == "" {
+		c.v.demand.urgent(c.f) // in time, however slow the client is
+		if err := c.readAhead(wait); err != nil {
+			c.w.Header().Set("Connection", "close")
+			return slot{}, badBody(err)
+		}
+	}
+	return c.f.acquire(c.r.Context(), c.began, wait, first)
+}
+
+// readAhead reads a small body, within the time that the request would wait.
+func (c *call) readAhead(wait time.Duration) error {
+	rc := http.NewResponseController(c.w)
+	_ = rc.SetReadDeadline(c.began.Add(wait)) // in process there is none, and no need
+	err := c.body.ahead(c.r.ContentLength)
+	if err == nil {
+		_ = rc.SetReadDeadline(time.Time{})
+	}
+	return err
 }
 
 // prepare looks at what the client sent before it takes anybody's place.
@@ -116,7 +142,7 @@ func (c *call) try() (retry bool, err error) {
 	defer timer.Stop()
 	resp, err := e.transport.RoundTrip(c.request(ctx, e))
 	if err != nil {
-		if refused(err) && ctx.Err() == nil && (c.body == nil || !c.body.read.Load()) {
+		if refused(err) && ctx.Err() == nil && c.body.sendable() {
 			c.f.refuse(c.slot)
 			return true, nil
 		}
@@ -182,7 +208,8 @@ func (c *call) request(ctx context.Context, e *endpoint) *http.Request {
 		out.Header["Connection"], out.Header["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
 	}
 	if c.body != nil {
-		out.Body, out.GetBody, out.ContentLength, out.Trailer = c.body, c.body.again, c.r.ContentLength, c.r.Trailer
+		out.Body, _ = c.body.open() // it is sendable, or this would be no try
+		out.GetBody, out.ContentLength, out.Trailer = c.body.open, c.r.ContentLength, c.r.Trailer
 	}
 	return out.WithContext(ctx)
 }

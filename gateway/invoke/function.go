@@ -48,6 +48,16 @@ type slot struct {
 
 func (f *function) String() string { return f.key.Name + "." + f.key.Namespace }
 
+// tryAcquire takes a slot if nobody has to wait.
+func (f *function) tryAcquire() (slot, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.waiters.n > 0 || f.spec.Load() == nil {
+		return slot{}, false
+	}
+	return f.take()
+}
+
 // acquire takes a slot. It waits for one until ctx is over, or the time limit
 // since the request began; first puts a request that was turned away by a
 // replica before all others. An error that is not ctx's is a *refusal.
@@ -189,19 +199,26 @@ func (f *function) waitOver(waited time.Duration) error {
 // deploy takes in what the deployment says. It is called with v.change held.
 func (f *function) deploy(s Spec) {
 	old := f.spec.Swap(&s)
-	if old == nil || old.Generation != s.Generation {
+	if old == nil || old.UID != s.UID || old.Generation != s.Generation {
 		f.mu.Lock()
 		f.failed = ""
 		f.mu.Unlock()
 	}
 }
 
+// undeploy ends all waits. The replicas there are get no request any more, not
+// even if the function is deployed anew before they are gone: they run what was
+// deleted.
 func (f *function) undeploy() {
 	f.spec.Store(nil)
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.failed = ""
+	for _, e := range f.byPod {
+		e.former = true
+		f.replicas.SetOpen(e.replica, false)
+	}
 	f.fail(notFound(f.key))
-	f.mu.Unlock()
 }
 
 // startFailed is told that no replica can be had.

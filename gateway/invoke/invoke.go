@@ -77,6 +77,7 @@ func (c *Config) setDefaults() {
 
 // Spec is what a function's deployment says about its invocations.
 type Spec struct {
+	UID        types.UID     // of the deployment
 	Generation int64         // of the deployment: a new one forgets an old failure
 	Timeout    time.Duration // 0 is Config.Timeout
 	MaxBody    int64         // 0 is Config.MaxBody
@@ -164,13 +165,16 @@ func (v *Invoker) SetFunction(key types.NamespacedName, s Spec) {
 	v.function(key).deploy(s)
 }
 
-// DeleteFunction makes it unknown: who waits for it is told so. What is in
-// flight goes on.
-func (v *Invoker) DeleteFunction(key types.NamespacedName) {
+// DeleteFunction makes it unknown, unless the one that is known has another
+// UID: who waits for it is told so. What is in flight goes on.
+func (v *Invoker) DeleteFunction(key types.NamespacedName, uid types.UID) {
 	v.change.Lock()
 	defer v.change.Unlock()
 	f, ok := v.table.Get(key)
 	if !ok {
+		return
+	}
+	if s := f.spec.Load(); s == nil || s.UID != uid {
 		return
 	}
 	f.undeploy()

@@ -149,36 +149,41 @@ func TestFromZero(t *testing.T) {
 }
 
 func TestConcurrencyLimit(t *testing.T) {
+	const requests, replicas, limit = 50, 2, 2
 	r := newRig(t, invoke.Config{})
-	var now, most atomic.Int32
+	entered, release := make(chan struct{}, requests), make(chan struct{})
 	for _, name := range []string{"a", "b"} {
 		var mine atomic.Int32
 		_, e := r.replica(name, func(w http.ResponseWriter, _ *http.Request) {
-			if mine.Add(1) > 2 {
-				t.Error("more than 2 requests at one replica")
+			if mine.Add(1) > limit {
+				t.Errorf("more than %d requests at replica %s", limit, name)
 			}
-			n := now.Add(1)
-			for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
-			}
-			time.Sleep(time.Millisecond) // a function that takes its time
-			now.Add(-1)
+			entered <- struct{}{}
+			<-release
 			mine.Add(-1)
 		})
-		e.Concurrency = 2
+		e.Concurrency = limit
 		r.ready(e)
 	}
 	var wg sync.WaitGroup
-	for range 50 {
+	for range requests {
 		wg.Go(func() {
 			if a, err := r.do("GET", "", ""); err != nil || a.status != 200 {
 				t.Errorf("%v %v", a, err)
 			}
 		})
 	}
-	wg.Wait()
-	if most.Load() > 4 {
-		t.Errorf("%d at once, want at most 4", most.Load())
+	for range replicas * limit {
+		<-entered
 	}
+	for range requests - replicas*limit {
+		release <- struct{}{} // one leaves, the next comes
+		<-entered
+	}
+	for range replicas * limit {
+		release <- struct{}{}
+	}
+	wg.Wait()
 }
 
 func TestQueueFull(t *testing.T) {
@@ -253,9 +258,35 @@ func TestFailFast(t *testing.T) {
 
 func TestDeletedWhileWaiting(t *testing.T) {
 	r := newRig(t, invoke.Config{})
-	r.c.onReport = func([]api.Demand) { r.v.DeleteFunction(resize) }
+	r.c.onReport = func([]api.Demand) { r.v.DeleteFunction(resize, "") }
 	if a := r.must("GET", "", ""); a.status != 404 {
 		t.Errorf("answer %d %q", a.status, a.body)
+	}
+}
+
+// TestDeployedAnew: what ran before a deletion serves no request afterwards.
+func TestDeployedAnew(t *testing.T) {
+	r := newRig(t, invoke.Config{})
+	_, old := r.replica("old", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "old") })
+	r.ready(old)
+	if a := r.must("GET", "", ""); a.body != "old" {
+		t.Fatalf("%q", a.body)
+	}
+	r.v.DeleteFunction(resize, "another")
+	if a := r.must("GET", "", ""); a.body != "old" {
+		t.Fatalf("the deletion of an earlier one of this name: %d %q", a.status, a.body)
+	}
+	r.v.DeleteFunction(resize, "")
+	if a := r.must("GET", "", ""); a.status != 404 {
+		t.Fatalf("after the deletion: %d %q", a.status, a.body)
+	}
+	_, now := r.replica("now", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "now") })
+	r.c.mu.Lock()
+	r.c.onReport = func([]api.Demand) { r.ready(now) }
+	r.c.mu.Unlock()
+	r.v.SetFunction(resize, invoke.Spec{UID: "2"})
+	if a := r.must("GET", "", ""); a.body != "now" {
+		t.Errorf("got %q", a.body)
 	}
 }
 
@@ -365,17 +396,21 @@ func TestCancel(t *testing.T) {
 }
 
 func TestCancelWhileWaiting(t *testing.T) {
-	r := newRig(t, invoke.Config{})
-	ctx, cancel := context.WithCancel(t.Context())
-	req, _ := http.NewRequestWithContext(ctx, "GET", r.url, nil)
-	done := make(chan struct{})
-	go func() { defer close(done); _, _ = r.client.Do(req) }()
-	r.c.until(t, "the request in the queue", func() bool {
-		return len(r.c.reports) > 0 && r.c.reports[len(r.c.reports)-1].Queued == 1
-	})
-	cancel()
-	<-done
-	r.c.until(t, "the queue to be empty", func() bool { return r.c.reports[len(r.c.reports)-1].Queued == 0 })
+	for name, body := range map[string]string{"no body": "", "a body": "which nobody has read"} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, invoke.Config{})
+			ctx, cancel := context.WithCancel(t.Context())
+			req, _ := http.NewRequestWithContext(ctx, "POST", r.url, strings.NewReader(body))
+			done := make(chan struct{})
+			go func() { defer close(done); _, _ = r.client.Do(req) }()
+			r.c.until(t, "the request in the queue", func() bool {
+				return len(r.c.reports) > 0 && r.c.reports[len(r.c.reports)-1].Queued == 1
+			})
+			cancel()
+			<-done
+			r.c.until(t, "the queue to be empty", func() bool { return r.c.reports[len(r.c.reports)-1].Queued == 0 })
+		})
+	}
 }
 
 func TestDrain(t *testing.T) {
