@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 )
 
@@ -99,9 +100,9 @@ func (w *watchdog) invoke(rw http.ResponseWriter, r *http.Request, function http
 	ctx, cancel := context.WithTimeout(r.Context(), limit)
 	defer cancel()
 	r = r.WithContext(ctx)
-	r.Body = w.timed(rw, r)
-	// An answer may begin before the request has ended.
-	_ = http.NewResponseController(rw).EnableFullDuplex()
+	if r.ContentLength != 0 {
+		r.Body = w.timed(rw, r, a)
+	}
 	function.ServeHTTP(a, r)
 }
 
@@ -115,26 +116,30 @@ func (w *watchdog) access(r *http.Request, a *answer, took time.Duration) {
 }
 
 // timed bounds how long the client may take to send the body. (The server's own
-// ReadTimeout would also end requests that work for longer than that.)
-func (w *watchdog) timed(rw http.ResponseWriter, r *http.Request) io.ReadCloser {
-	if r.ContentLength == 0 || w.c.readTimeout == 0 {
-		return r.Body
+// ReadTimeout would also end requests that work for longer than that.) An answer
+// may begin before the body has ended.
+func (w *watchdog) timed(rw http.ResponseWriter, r *http.Request, a *answer) io.ReadCloser {
+	b := &timedBody{ReadCloser: r.Body, rc: http.NewResponseController(rw)}
+	if w.c.readTimeout > 0 {
+		_ = b.rc.SetReadDeadline(time.Now().Add(w.c.readTimeout))
 	}
-	rc := http.NewResponseController(rw)
-	if rc.SetReadDeadline(time.Now().Add(w.c.readTimeout)) != nil {
-		return r.Body
+	if w.c.mode != inproc { // a Go function asks for it itself
+		_ = b.rc.EnableFullDuplex()
+		a.body = b
 	}
-	return &timedBody{ReadCloser: r.Body, rc: rc}
+	return b
 }
 
 type timedBody struct {
 	io.ReadCloser
-	rc *http.ResponseController
+	rc    *http.ResponseController
+	ended atomic.Bool
 }
 
 func (b *timedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF {
+		b.ended.Store(true)
 		_ = b.rc.SetReadDeadline(time.Time{})
 	}
 	return n, err
@@ -144,6 +149,7 @@ func (b *timedBody) Read(p []byte) (int, error) {
 type answer struct {
 	http.ResponseWriter
 	start time.Time
+	body  *timedBody // of the request, if the answer may begin before its end
 	code  int
 	bytes int64
 }
@@ -158,6 +164,11 @@ func (a *answer) status() int {
 func (a *answer) WriteHeader(code int) {
 	if a.code == 0 && (code >= 200 || code == http.StatusSwitchingProtocols) {
 		a.code = code
+		if a.body != nil && !a.body.ended.Load() {
+			// The server may have to close the connection then: without this the
+			// client would send its next request into that.
+			a.Header().Set("Connection", "close")
+		}
 		a.Header().Set(headerDuration, strconv.FormatFloat(time.Since(a.start).Seconds(), 'f', 6, 64))
 	}
 	a.ResponseWriter.WriteHeader(code)

@@ -74,6 +74,7 @@ func own(rw http.ResponseWriter, r *http.Request) {
 		rw.WriteHeader(http.StatusGatewayTimeout)
 	case "/cut":
 		_, _ = io.WriteString(rw, "begun")
+		_ = http.NewResponseController(rw).Flush()
 		panic("oh")
 	default:
 		_, _ = io.Copy(rw, r.Body)
