@@ -338,7 +338,7 @@ func (p *platform) serve(ctx context.Context, ls map[string]net.Listener) error 
 		Handler: apiServer, ReadHeaderTimeout: 10 * time.Second,
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{p.secrets.certificate}},
 	}, time.Second)
-	p.serveOne(ctx, "gateway listener", ls["listen"], front.Server(p.handler), 30*time.Second)
+	p.serveOne(ctx, "gateway listener", front.Listener(ls["listen"]), front.Server(p.handler), 30*time.Second)
 	return nil
 }
 
