@@ -272,7 +272,8 @@ func (o *options) logsCmd() *cobra.Command {
 }
 
 func (o *options) removeCmd() *cobra.Command {
-	var ns, file, filter, regex string
+	var ns string
+	s := &stackArgs{}
 	cmd := &cobra.Command{
 		Use: "remove [NAME]", Aliases: []string{"rm", "delete"}, Short: "Remove functions",
 		Example: "  faas remove hello\n  faas remove -f stack.yaml",
@@ -286,12 +287,12 @@ func (o *options) removeCmd() *cobra.Command {
 			if len(args) == 1 {
 				targets = []target{{ns, args[0]}}
 			} else {
-				s, err := loadStack(file, filter, regex)
+				st, err := s.load()
 				if err != nil {
 					return err
 				}
-				gateway = s.Provider.Gateway
-				for _, f := range s.list() {
+				gateway = st.Provider.Gateway
+				for _, f := range st.List() {
 					targets = append(targets, target{cmp.Or(ns, f.Namespace), f.Name})
 				}
 			}
@@ -308,7 +309,7 @@ func (o *options) removeCmd() *cobra.Command {
 			return nil
 		},
 	}
-	stackFlags(cmd, &file, &filter, &regex)
+	s.add(cmd.Flags())
 	cmd.Flags().StringVarP(&ns, "namespace", "n", "", "namespace")
 	return cmd
 }
