@@ -355,8 +355,8 @@ func (w *Worker) warn(what string, err error) {
 }
 
 func (w *Worker) stage(name string, begin time.Time, err error) {
-	if w.c.Stage != nil && err == nil {
-		w.c.Stage(name, time.Since(begin))
+	if w.c.Stage != nil {
+		w.c.Stage(name, time.Since(begin), err)
 	}
 }
 
