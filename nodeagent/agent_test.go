@@ -264,6 +264,9 @@ func TestMetrics(t *testing.T) {
 			"kubelet_running_pods": "1", "kubelet_pod_start_duration_seconds": "1",
 			"faas_pod_start_stage_seconds stage=image": "1", "faas_pod_start_stage_seconds stage=sandbox": "1",
 			"faas_pod_start_stage_seconds stage=container": "1", "faas_pod_start_stage_seconds stage=ready": "1",
+			"kubelet_runtime_operations_total operation_type=pull_image": "1", "kubelet_runtime_operations_duration_seconds operation_type=pull_image": "1",
+			"kubelet_runtime_operations_total operation_type=run_podsandbox": "1", "kubelet_runtime_operations_duration_seconds operation_type=run_podsandbox": "1",
+			"kubelet_runtime_operations_total operation_type=start_container": "1", "kubelet_runtime_operations_duration_seconds operation_type=start_container": "1",
 			"pod_cpu_usage_seconds_total function_name=a.default namespace=default pod=a":  "10",
 			"pod_memory_working_set_bytes function_name=a.default namespace=default pod=a": "1.048576e+06",
 		}

@@ -139,6 +139,11 @@ func TestRestartPolicies(t *testing.T) {
 				if r.after(time.Second); !r.gone("a") {
 					t.Error("not deleted")
 				}
+				for _, dir := range []string{"pods", "logs"} {
+					if left, err := os.ReadDir(r.dir + "/" + dir); len(left) != 0 || err != nil {
+						t.Errorf("%s: %v %v", dir, left, err)
+					}
+				}
 			})
 		})
 	}

@@ -12,8 +12,11 @@ import (
 
 // metrics are the node's.
 type metrics struct {
-	start  prometheus.Histogram
-	stages *prometheus.HistogramVec
+	start    prometheus.Histogram
+	stages   *prometheus.HistogramVec
+	asked    *prometheus.CounterVec
+	refused  *prometheus.CounterVec
+	duration *prometheus.HistogramVec
 }
 
 func newMetrics(r prometheus.Registerer, a *Agent) *metrics {
@@ -25,17 +28,51 @@ func newMetrics(r prometheus.Registerer, a *Agent) *metrics {
 		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "faas_pod_start_stage_seconds", Help: "Time of one stage of a pod's start: image, sandbox, container (each by itself) and ready (since the container's start).", Buckets: buckets,
 		}, []string{"stage"}),
+		asked: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kubelet_runtime_operations_total", Help: "What the container engine was asked for.",
+		}, []string{"operation_type"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kubelet_runtime_operations_errors_total", Help: "What the container engine could not do.",
+		}, []string{"operation_type"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "kubelet_runtime_operations_duration_seconds", Help: "Time that the container engine took.", Buckets: buckets,
+		}, []string{"operation_type"}),
 	}
 	if r != nil {
-		r.MustRegister(m.start, m.stages, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		r.MustRegister(m.start, m.stages, m.asked, m.refused, m.duration, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "kubelet_running_pods", Help: "Pods with a running container on this node.",
 		}, a.running), usage{a})
 	}
 	return m
 }
 
-func (m *metrics) stage(name string, d time.Duration) {
-	m.stages.WithLabelValues(name).Observe(d.Seconds())
+// operation is a stage by the name it has in Kubernetes; "" for one that is not
+// the engine's.
+func operation(stage string) string {
+	switch stage {
+	case "image":
+		return "pull_image"
+	case "sandbox":
+		return "run_podsandbox"
+	case "container":
+		return "start_container"
+	}
+	return ""
+}
+
+func (m *metrics) stage(name string, d time.Duration, err error) {
+	if err == nil {
+		m.stages.WithLabelValues(name).Observe(d.Seconds())
+	}
+	op := operation(name)
+	if op == "" {
+		return
+	}
+	m.asked.WithLabelValues(op).Inc()
+	m.duration.WithLabelValues(op).Observe(d.Seconds())
+	if err != nil {
+		m.refused.WithLabelValues(op).Inc()
+	}
 }
 
 func (m *metrics) started(d time.Duration) { m.start.Observe(d.Seconds()) }

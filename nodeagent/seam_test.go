@@ -13,6 +13,7 @@ import (
 
 func TestSeam(t *testing.T) {
 	seamtest.Agent(t, func(t *testing.T) api.Agent {
+		t.Helper()
 		engine := fake.New()
 		a, err := nodeagent.New(nodeagent.Config{
 			NodeName: "n1", Objects: memory.New(), Runtime: engine, Images: engine.Images(), Stats: engine,

@@ -310,18 +310,15 @@ func (h *head) Write(b []byte) (int, error) {
 }
 
 // removeVolumes removes what the pod has on disk, or only unmounts it when the
-// pod is to come back. The logs stay as long as the object.
+// pod is to come back.
 func (w *Worker) removeVolumes(a Action, p *corev1.Pod) func(context.Context) func() {
-	keep, last := w.s.Stop != nil && w.s.Stop.Mode == Keep, w.s.Stop != nil && w.s.Stop.Mode != Keep
+	keep := w.s.Stop != nil && w.s.Stop.Mode == Keep
 	return func(context.Context) func() {
 		var err error
 		if keep {
 			err = w.c.Volumes.Release(p.UID)
 		} else {
 			err = w.c.Volumes.Remove(p.UID)
-		}
-		if err == nil && last {
-			err = os.RemoveAll(logDir(w.c.LogDir, p))
 		}
 		w.warn("remove volumes", err)
 		return func() { w.s.VolumesRemoved(a, fault(err, "FailedKillPod"), time.Now()) }
@@ -358,8 +355,8 @@ func (w *Worker) warn(what string, err error) {
 }
 
 func (w *Worker) stage(name string, begin time.Time, err error) {
-	if w.c.Stage != nil && err == nil {
-		w.c.Stage(name, time.Since(begin))
+	if w.c.Stage != nil {
+		w.c.Stage(name, time.Since(begin), err)
 	}
 }
 

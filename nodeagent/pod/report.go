@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"time"
 
@@ -143,6 +144,9 @@ func (w *Worker) finish(a Action) func(context.Context) func() {
 }
 
 func (w *Worker) conclude(ctx context.Context, p *corev1.Pod, st corev1.PodStatus, mode Mode) error {
+	if mode != Keep { // logs stay as long as the pod
+		w.warn("remove logs", os.RemoveAll(logDir(w.c.LogDir, p)))
+	}
 	if mode == Gone {
 		return nil
 	}

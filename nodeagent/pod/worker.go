@@ -33,11 +33,12 @@ type Config struct {
 	Pids    int64  // most processes of a container; 0 is 1024
 	Log     *slog.Logger
 
-	Recorder Recorder                             // nil is none
-	Stage    func(stage string, d time.Duration)  // a part of a start took so long: image, sandbox, container, ready; nil is none
-	Started  func(d time.Duration)                // a pod was ready for the first time after so long; nil is none
-	Publish  func(p *corev1.Pod)                  // told each new state, the object with its status; nil is none
-	Sandbox  func(w *Worker, id string, has bool) // a sandbox is now the worker's, or not any more; nil is none
+	Recorder Recorder // nil is none
+	// Stage is told how a part of a start went: image, sandbox, container or ready; nil is none.
+	Stage   func(stage string, d time.Duration, err error)
+	Started func(d time.Duration)                // a pod was ready for the first time after so long; nil is none
+	Publish func(p *corev1.Pod)                  // told each new state, the object with its status; nil is none
+	Sandbox func(w *Worker, id string, has bool) // a sandbox is now the worker's, or not any more; nil is none
 }
 
 // Worker runs one pod. Make it with NewWorker; Run does the work, the other
