@@ -220,3 +220,13 @@ func TestContainerdConfigRefusesLongPaths(t *testing.T) {
 		t.Error("a relative path: got no error")
 	}
 }
+
+func TestOldRunc(t *testing.T) {
+	for version, want := range map[string]bool{
+		"1.1.5+ds1": true, "1.2.8": true, "1.3.5": true, "1.3.6": false, "1.4.2": true, "1.4.3": false, "1.5.0": false, "1.5.0-rc.1": false, "2.0.0": false, "x": false,
+	} {
+		if got := oldRunc(version); got != want {
+			t.Errorf("%s: got %v, want %v", version, got, want)
+		}
+	}
+}
