@@ -1,12 +1,14 @@
 package engine
 
 import (
+	"archive/tar"
 	"bytes"
 	"errors"
 	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	corev1 "k8s.io/api/core/v1"
 
@@ -231,5 +235,38 @@ func TestPullErrorsAreClear(t *testing.T) {
 	pe, ok := errors.AsType[*runtime.PullError](err)
 	if !ok || pe.Reason != "ErrImagePull" || !strings.Contains(err.Error(), "/nope:1\" not found in the platform's registry") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// An OCI layout in a tar, as other tools save it, with a short name.
+func TestImportOCILayout(t *testing.T) {
+	n := newNode(t)
+	dir := t.TempDir()
+	at, err := layout.Write(dir, empty.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := at.AppendImage(probeImage(t), layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "from-layout:2"})); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := w.AddFS(os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := n.Images().Import(t.Context(), &b)
+	if err != nil || len(got) != 1 || got[0] != "docker.io/library/from-layout:2" {
+		t.Fatalf("got %v, %v", got, err)
+	}
+	s := n.spec(n.sandbox("layout"), "show")
+	s.Image = "from-layout:2"
+	if x, out := n.run(s); x.ExitCode != 0 {
+		t.Errorf("%+v: %s", x, out)
+	}
+	if _, err := n.Images().Import(t.Context(), strings.NewReader("not a tar")); err == nil {
+		t.Error("rubbish: got no error")
 	}
 }
