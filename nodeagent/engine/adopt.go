@@ -168,7 +168,8 @@ func (e *Engine) sweep(ctx context.Context) error {
 
 // Teardown removes everything the engine has made on the node but images and
 // logs: containers, sandboxes, their snapshots, mounts, cgroups, FIFOs, and
-// the pod network. New sandboxes must not be started meanwhile.
+// the pod network. New sandboxes must not be started meanwhile. It works while
+// Run runs and without it.
 func (e *Engine) Teardown(ctx context.Context) error {
 	ctx = e.ns(ctx)
 	e.mu.Lock()

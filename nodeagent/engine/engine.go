@@ -130,6 +130,7 @@ func New(ctx context.Context, c Config) (*Engine, error) {
 	if err := e.connect(ctx); err != nil {
 		return nil, err
 	}
+	e.warnOldRunc(ctx)
 	if err := e.adopt(e.ns(ctx)); err != nil {
 		e.close()
 		return nil, err

@@ -187,8 +187,10 @@ func newNode(t testing.TB) *node {
 	if err := n.cd.WriteConfig(); err != nil {
 		t.Fatal(err)
 	}
+	begin := time.Now()
 	n.startDaemon()
 	n.startEngine()
+	t.Logf("containerd and engine up after %v", time.Since(begin))
 	if _, err := n.Images().Import(t.Context(), archive(t, probeRef, probeImage(t))); err != nil {
 		t.Fatal(err)
 	}

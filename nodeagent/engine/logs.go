@@ -73,6 +73,11 @@ func (l *logs) open(dir string, adopted bool) error {
 		if adopted {
 			continue
 		}
+		// What a container may write while the agent is away; more is refused
+		// to users with many pipes.
+		if raw, err := r.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, 256<<10) })
+		}
 		w, err := os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0)
 		if err != nil {
 			return err

@@ -34,9 +34,10 @@ func (e *Engine) pull(ctx context.Context, named reference.Named) error {
 	sources := e.c.Registries.sources(named)
 	errs := make([]error, 0, len(sources))
 	for _, s := range sources {
-		_, err := e.client.Pull(ctx, named.String(),
-			containerd.WithResolver(&aliased{inner: newResolver(s), ref: s.ref}),
+		resolver, closeIdle := newResolver(s)
+		_, err := e.client.Pull(ctx, named.String(), containerd.WithResolver(resolver),
 			containerd.WithPullUnpack, containerd.WithPullSnapshotter(snapshotter))
+		closeIdle()
 		if err == nil {
 			e.metrics.pull.Observe(time.Since(begin).Seconds())
 			e.c.Log.Info("pulled image", slog.String("image", named.String()), slog.String("from", s.label), slog.Duration("took", time.Since(begin)))
@@ -106,8 +107,9 @@ func (a *aliased) Pusher(ctx context.Context, _ string) (remotes.Pusher, error) 
 	return a.inner.Pusher(ctx, a.ref)
 }
 
-// newResolver makes a resolver for one source. Its connections end with it.
-func newResolver(s source) remotes.Resolver {
+// newResolver makes a resolver for one source. The function ends its
+// connections.
+func newResolver(s source) (r *aliased, closeIdle func()) {
 	t := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
@@ -127,9 +129,10 @@ func newResolver(s source) remotes.Resolver {
 			return user, password, nil
 		}))
 	}
-	return docker.NewResolver(docker.ResolverOptions{Hosts: docker.ConfigureDefaultRegistries(
+	inner := docker.NewResolver(docker.ResolverOptions{Hosts: docker.ConfigureDefaultRegistries(
 		docker.WithClient(client),
 		docker.WithAuthorizer(docker.NewDockerAuthorizer(auth...)),
 		docker.WithPlainHTTP(func(string) (bool, error) { return s.insecure, nil }),
 	)})
+	return &aliased{inner: inner, ref: s.ref}, client.CloseIdleConnections
 }

@@ -157,8 +157,15 @@ func (e *Engine) RemoveSandbox(ctx context.Context, id string) error {
 // removeSandbox works on a sandbox in any state, with its life lock held.
 func (e *Engine) removeSandbox(ctx context.Context, sb *sandbox) error {
 	id := sb.info.ID
+	uid := string(sb.spec.UID)
+	group := e.cgroups.pod(uid)
 	e.mu.Lock()
 	sb.gone = true
+	for _, other := range e.sandboxes {
+		if other != sb && other.spec.UID == sb.spec.UID {
+			group = e.cgroups.of(uid, id) // the pod has a newer sandbox
+		}
+	}
 	var members []string
 	for _, c := range e.containers {
 		if c.info.Sandbox == id {
@@ -179,7 +186,7 @@ func (e *Engine) removeSandbox(ctx context.Context, sb *sandbox) error {
 	err := errors.Join(
 		e.c.Network.Detach(ctx, id),
 		removeMounted(e.sandboxDir(id)),
-		e.cgroups.remove(e.cgroups.pod(string(sb.spec.UID))),
+		e.cgroups.remove(group),
 	)
 	if err != nil {
 		return err

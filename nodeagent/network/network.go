@@ -30,6 +30,7 @@ import (
 const (
 	linkGroup = 66 // of all our links, for a person to find: ip link show group 66
 	podLink   = "eth0"
+	idLetters = 10 // of a sandbox's id in its link's name
 )
 
 // Config says what network to make. The zero value is usable.
@@ -97,9 +98,12 @@ func New(c Config) (*Network, error) {
 func (n *Network) Gateway() netip.Addr { return n.pool.gateway }
 
 // Attach gives the namespace an address and a link. netns is a path such as
-// /proc/<pid>/ns/net. The id's first ten characters must be its own. On an
-// error nothing is left.
+// /proc/<pid>/ns/net. An id has at least ten characters, and the first ten are
+// its own. On an error nothing is left.
 func (n *Network) Attach(_ context.Context, id, netns string) (netip.Addr, error) {
+	if len(id) < idLetters {
+		return netip.Addr{}, fmt.Errorf("sandbox id %q is too short to name a link", id)
+	}
 	n.mu.Lock()
 	ip, err := n.pool.take(id)
 	n.mu.Unlock()
@@ -261,7 +265,9 @@ func (n *Network) deleteLinks(which func(name string) bool) error {
 	}
 	for _, l := range links {
 		a := l.Attrs()
-		if l.Type() != "veth" || a.Group != linkGroup || !strings.HasPrefix(a.Name, n.c.VethPrefix) || !which(a.Name) {
+		// The length keeps off another platform whose prefix begins with ours.
+		mine := strings.HasPrefix(a.Name, n.c.VethPrefix) && len(a.Name) == len(n.c.VethPrefix)+idLetters
+		if l.Type() != "veth" || a.Group != linkGroup || !mine || !which(a.Name) {
 			continue
 		}
 		if e := netlink.LinkDel(l); e != nil && !errors.Is(e, unix.ENODEV) && !errors.Is(e, unix.EINVAL) {
@@ -272,7 +278,7 @@ func (n *Network) deleteLinks(which func(name string) bool) error {
 }
 
 func (n *Network) linkName(id string) string {
-	return n.c.VethPrefix + id[:min(len(id), 10)]
+	return n.c.VethPrefix + id[:min(len(id), idLetters)]
 }
 
 func (n *Network) hostAddr() *netlink.Addr {

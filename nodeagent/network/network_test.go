@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -173,6 +174,74 @@ func TestSpoofedSourceIsDropped(t *testing.T) {
 	k, _, err := sink.ReadFrom(buf)
 	if err != nil || string(buf[:k]) != a.ip.String() {
 		t.Errorf("got %q, %v; want only what comes from %s", buf[:k], err, a.ip)
+	}
+}
+
+// What leaves the pod CIDR comes from the host's own address.
+func TestOutsideSeesTheHost(t *testing.T) {
+	n := newTestNetwork(t)
+	a := attach(t, n, "aaaaaaaaaaaaaaaa")
+	outside, err := NewNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer outside.Close()
+	veth := &netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: "pntoutside", Flags: net.FlagUp}, PeerName: podLink, PeerNamespace: netlink.NsFd(int(outside.Fd())),
+	}
+	if err := netlink.LinkAdd(veth); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = netlink.LinkDel(veth) }()
+	if err := netlink.AddrAdd(veth, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 219, 99, 1), Mask: net.CIDRMask(24, 32)}}); err != nil {
+		t.Fatal(err)
+	}
+	server := pod{outside, netip.MustParseAddr("10.219.99.2")}
+	if err := inNamespace(outside, func() error {
+		l, err := netlink.LinkByName(podLink)
+		if err != nil {
+			return err
+		}
+		return errors.Join(
+			netlink.AddrAdd(l, &netlink.Addr{IPNet: &net.IPNet{IP: server.ip.AsSlice(), Mask: net.CIDRMask(24, 32)}}),
+			netlink.LinkSetUp(l))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := settle("pntoutside"); err != nil {
+		t.Fatal(err)
+	}
+	server.serve(t)
+	if err := inNamespace(a.ns, func() error {
+		got, err := ask(server.ip)
+		if err == nil && got != "10.219.99.1" {
+			err = fmt.Errorf("was seen as %s, want the host's 10.219.99.1", got)
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A platform whose prefix begins with ours keeps its links.
+func TestSweepSparesOthers(t *testing.T) {
+	n := newTestNetwork(t)
+	other, err := New(Config{PodCIDR: netip.MustParsePrefix("10.220.0.0/24"), Table: "podsnap-nettest2", VethPrefix: "pntx"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := other.Teardown(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	a := attach(t, other, "aaaaaaaaaaaaaaaa")
+	a.serve(t)
+	if err := n.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ask(a.ip); err != nil || got != other.Gateway().String() {
+		t.Errorf("got %q, %v: the other platform's pod lost its link", got, err)
 	}
 }
 

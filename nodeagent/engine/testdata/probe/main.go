@@ -47,7 +47,9 @@ func main() {
 	case "cat":
 		io.Copy(os.Stdout, os.Stdin)
 	case "sleep":
-		time.Sleep(time.Hour)
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, syscall.SIGUSR1)
+		<-c
 	case "get":
 		get(args[0])
 	case "write": // a file, and say how it went
