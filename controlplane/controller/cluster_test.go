@@ -105,7 +105,7 @@ func (c *cluster) ready(image string) (n int) {
 type faulty struct {
 	api.Objects
 	down    atomic.Bool
-	creates atomic.Int64 // of pods
+	creates atomic.Int64 // pods that were created
 }
 
 var errDown = errors.New("the store is down")
@@ -114,10 +114,11 @@ func (f *faulty) Create(ctx context.Context, o api.Object) (api.Object, error) {
 	if f.down.Load() {
 		return nil, errDown
 	}
-	if _, ok := o.(*corev1.Pod); ok {
+	got, err := f.Objects.Create(ctx, o)
+	if _, ok := o.(*corev1.Pod); ok && err == nil {
 		f.creates.Add(1)
 	}
-	return f.Objects.Create(ctx, o)
+	return got, err
 }
 
 func (f *faulty) Update(ctx context.Context, o api.Object, u api.UpdateOptions) (api.Object, error) {

@@ -112,7 +112,7 @@ func (s *Scheduler) podChanged(t api.EventType, old, now *corev1.Pod) {
 		s.cluster.Remove(old.UID)
 		delete(s.waiting, keyOf(old))
 		if old.Spec.NodeName != "" {
-			s.wake()
+			s.wake(all)
 		}
 		s.mu.Unlock()
 		return
@@ -128,8 +128,11 @@ func (s *Scheduler) podChanged(t api.EventType, old, now *corev1.Pod) {
 		s.mu.Lock()
 		s.cluster.Assign(now, now.Spec.NodeName)
 		delete(s.waiting, keyOf(now))
-		if ended(now) || old == nil || old.Spec.NodeName == "" { // room, or a neighbour that others wait for
-			s.wake()
+		switch {
+		case ended(now) && (old == nil || !ended(old)): // it leaves room
+			s.wake(all)
+		case old == nil || old.Spec.NodeName == "": // a neighbour
+			s.wake(sociable)
 		}
 		s.mu.Unlock()
 		return
@@ -150,7 +153,7 @@ func (s *Scheduler) nodeChanged(t api.EventType, old, now *corev1.Node) {
 	if old == nil || schedule.Ready(old) != schedule.Ready(now) ||
 		!equality.Semantic.DeepEqual(old.Spec, now.Spec) || !reflect.DeepEqual(old.Labels, now.Labels) ||
 		!equality.Semantic.DeepEqual(old.Status.Allocatable, now.Status.Allocatable) {
-		s.wake()
+		s.wake(all)
 	}
 }
 
@@ -225,6 +228,7 @@ func (s *Scheduler) decide(key types.NamespacedName, pod *corev1.Pod, now time.T
 	w.tries++
 	w.last = now
 	w.parked = node == ""
+	w.sociable = pod.Spec.Affinity != nil && pod.Spec.Affinity.PodAffinity != nil
 	if node != "" {
 		s.cluster.Assign(pod, node)
 	}

@@ -16,14 +16,19 @@ type wait struct {
 	last   time.Time
 	tries  int
 	parked bool // fits nowhere; wake unparks it
+
+	sociable bool // has to be near other pods
 }
 
-// wake has every parked pod tried again, the oldest first, each no sooner than
-// its back-off allows. The lock is held.
-func (s *Scheduler) wake() {
+func all(*wait) bool        { return true }
+func sociable(w *wait) bool { return w.sociable }
+
+// wake has the parked pods that a change may help tried again, the oldest first,
+// each no sooner than its back-off allows. The lock is held.
+func (s *Scheduler) wake(helps func(*wait) bool) {
 	var again []*wait
 	for _, w := range s.waiting {
-		if w.parked {
+		if w.parked && helps(w) {
 			again = append(again, w)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/podsnap/podsnap/api"
@@ -108,11 +109,7 @@ func target(sp corev1.ServicePort, protocol corev1.Protocol, p *corev1.Pod) int3
 // one slice.
 func wantSlices(svc *corev1.Service, gs []*group, have []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
 	if len(gs) == 0 { // an empty slice says that there are none
-		gs = []*group{{}}
-	}
-	byName := map[string]*discoveryv1.EndpointSlice{}
-	for _, s := range have {
-		byName[s.Name] = s
+		gs = []*group{{ports: portsOf(svc, &corev1.Pod{})}}
 	}
 	var out []*discoveryv1.EndpointSlice
 	for _, g := range gs {
@@ -122,20 +119,24 @@ func wantSlices(svc *corev1.Service, gs []*group, have []*discoveryv1.EndpointSl
 			left[p.UID] = p
 		}
 		var kept [][]*corev1.Pod
-		for i := 0; byName[name(base, i)] != nil; i++ {
-			var stay []*corev1.Pod
-			for _, e := range byName[name(base, i)].Endpoints {
-				if e.TargetRef == nil || left[e.TargetRef.UID] == nil {
-					continue
-				}
-				stay = append(stay, left[e.TargetRef.UID])
-				delete(left, e.TargetRef.UID)
+		for _, s := range have {
+			i, ok := index(base, s.Name)
+			if !ok {
+				continue
 			}
-			kept = append(kept, stay)
+			for len(kept) <= i {
+				kept = append(kept, nil)
+			}
+			for _, e := range s.Endpoints {
+				if e.TargetRef != nil && left[e.TargetRef.UID] != nil {
+					kept[i] = append(kept[i], left[e.TargetRef.UID])
+					delete(left, e.TargetRef.UID)
+				}
+			}
 		}
 		kept = fill(kept, g.pods, left)
 		for i, pods := range kept {
-			if len(pods) > 0 || len(kept) == 1 {
+			if len(pods) > 0 || i == 0 {
 				out = append(out, slice(svc, g, name(base, i), pods))
 			}
 		}
@@ -169,6 +170,16 @@ func name(base string, i int) string {
 		return base
 	}
 	return fmt.Sprintf("%s-%d", base, i)
+}
+
+// index is the i of a name that name made.
+func index(base, s string) (int, bool) {
+	rest, ok := strings.CutPrefix(s, base)
+	if !ok || rest == "" {
+		return 0, ok
+	}
+	i, err := strconv.Atoi(strings.TrimPrefix(rest, "-"))
+	return i, err == nil && i > 0 && i < 10_000
 }
 
 func suffix(key string) string {
