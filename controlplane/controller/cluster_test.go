@@ -82,6 +82,12 @@ func (c *cluster) eventually(what string, f func() error) time.Duration {
 	}
 }
 
+// pass lets the bubble's time go by.
+func (c *cluster) pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 func (c *cluster) pods(namespace string) []*corev1.Pod {
 	c.t.Helper()
 	ps, err := api.Items[*corev1.Pod](c.ctx, c, api.Pods, api.ListOptions{Namespace: namespace})

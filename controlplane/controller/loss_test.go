@@ -32,7 +32,7 @@ func TestNodeLossAndReturn(t *testing.T) {
 		c.node("b")
 		c.create(deployment("web", "i:1", 4))
 		c.eventually("pods", c.complete(4))
-		time.Sleep(10 * time.Second)
+		c.pass(10 * time.Second)
 		a.die()
 		begin := time.Now()
 		c.eventually("lost", func() error { return c.tainted("a") })
@@ -76,10 +76,10 @@ func TestNodeThatComesBackInTimeKeepsItsPods(t *testing.T) {
 		c.eventually("pods", c.complete(2))
 		a.die()
 		c.eventually("lost", func() error { return c.tainted("a") })
-		time.Sleep(5 * time.Second)
+		c.pass(5 * time.Second)
 		a.start()
 		c.eventually("in service again", c.complete(2))
-		time.Sleep(time.Minute)
+		c.pass(time.Minute)
 		if n := c.store.creates.Load(); n != 2 {
 			t.Errorf("%d pods were created: the two were there all the time", n)
 		}
@@ -96,9 +96,9 @@ func TestStoreOutageLosesNoNode(t *testing.T) {
 		c.eventually("pods", c.complete(4))
 		for _, outage := range []time.Duration{time.Second, 3 * time.Second, 5 * time.Second, time.Minute} {
 			c.store.down.Store(true)
-			time.Sleep(outage)
+			c.pass(outage)
 			c.store.down.Store(false)
-			time.Sleep(15 * time.Second)
+			c.pass(15 * time.Second)
 			if c.tainted("a") == nil || c.tainted("b") == nil {
 				t.Errorf("after an outage of %v a node is tainted", outage)
 			}
