@@ -72,6 +72,9 @@ func deploy(t *testing.T, p *platform.Platform, d openfaas.FunctionDeployment) {
 	if _, err := p.Client.Deploy(t.Context(), d); err != nil {
 		t.Fatal(err)
 	}
+	if d.Namespace != "" {
+		return // it goes with its namespace
+	}
 	t.Cleanup(func() {
 		if err := p.Client.Delete(context.Background(), d.Namespace, d.Service); err != nil && !openfaas.IsNotFound(err) {
 			t.Error(err)

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -185,6 +186,14 @@ func (a *answer) Write(p []byte) (int, error) {
 
 // Unwrap lets http.ResponseController reach flushing and hijacking.
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+// Flush and Hijack are there for functions that ask for the interfaces by name
+// and not through http.ResponseController.
+func (a *answer) Flush() { _ = http.NewResponseController(a.ResponseWriter).Flush() }
+
+func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return http.NewResponseController(a.ResponseWriter).Hijack()
+}
 
 func (w *watchdog) upstreamAccepts(ctx context.Context) bool {
 	d := net.Dialer{Timeout: time.Second}
