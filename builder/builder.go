@@ -1,135 +1,155 @@
-// Package builder makes an OCI image of a function's source, on a machine that
-// reaches no registry: a Go handler becomes one static binary on an otherwise
-// empty root, a shell handler a script on busybox under the watchdog. The same
-// source makes the same image, bit for bit.
 package builder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/distribution/reference"
-	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/podsnap/podsnap/functions/stack"
 	"github.com/podsnap/podsnap/functions/template"
+	"github.com/podsnap/podsnap/internal/assets"
 )
 
-// Job is one function to build.
+// Config says what builds use. The zero value finds everything itself.
+type Config struct {
+	Go       string            // the go command; "" is the one in PATH or in its usual places
+	Busybox  string            // a static busybox; "" is /bin/busybox or /usr/bin/busybox
+	Watchdog []byte            // the watchdog program; nil is the embedded one
+	Arch     string            // "amd64", "arm64"; "" is that of this program
+	Engines  map[string]Engine // more languages, or other engines for "go" and "sh"
+}
+
+// Engine makes what an image of one language holds. It is safe for concurrent
+// use. An error that is the source's fault is a *SourceError.
+type Engine interface {
+	Build(ctx context.Context, j Job) (Content, error)
+}
+
+// Job is one build.
 type Job struct {
-	Name      string            // of the function, for messages
-	Lang      string            // template
-	Handler   string            // folder of the source
-	Process   string            // what the watchdog runs; "" is the template's
-	BuildArgs map[string]string // environment of the build
+	Function stack.Function
+	Template template.Template
+	Dir      string   // the handler's folder
+	Copy     []string // more files and folders that go beside the handler's
+	Arch     string
+	Progress io.Writer // for a person, whole lines; never nil
 }
 
-// engine builds the handlers of one language.
-type engine func(ctx context.Context, j Job, t template.Template, progress io.Writer) (v1.Image, error)
-
-// engines are those that there are, by template. A Dockerfile engine takes its
-// place here.
-func engines() map[string]engine { return map[string]engine{"go": buildGo, "sh": buildShell} }
-
-// Build makes the image. progress is told what takes long.
-func Build(ctx context.Context, j Job, progress io.Writer) (v1.Image, error) {
-	t, err := template.Get(j.Lang)
-	if err != nil {
-		return nil, err
-	}
-	st, err := os.Stat(j.Handler)
-	if err != nil {
-		return nil, fmt.Errorf("handler: %w", err)
-	}
-	if !st.IsDir() {
-		return nil, fmt.Errorf("handler %s is not a folder", j.Handler)
-	}
-	e := engines()[j.Lang]
-	if e == nil {
-		return nil, fmt.Errorf("there is no engine that builds %s", j.Lang)
-	}
-	return e(ctx, j, t, progress)
+// Content is what becomes an image.
+type Content struct {
+	Layers []Layer
+	Config v1.Config
 }
 
-// Save writes an image to a file from which Load, containerd and Docker read
-// it.
-func Save(img v1.Image, ref, path string) error {
-	tag, err := name.NewTag(ref)
-	if err != nil {
-		return fmt.Errorf("image name %q: %w", ref, err)
-	}
-	if err := tarball.WriteToFile(path+".new", tag, img); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
+// SourceError is a fault in the function's source, with what to show for it:
+// lines that begin with file:line.
+type SourceError struct {
+	Summary string
+	Output  string
 }
 
-// Load reads what Save has written. The image reads the file as it is used.
-func Load(path string) (v1.Image, error) {
-	if _, err := os.Stat(path); err != nil {
-		return nil, err
+func (e *SourceError) Error() string {
+	if e.Output == "" {
+		return e.Summary
 	}
-	return tarball.ImageFromPath(path, nil)
+	return e.Summary + "\n" + strings.TrimRight(e.Output, "\n")
 }
 
-// Target says where an image goes.
-type Target struct {
-	Image          string // its name
-	Platform       string // host:port of the platform's registry, for names without a registry
-	Insecure       bool   // the platform's is reached by plain HTTP
-	User, Password string // of the platform's
+// Builder builds.
+type Builder struct {
+	c       Config
+	engines map[string]Engine
 }
 
-// Push sends an image to the platform's registry, or to the one that its name
-// has, with the credentials of `docker login`. It answers with the digest.
-func Push(ctx context.Context, img v1.Image, t Target) (digest string, err error) {
-	named, err := reference.ParseDockerRef(t.Image)
-	if err != nil {
-		return "", fmt.Errorf("image name %q: %w", t.Image, err)
+// New makes a builder. What a language needs is looked for when it is built.
+func New(c Config) *Builder {
+	if c.Arch == "" {
+		c.Arch = runtime.GOARCH
 	}
-	opts := []remote.Option{remote.WithContext(ctx)}
-	to, insecure := named.String(), false
-	if reference.Domain(named) == "docker.io" {
-		path := reference.Path(named)
-		if rest, ok := strings.CutPrefix(path, "library/"); ok {
-			path = rest
-		}
-		to, insecure = t.Platform+"/"+path+to[len(named.Name()):], t.Insecure
-		opts = append(opts, remote.WithAuth(&authn.Basic{Username: t.User, Password: t.Password}))
-	} else {
-		opts = append(opts, remote.WithAuthFromKeychain(authn.DefaultKeychain))
+	b := &Builder{c: c, engines: map[string]Engine{
+		"go": &goEngine{command: c.Go},
+		"sh": &shellEngine{busybox: c.Busybox, watchdog: c.watchdog},
+	}}
+	for lang, e := range c.Engines {
+		b.engines[lang] = e
 	}
-	var nameOpts []name.Option
-	if insecure {
-		nameOpts = append(nameOpts, name.Insecure)
-	}
-	ref, err := name.ParseReference(to, nameOpts...)
-	if err != nil {
-		return "", fmt.Errorf("image name %q: %w", t.Image, err)
-	}
-	if err := remote.Write(ref, img, opts...); err != nil {
-		return "", err
-	}
-	d, err := img.Digest()
-	if err != nil {
-		return "", err
-	}
-	return d.String(), nil
+	return b
 }
 
-// command finds a program that may lie outside PATH.
-func command(name string, also ...string) (string, bool) {
-	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), also...) {
-		p := filepath.Join(dir, name)
-		if st, err := os.Stat(p); err == nil && !st.IsDir() && st.Mode()&0o111 != 0 {
-			return p, true
+func (c *Config) watchdog() ([]byte, error) {
+	if c.Watchdog != nil {
+		return c.Watchdog, nil
+	}
+	return assets.Watchdog()
+}
+
+// Image is a built image.
+type Image struct {
+	Ref    string // as in the stack file
+	Digest string // sha256:…
+	Size   int64  // of all compressed layers, bytes
+	image  v1.Image
+}
+
+// Build makes the image of one function of a stack. Progress lines go to
+// progress, which may be nil.
+func (b *Builder) Build(ctx context.Context, s *stack.Stack, f stack.Function, progress io.Writer) (*Image, error) {
+	if progress == nil {
+		progress = io.Discard
+	}
+	j, err := b.job(s, f, progress)
+	if err != nil {
+		return nil, fmt.Errorf("build %s: %w", f.Name, err)
+	}
+	engine := b.engines[j.Template.Language]
+	if engine == nil {
+		return nil, fmt.Errorf("build %s: no engine for the language %s", f.Name, j.Template.Language)
+	}
+	content, err := engine.Build(ctx, j)
+	if err != nil {
+		return nil, fmt.Errorf("build %s: %w", f.Name, err)
+	}
+	img, err := assemble(content, b.c.Arch)
+	if err != nil {
+		return nil, fmt.Errorf("build %s: %w", f.Name, err)
+	}
+	img.Ref = f.ImageName()
+	return img, nil
+}
+
+func (b *Builder) job(s *stack.Stack, f stack.Function, progress io.Writer) (Job, error) {
+	j := Job{Function: f, Dir: f.HandlerDir(), Arch: b.c.Arch, Progress: progress}
+	if s != nil {
+		for _, c := range s.Configuration.Copy {
+			f := stack.Function{Dir: f.Dir, Handler: c}
+			j.Copy = append(j.Copy, f.HandlerDir())
 		}
 	}
-	return "", false
+	switch {
+	case f.SkipBuild:
+		return j, errors.New("its stack entry says skip_build")
+	case f.Lang == "":
+		return j, errors.New("its stack entry has no lang")
+	case f.Handler == "":
+		return j, errors.New("its stack entry has no handler")
+	case strings.EqualFold(f.Lang, "dockerfile"):
+		return j, errors.New("Dockerfiles cannot be built yet: use lang go or sh, or build the image elsewhere and set skip_build")
+	}
+	if _, err := reference.ParseNormalizedNamed(f.ImageName()); err != nil {
+		return j, fmt.Errorf("image %q: %w", f.ImageName(), err)
+	}
+	if info, err := os.Stat(j.Dir); err != nil {
+		return j, fmt.Errorf("handler: %w", err)
+	} else if !info.IsDir() {
+		return j, fmt.Errorf("handler %s is not a folder", j.Dir)
+	}
+	var err error
+	j.Template, err = template.Get(f.Lang)
+	return j, err
 }

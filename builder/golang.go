@@ -5,160 +5,241 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
-	texttemplate "text/template"
+	"sync"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/podsnap/podsnap/functions/template"
 	"github.com/podsnap/podsnap/functions/watchdog/host"
 )
 
-// module is the name of the module that is built around a handler.
-const module = "function.local"
+// goEngine compiles a handler into one static program that is its own watchdog:
+// a second process and a second hop would only cost a cold start time.
+type goEngine struct {
+	command string
 
-// buildGo compiles the handler together with the watchdog's own package into
-// one static program: the function is its own watchdog, so that a cold start
-// begins one process and a call crosses no second one.
-func buildGo(ctx context.Context, j Job, t template.Template, progress io.Writer) (v1.Image, error) {
-	dir, err := os.MkdirTemp("", "faas-build-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	work, err := arrange(dir, j, t)
-	if err != nil {
-		return nil, err
-	}
-	fmt.Fprintf(progress, "%s: compiling\n", j.Name)
-	bin := filepath.Join(dir, "out", "handler")
-	if err := compile(ctx, dir, work, bin, j); err != nil {
-		return nil, err
-	}
-	b, err := os.ReadFile(bin)
-	if err != nil {
-		return nil, err
-	}
-	app := tree{}
-	app.file("function/handler", 0o755, b)
-	return assemble(v1.Config{Entrypoint: []string{"/function/handler"}, WorkingDir: "/home/nobody", Env: []string{"PATH=/bin:/usr/bin"}}, runtime.GOARCH, base(), app)
+	mu      sync.Mutex
+	version string // of the go command, "1.26"
 }
 
-// arrange lays the module out: the handler in function/, the watchdog's source
-// in host/, main.go from the template. A handler with a go.mod of its own stays
-// a module, and both are built as one workspace.
-func arrange(dir string, j Job, t template.Template) (gowork string, err error) {
-	src := tree{}
-	if err := src.copy("function", j.Handler); err != nil {
-		return "", err
-	}
-	sources, err := fs.Glob(host.Source, "*.go")
+// mainDir is where the program around the handler goes, in the handler's
+// module: so the handler's own go.mod and go.sum hold for all of it.
+const mainDir = "zz_main"
+
+const mainText = `package main
+
+import (
+	"net/http"
+	"os"
+
+	function %q
+	host %q
+)
+
+func main() { os.Exit(host.Main(http.HandlerFunc(function.Handle))) }
+`
+
+func (g *goEngine) Build(ctx context.Context, j Job) (Content, error) {
+	files, err := collect(j.Dir, j.Copy)
 	if err != nil {
-		return "", err
+		return Content{}, err
 	}
-	for _, s := range sources {
-		if strings.HasSuffix(s, "_test.go") {
+	if err := checkHandler(files, j.Dir); err != nil {
+		return Content{}, err
+	}
+	command, err := g.find()
+	if err != nil {
+		return Content{}, err
+	}
+	work, err := os.MkdirTemp("", "podsnap-build-")
+	if err != nil {
+		return Content{}, err
+	}
+	defer os.RemoveAll(work)
+	if files, err = g.around(ctx, command, files); err != nil {
+		return Content{}, err
+	}
+	if err := write(work, files); err != nil {
+		return Content{}, err
+	}
+	program, err := g.compile(ctx, command, work, j, find(files, "vendor/modules.txt") != nil)
+	if err != nil {
+		return Content{}, err
+	}
+	layer := Layer{Note: "go build", Files: append(rootFiles(), File{Path: "/function/handler", Mode: 0o755, Content: program})}
+	return Content{Layers: []Layer{layer}, Config: configure([]string{"/function/handler"}, "/function")}, nil
+}
+
+// find looks for the go command.
+func (g *goEngine) find() (string, error) {
+	if g.command != "" {
+		return g.command, nil
+	}
+	if p, err := exec.LookPath("go"); err == nil {
+		return p, nil
+	}
+	places, _ := filepath.Glob("/usr/lib/go-*/bin/go")
+	for _, p := range append([]string{"/usr/local/go/bin/go"}, places...) {
+		if _, err := os.Stat(p); err == nil {
+			return p, nil
+		}
+	}
+	return "", fmt.Errorf("the go command, in PATH or /usr/local/go/bin: %w: install Go from https://go.dev/dl or with apt-get install golang-go", errNoTool)
+}
+
+var moduleLine = regexp.MustCompile(`(?m)^module\s+"?([^\s"]+)"?`)
+
+// around adds what makes a program of the handler.
+func (g *goEngine) around(ctx context.Context, command string, files []sourceFile) ([]sourceFile, error) {
+	module := "function"
+	if f := find(files, "go.mod"); f != nil {
+		m := moduleLine.FindSubmatch(f.content)
+		if m == nil {
+			return nil, &SourceError{Summary: "go.mod has no module line"}
+		}
+		module = string(m[1])
+	} else {
+		version, err := g.language(ctx, command)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, sourceFile{path: "go.mod", content: []byte("module function\n\ngo " + version + "\n")})
+	}
+	text := fmt.Sprintf(mainText, module, module+"/"+mainDir+"/host")
+	files = append(files, sourceFile{path: mainDir + "/main.go", content: []byte(text)})
+	entries, err := host.Source.ReadDir(".")
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), "_test.go") || e.Name() == "source.go" {
 			continue
 		}
-		b, err := host.Source.ReadFile(s)
+		b, err := host.Source.ReadFile(e.Name())
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		src.file("host/"+s, 0o644, b)
+		files = append(files, sourceFile{path: mainDir + "/host/" + e.Name(), content: b})
 	}
-	path, gowork := module+"/function", "off"
-	if mod, ok := src["function/go.mod"]; ok {
-		if path = modulePath(mod.content); path == "" {
-			return "", fmt.Errorf("%s names no module", filepath.Join(j.Handler, "go.mod"))
-		}
-		src.file("go.work", 0o644, []byte("go 1.26\n\nuse (\n\t.\n\t./function\n)\n"))
-		gowork = filepath.Join(dir, "go.work")
-	}
-	text, err := template.File(t.Name, "main.go.txt")
-	if err != nil {
-		return "", err
-	}
-	tmpl, err := texttemplate.New("main").Parse(string(text))
-	if err != nil {
-		return "", err
-	}
-	var main bytes.Buffer
-	if err := tmpl.Execute(&main, struct{ Module, Host string }{path, module + "/host"}); err != nil {
-		return "", err
-	}
-	src.file("main.go", 0o644, main.Bytes())
-	src.file("go.mod", 0o644, []byte("module "+module+"\n\ngo 1.26\n"))
-	return gowork, src.write(dir)
+	return files, nil
 }
 
-// write lays a tree out on the disk.
-func (t tree) write(dir string) error {
-	root, err := os.OpenRoot(dir)
+// language is the version of Go that a handler without a go.mod is written in:
+// the go command's own.
+func (g *goEngine) language(ctx context.Context, command string) (string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.version != "" {
+		return g.version, nil
+	}
+	out, err := exec.CommandContext(ctx, command, "env", "GOVERSION").Output()
 	if err != nil {
+		return "", fmt.Errorf("%s env GOVERSION: %w", command, err)
+	}
+	v, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(string(out)), "go"), " ")
+	parts := strings.SplitN(v, ".", 3)
+	if len(parts) < 2 {
+		return "", fmt.Errorf("%s has an unknown version: %s", command, out)
+	}
+	g.version = parts[0] + "." + strings.TrimRight(parts[1], "abcdefghijklmnopqrstuvwxyz-")
+	return g.version, nil
+}
+
+// compile runs go build, and beside it go vet, whose findings are warnings.
+func (g *goEngine) compile(ctx context.Context, command, work string, j Job, vendored bool) ([]byte, error) {
+	mode := "mod" // lets a handler name no versions: the go command finds them
+	if vendored {
+		mode = "vendor"
+	}
+	env := append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+j.Arch, "GO111MODULE=on", "GOWORK=off",
+		"GOTOOLCHAIN=local", "GOFLAGS=-trimpath -buildvcs=false -mod="+mode)
+	program := filepath.Join(work, mainDir, "handler")
+	say(j.Progress, "%s: go build", j.Function.Name)
+	out, err := run(ctx, work, env, command, "build", "-ldflags=-s -w -buildid=", "-o", program, "./"+mainDir)
+	if err != nil {
+		return nil, goFault(ctx, err, relocate(out, work, j.Dir))
+	}
+	if out, err := run(ctx, work, env, command, "vet", "."); err != nil && ctx.Err() == nil {
+		say(j.Progress, "%s: go vet:\n%s", j.Function.Name, strings.TrimRight(relocate(out, work, j.Dir), "\n"))
+	}
+	return os.ReadFile(program)
+}
+
+func run(ctx context.Context, dir string, env []string, command string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, command, args...)
+	cmd.Dir, cmd.Env = dir, env
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// goFault tells a fault in the source from one of this machine.
+func goFault(ctx context.Context, err error, output string) error {
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case !errors.As(err, &exit):
 		return err
 	}
-	defer root.Close()
-	for name, e := range t {
-		if e.dir {
-			if err := root.MkdirAll(name, 0o755); err != nil {
-				return err
+	for _, sign := range []string{"dial tcp", "no such host", "i/o timeout", "connection refused", "GOPROXY=off", "module lookup disabled"} {
+		if strings.Contains(output, sign) {
+			return &SourceError{
+				Summary: "the handler needs modules that cannot be downloaded here: set GOPROXY to a proxy that can be reached, or run `go mod vendor` in the handler's folder",
+				Output:  output,
 			}
+		}
+	}
+	return &SourceError{Summary: "go build", Output: output}
+}
+
+// checkHandler finds the commonest mistakes before the compiler reports them in
+// words about generated code.
+func checkHandler(files []sourceFile, dir string) error {
+	fset := token.NewFileSet()
+	any, has := false, false
+	for _, f := range files {
+		if strings.Contains(f.path, "/") || !strings.HasSuffix(f.path, ".go") || strings.HasSuffix(f.path, "_test.go") {
 			continue
 		}
-		if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-			return err
-		}
-		if e.link != "" {
-			err = root.Symlink(e.link, name)
-		} else {
-			err = root.WriteFile(name, e.content, 0o644)
-		}
+		any = true
+		tree, err := parser.ParseFile(fset, filepath.Join(dir, f.path), bytes.NewReader(f.content), parser.SkipObjectResolution)
 		if err != nil {
-			return err
+			return &SourceError{Summary: "go build", Output: err.Error()}
 		}
+		if tree.Name.Name == "main" {
+			return &SourceError{Summary: fmt.Sprintf("%s: the package must not be main: call it function", fset.Position(tree.Name.Pos()))}
+		}
+		has = has || declares(tree, "Handle")
+	}
+	switch {
+	case !any:
+		return &SourceError{Summary: dir + " has no Go file", Output: fs.ErrNotExist.Error()}
+	case !has:
+		return &SourceError{Summary: dir + " has no func Handle(w http.ResponseWriter, r *http.Request)"}
 	}
 	return nil
 }
 
-var moduleRE = regexp.MustCompile(`(?m)^module\s+"?([^\s"]+)"?`)
-
-func modulePath(gomod []byte) string {
-	if m := moduleRE.FindSubmatch(gomod); m != nil {
-		return string(m[1])
+func declares(f *ast.File, name string) bool {
+	for _, d := range f.Decls {
+		switch d := d.(type) {
+		case *ast.FuncDecl:
+			if d.Recv == nil && d.Name.Name == name {
+				return true
+			}
+		case *ast.GenDecl:
+			for _, s := range d.Specs {
+				if v, ok := s.(*ast.ValueSpec); ok && v.Names[0].Name == name {
+					return true
+				}
+			}
+		}
 	}
-	return ""
-}
-
-// compile runs the go command. Its messages name the handler's files where they
-// are.
-func compile(ctx context.Context, dir, gowork, bin string, j Job) error {
-	home, _ := os.UserCacheDir() // without one there is no toolchain in it
-	fetched, _ := filepath.Glob(filepath.Join(home, "podsnap", "go*", "bin"))
-	gocmd, ok := command("go", append([]string{"/usr/local/go/bin"}, fetched...)...)
-	if !ok {
-		return errors.New("building a Go function needs the go command: install it, or run `make up` once, which fetches it")
-	}
-	cmd := exec.CommandContext(ctx, gocmd, "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid=", "-o", bin, ".")
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+runtime.GOARCH, "GOTOOLCHAIN=local", "GOWORK="+gowork, "GOFLAGS=-mod=readonly")
-	for k, v := range j.BuildArgs {
-		cmd.Env = append(cmd.Env, k+"="+v)
-	}
-	out, err := cmd.CombinedOutput()
-	if err == nil {
-		return nil
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	text := strings.TrimSpace(string(out))
-	text = strings.ReplaceAll(text, "function/", strings.TrimSuffix(j.Handler, "/")+"/")
-	text = strings.ReplaceAll(text, module+"/"+strings.TrimSuffix(j.Handler, "/"), j.Name)
-	return fmt.Errorf("the handler does not compile:\n%s", text)
+	return false
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"github.com/podsnap/podsnap/builder"
 	"github.com/podsnap/podsnap/functions/stack"
 	"github.com/podsnap/podsnap/functions/template"
+	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -31,98 +31,76 @@ func (s *stackArgs) add(f *pflag.FlagSet) {
 	f.StringVar(&s.regex, "regex", "", "only functions whose names match a regular expression")
 }
 
-func (s *stackArgs) load() (*stack.Stack, error) {
-	path, err := stack.Find(s.file)
+// work is the functions of a stack file that a command is about.
+type work struct {
+	stack     *stack.Stack
+	functions []stack.Function
+	dir       string // where images are saved
+}
+
+// stackFile is the file to use when none was named: stack.yaml, or the older
+// stack.yml.
+func stackFile(named string) string {
+	if named != "" {
+		return named
+	}
+	if _, err := os.Stat(stack.DefaultFile); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat("stack.yml"); err == nil {
+			return "stack.yml"
+		}
+	}
+	return stack.DefaultFile
+}
+
+func (s *stackArgs) load() (*work, error) {
+	file := stackFile(s.file)
+	st, err := stack.Load(file, os.LookupEnv)
 	if err != nil {
 		return nil, err
 	}
-	if path == "" {
-		return nil, usagef("there is no stack.yaml in this folder: make a function with `faas new NAME --lang go`, or name a file with -f")
-	}
-	st, err := stack.Load(path, os.LookupEnv)
+	fns, err := st.Select(s.filter, s.regex)
 	if err != nil {
 		return nil, err
 	}
-	return st, st.Filter(s.filter, s.regex)
-}
-
-// output is where build leaves a function's image for push.
-func imagePath(s *stack.Stack, f stack.Function) string {
-	return filepath.Join(s.Dir, "build", f.Name+".tar")
-}
-
-func (o *options) buildCmd() *cobra.Command {
-	s := &stackArgs{}
-	cmd := &cobra.Command{
-		Use: "build", Short: "Build the images of functions from source",
-		Long: `Builds an image for each function of stack.yaml, without Docker and without a
-registry, and leaves it in the folder build beside the stack file.`,
-		Example: "  faas build\n  faas build --filter thumbnail",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := o.long(cmd.Context())
-			defer cancel()
-			st, err := s.load()
-			if err != nil {
-				return err
-			}
-			return buildStack(ctx, cmd, st)
-		},
+	if len(fns) == 0 {
+		return nil, usagef("%s has no functions: make one with `faas new NAME --lang go`", file)
 	}
-	s.add(cmd.Flags())
-	return cmd
+	return &work{stack: st, functions: fns, dir: filepath.Join(filepath.Dir(file), "build")}, nil
 }
 
-func buildStack(ctx context.Context, cmd *cobra.Command, st *stack.Stack) error {
-	for _, f := range st.List() {
-		if f.SkipBuild || f.Handler == "" {
+func (w *work) gateway() string { return w.stack.Provider.Gateway }
+
+// image is where build leaves a function's image for push.
+func (w *work) image(f stack.Function) string { return filepath.Join(w.dir, f.Name+".tar") }
+
+// elsewhere reports whether a function's image is made by somebody else.
+func elsewhere(f stack.Function) bool { return f.SkipBuild || f.Handler == "" }
+
+func (w *work) build(ctx context.Context, cmd *cobra.Command) error {
+	b := builder.New(builder.Config{})
+	for _, f := range w.functions {
+		if elsewhere(f) {
 			say(cmd, "%s: nothing to build", f.Name)
 			continue
 		}
 		start := time.Now()
-		handler := f.Handler
-		if !filepath.IsAbs(handler) {
-			handler = filepath.Join(st.Dir, handler)
-		}
-		img, err := builder.Build(ctx, builder.Job{Name: f.Name, Lang: f.Lang, Handler: handler, Process: f.Process, BuildArgs: f.BuildArgs}, cmd.ErrOrStderr())
+		img, err := b.Build(ctx, w.stack, f, cmd.ErrOrStderr())
 		if err != nil {
-			return fmt.Errorf("build %s: %w", f.Name, err)
-		}
-		path := imagePath(st, f)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // a folder of the user's project
 			return err
 		}
-		if err := builder.Save(img, f.Image, path); err != nil {
-			return fmt.Errorf("save the image of %s: %w", f.Name, err)
+		if err := os.MkdirAll(w.dir, 0o755); err != nil { //nolint:gosec // a folder of the user's project
+			return err
 		}
-		say(cmd, "built %s (%s) in %.1f s", f.Name, f.Image, time.Since(start).Seconds())
+		if err := builder.Save(img, w.image(f)); err != nil {
+			return err
+		}
+		say(cmd, "built %s as %s (%.1f MB) in %.1f s", f.Name, img.Ref, float64(img.Size)/1e6, time.Since(start).Seconds())
 	}
 	return nil
 }
 
-func (o *options) pushCmd() *cobra.Command {
-	s := &stackArgs{}
-	cmd := &cobra.Command{
-		Use: "push", Short: "Push the images that build has made",
-		Long: `Pushes images. A name without a registry (hello:latest) goes to the platform's
-own registry, any other to the registry that it names.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := o.long(cmd.Context())
-			defer cancel()
-			st, err := s.load()
-			if err != nil {
-				return err
-			}
-			return o.pushStack(ctx, cmd, st)
-		},
-	}
-	s.add(cmd.Flags())
-	return cmd
-}
-
-func (o *options) pushStack(ctx context.Context, cmd *cobra.Command, st *stack.Stack) error {
-	c, err := o.client(st.Provider.Gateway)
+func (o *options) push(ctx context.Context, cmd *cobra.Command, w *work) error {
+	c, err := o.client(w.gateway())
 	if err != nil {
 		return err
 	}
@@ -130,46 +108,39 @@ func (o *options) pushStack(ctx context.Context, cmd *cobra.Command, st *stack.S
 	if err != nil {
 		return err
 	}
-	for _, f := range st.List() {
-		path := imagePath(st, f)
-		img, err := builder.Load(path)
+	for _, f := range w.functions {
+		if elsewhere(f) {
+			continue
+		}
+		img, err := builder.Load(w.image(f))
 		if errors.Is(err, fs.ErrNotExist) {
-			if f.SkipBuild || f.Handler == "" {
-				continue // it is somebody else's image
-			}
 			return fmt.Errorf("%s is not built: run `faas build` first", f.Name)
 		}
 		if err != nil {
-			return fmt.Errorf("read the image of %s: %w", f.Name, err)
+			return err
 		}
 		start := time.Now()
-		t := builder.Target{Image: f.Image, Platform: u.Host, Insecure: u.Scheme == "http", User: c.User, Password: c.Password}
-		digest, err := builder.Push(ctx, img, t)
-		if err != nil {
-			if _, ok := errors.AsType[*net.OpError](err); ok {
-				return o.explain(err, c)
-			}
-			return fmt.Errorf("push %s: %w", f.Image, err)
+		img.Ref = f.ImageName()
+		if _, err := builder.Push(ctx, img, builder.PushConfig{
+			Registry: u.Host, Insecure: u.Scheme == "http", Username: c.User, Password: c.Password, Transport: o.http().Transport,
+		}); err != nil {
+			return o.explain(err, c)
 		}
-		say(cmd, "pushed %s (%s) in %d ms", f.Image, short(digest), time.Since(start).Milliseconds())
+		say(cmd, "pushed %s in %d ms", img.Ref, time.Since(start).Milliseconds())
 	}
 	return nil
 }
 
-// short is the part of a digest that a person reads.
-func short(digest string) string {
-	return digest[:min(len(digest), len("sha256:")+12)]
-}
-
-func (o *options) deployStack(ctx context.Context, cmd *cobra.Command, st *stack.Stack, d *deployFlags) error {
-	c, err := o.client(st.Provider.Gateway)
+func (o *options) deployAll(ctx context.Context, cmd *cobra.Command, w *work, d *deployFlags) error {
+	c, err := o.client(w.gateway())
 	if err != nil {
 		return err
 	}
-	for _, f := range st.List() {
-		out, err := f.Deployment(st.Dir)
-		if err != nil {
-			return err
+	for _, f := range w.functions {
+		out := openfaas.FunctionDeployment{
+			Service: f.Name, Image: f.ImageName(), Namespace: f.Namespace, EnvProcess: f.FProcess, EnvVars: f.Environment,
+			Constraints: f.Constraints, Secrets: f.Secrets, Labels: f.Labels, Annotations: f.Annotations,
+			Limits: wire(f.Limits), Requests: wire(f.Requests), ReadOnlyRootFilesystem: f.ReadOnlyRoot,
 		}
 		if err := d.over(&out); err != nil {
 			return err
@@ -181,64 +152,88 @@ func (o *options) deployStack(ctx context.Context, cmd *cobra.Command, st *stack
 	return nil
 }
 
-func (o *options) upCmd() *cobra.Command {
-	s, d := &stackArgs{}, &deployFlags{}
-	var skipPush, skipDeploy bool
-	cmd := &cobra.Command{
-		Use: "up", Short: "Build, push and deploy functions",
-		Example: "  faas up\n  faas up -f stack.yaml --filter thumbnail --label com.openfaas.scale.zero=true",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := o.long(cmd.Context())
-			defer cancel()
-			st, err := s.load()
-			if err != nil {
-				return err
-			}
-			if err := buildStack(ctx, cmd, st); err != nil {
-				return err
-			}
-			if !skipPush {
-				if err := o.pushStack(ctx, cmd, st); err != nil {
-					return err
-				}
-			}
-			if skipDeploy {
-				return nil
-			}
-			return o.deployStack(ctx, cmd, st, d)
-		},
+func wire(r *stack.Resources) *openfaas.Resources {
+	if r == nil {
+		return nil
+	}
+	return &openfaas.Resources{CPU: r.CPU, Memory: r.Memory}
+}
+
+// onStack is a command about a stack file's functions.
+func (o *options) onStack(cmd *cobra.Command, do func(ctx context.Context, cmd *cobra.Command, w *work) error) *cobra.Command {
+	s := &stackArgs{}
+	cmd.Args = cobra.NoArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		ctx, cancel := o.long(cmd.Context())
+		defer cancel()
+		w, err := s.load()
+		if err != nil {
+			return err
+		}
+		return do(ctx, cmd, w)
 	}
 	s.add(cmd.Flags())
+	return cmd
+}
+
+func (o *options) buildCmd() *cobra.Command {
+	return o.onStack(&cobra.Command{
+		Use: "build", Short: "Build the images of functions from source",
+		Long: `Builds an image for each function of stack.yaml, without Docker and without a
+registry, and leaves it in the folder build beside the stack file.`,
+		Example: "  faas build\n  faas build --filter thumbnail",
+	}, func(ctx context.Context, cmd *cobra.Command, w *work) error { return w.build(ctx, cmd) })
+}
+
+func (o *options) pushCmd() *cobra.Command {
+	return o.onStack(&cobra.Command{
+		Use: "push", Short: "Push the images that build has made",
+		Long: `Pushes images. A name without a registry (hello:latest) goes to the platform's
+own registry, any other to the registry that it names, with the credentials of
+docker login.`,
+		Example: "  faas push",
+	}, o.push)
+}
+
+func (o *options) publishCmd() *cobra.Command {
+	return o.onStack(&cobra.Command{
+		Use: "publish", Short: "Build and push the images of functions", Example: "  faas publish",
+	}, func(ctx context.Context, cmd *cobra.Command, w *work) error {
+		if err := w.build(ctx, cmd); err != nil {
+			return err
+		}
+		return o.push(ctx, cmd, w)
+	})
+}
+
+func (o *options) upCmd() *cobra.Command {
+	d := &deployFlags{}
+	var skipPush, skipDeploy bool
+	cmd := o.onStack(&cobra.Command{
+		Use: "up", Short: "Build, push and deploy functions",
+		Example: "  faas up\n  faas up -f stack.yaml --filter thumbnail --label com.openfaas.scale.zero=true",
+	}, func(ctx context.Context, cmd *cobra.Command, w *work) error {
+		if err := w.build(ctx, cmd); err != nil {
+			return err
+		}
+		if !skipPush {
+			if err := o.push(ctx, cmd, w); err != nil {
+				return err
+			}
+		}
+		if skipDeploy {
+			return nil
+		}
+		return o.deployAll(ctx, cmd, w, d)
+	})
 	d.add(cmd.Flags())
 	cmd.Flags().BoolVar(&skipPush, "skip-push", false, "do not push")
 	cmd.Flags().BoolVar(&skipDeploy, "skip-deploy", false, "do not deploy")
 	return cmd
 }
 
-func (o *options) publishCmd() *cobra.Command {
-	s := &stackArgs{}
-	cmd := &cobra.Command{
-		Use: "publish", Short: "Build and push the images of functions", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := o.long(cmd.Context())
-			defer cancel()
-			st, err := s.load()
-			if err != nil {
-				return err
-			}
-			if err := buildStack(ctx, cmd, st); err != nil {
-				return err
-			}
-			return o.pushStack(ctx, cmd, st)
-		},
-	}
-	s.add(cmd.Flags())
-	return cmd
-}
-
 func (o *options) newCmd() *cobra.Command {
-	var lang, prefix, file string
+	c := template.Config{}
 	var list bool
 	cmd := &cobra.Command{
 		Use: "new NAME --lang LANGUAGE", Short: "Make a function from a template",
@@ -248,45 +243,29 @@ func (o *options) newCmd() *cobra.Command {
 			if list {
 				return o.templates(cmd)
 			}
-			if len(args) == 0 || lang == "" {
+			if len(args) == 0 || c.Lang == "" {
 				return usagef("say what to make: faas new NAME --lang LANGUAGE (`faas new --list` shows the languages)")
 			}
-			name := args[0]
-			path, err := stack.Find("")
-			if file != "" {
-				path, err = file, nil
-			}
+			c.Name = args[0]
+			file := stackFile(c.File)
+			c.Dir, c.File = filepath.Dir(file), filepath.Base(file)
+			t, err := template.New(c)
 			if err != nil {
 				return err
 			}
-			if path == "" {
-				path = stack.DefaultFile
+			say(cmd, "made the folder %s and its entry in %s", filepath.Join(c.Dir, c.Name), file)
+			if t.Welcome != "" {
+				say(cmd, "%s", strings.TrimSpace(t.Welcome))
 			}
-			dir := filepath.Join(filepath.Dir(path), name)
-			welcome, err := template.New(lang, name, dir)
-			if err != nil {
-				return err
-			}
-			image := name + ":latest"
-			if prefix != "" {
-				image = strings.TrimSuffix(prefix, "/") + "/" + image
-			}
-			if err := stack.Add(path, stack.Function{Name: name, Lang: lang, Handler: "./" + name, Image: image}); err != nil {
-				return err
-			}
-			say(cmd, "made %s and its entry in %s", dir, path)
-			if welcome != "" {
-				say(cmd, "%s", strings.TrimSpace(welcome))
-			}
-			say(cmd, "next: faas up --filter %s && echo hi | faas invoke %s", name, name)
+			say(cmd, "next: faas up --filter %s && echo hi | faas invoke %s", c.Name, c.Name)
 			return nil
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&lang, "lang", "", "language: the name of a template")
-	f.StringVarP(&prefix, "prefix", "p", os.Getenv("OPENFAAS_PREFIX"), "registry and owner to put before the image's name")
-	f.StringVarP(&file, "yaml", "f", "", "stack file to add it to (default: stack.yaml of this folder)")
-	f.StringVar(&file, "append", "", "the same as --yaml")
+	f.StringVar(&c.Lang, "lang", "", "language: the name of a template")
+	f.StringVarP(&c.Prefix, "prefix", "p", os.Getenv("OPENFAAS_PREFIX"), "registry and owner to put before the image's name")
+	f.StringVarP(&c.File, "yaml", "f", "", "stack file to add it to (default: stack.yaml of this folder)")
+	f.StringVar(&c.File, "append", "", "the same as --yaml")
 	f.BoolVar(&list, "list", false, "list the languages")
 	return cmd
 }
@@ -307,7 +286,7 @@ func (o *options) templates(cmd *cobra.Command) error {
 	}
 	return o.print(cmd.OutOrStdout(), list, func(w io.Writer) {
 		for _, t := range list {
-			fmt.Fprintln(w, t.Name)
+			fmt.Fprintf(w, "%s\t%s\n", t.Name, t.Description)
 		}
 	})
 }

@@ -108,7 +108,7 @@ func (o *options) deployCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return o.deployStack(ctx, cmd, work, d)
+			return o.deployAll(ctx, cmd, work, d)
 		},
 	}
 	d.add(cmd.Flags())

@@ -287,12 +287,12 @@ func (o *options) removeCmd() *cobra.Command {
 			if len(args) == 1 {
 				targets = []target{{ns, args[0]}}
 			} else {
-				st, err := s.load()
+				w, err := s.load()
 				if err != nil {
 					return err
 				}
-				gateway = st.Provider.Gateway
-				for _, f := range st.List() {
+				gateway = w.gateway()
+				for _, f := range w.functions {
 					targets = append(targets, target{cmp.Or(ns, f.Namespace), f.Name})
 				}
 			}

@@ -1,354 +1,219 @@
-// Package stack reads stack.yaml: the functions of a project, and how they are
-// built and deployed.
+// Package stack reads stack.yaml, the file that says how functions are built and
+// deployed, in the format that faas-cli users know.
 package stack
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 
-	"github.com/podsnap/podsnap/internal/openfaas"
-	"sigs.k8s.io/yaml"
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/functions"
 )
 
-// DefaultFile is the name under which a stack is looked for; stack.yml is
-// taken too.
+// DefaultFile is what is read when no file is named.
 const DefaultFile = "stack.yaml"
 
-// maxSize of a file, bytes.
-const maxSize = 1 << 20
-
-// Stack is a file's content.
+// Stack is a stack.yaml.
 type Stack struct {
-	Version       any                 `json:"version,omitempty"` // a number or a string
-	Provider      Provider            `json:"provider"`
-	Functions     map[string]Function `json:"functions,omitempty"`
-	Configuration Configuration       `json:"configuration,omitempty"`
-
-	Dir string `json:"-"` // of the file: relative paths begin there
+	Version       string              `yaml:"version"`
+	Provider      Provider            `yaml:"provider"`
+	Functions     map[string]Function `yaml:"functions"`
+	Configuration Configuration       `yaml:"configuration"`
 }
 
 // Provider says where the functions go.
 type Provider struct {
-	Name    string `json:"name,omitempty"` // openfaas
-	Gateway string `json:"gateway,omitempty"`
+	Name    string `yaml:"name"` // openfaas
+	Gateway string `yaml:"gateway"`
+	Network string `yaml:"network"` // of old files; not used
 }
 
-// Function is one entry.
+// Function is one entry of functions.
 type Function struct {
-	Name string `json:"-"` // its key
+	Name string `yaml:"-"` // the entry's key
 
-	Lang         string            `json:"lang,omitempty"` // a template's name; "dockerfile" for one's own
-	Handler      string            `json:"handler,omitempty"`
-	Image        string            `json:"image,omitempty"`
-	Process      string            `json:"fprocess,omitempty"`
-	Environment  map[string]string `json:"environment,omitempty"`
-	EnvFiles     []string          `json:"environment_file,omitempty"`
-	Secrets      []string          `json:"secrets,omitempty"`
-	SkipBuild    bool              `json:"skip_build,omitempty"`
-	Constraints  []string          `json:"constraints,omitempty"`
-	Labels       map[string]string `json:"labels,omitempty"`
-	Annotations  map[string]string `json:"annotations,omitempty"`
-	Limits       *Resources        `json:"limits,omitempty"`
-	Requests     *Resources        `json:"requests,omitempty"`
-	ReadOnly     bool              `json:"readonly_root_filesystem,omitempty"`
-	BuildOptions []string          `json:"build_options,omitempty"`
-	BuildArgs    map[string]string `json:"build_args,omitempty"`
-	BuildSecrets map[string]string `json:"build_secrets,omitempty"`
-	Namespace    string            `json:"namespace,omitempty"`
-	Platforms    string            `json:"platforms,omitempty"`
+	Lang    string `yaml:"lang"`    // a template's name; "" only with skip_build
+	Handler string `yaml:"handler"` // folder; as written, relative to the file
+	Image   string `yaml:"image"`
+
+	FProcess        string            `yaml:"fprocess"`
+	Environment     map[string]string `yaml:"environment"` // after Load: with those of the files
+	EnvironmentFile []string          `yaml:"environment_file"`
+	Secrets         []string          `yaml:"secrets"`
+	Constraints     []string          `yaml:"constraints"`
+	Labels          map[string]string `yaml:"labels"`
+	Annotations     map[string]string `yaml:"annotations"`
+	Limits          *Resources        `yaml:"limits"`
+	Requests        *Resources        `yaml:"requests"`
+	ReadOnlyRoot    bool              `yaml:"readonly_root_filesystem"`
+	Namespace       string            `yaml:"namespace"`
+
+	SkipBuild    bool              `yaml:"skip_build"`
+	BuildOptions []string          `yaml:"build_options"`
+	BuildArgs    map[string]string `yaml:"build_args"`
+	BuildSecrets map[string]string `yaml:"build_secrets"` // name: file
+	Platforms    string            `yaml:"platforms"`
+
+	Dir string `yaml:"-"` // of the file; Handler is relative to it
 }
 
-// Resources are quantities as Kubernetes writes them.
+// Resources are quantities as written.
 type Resources struct {
-	CPU    string `json:"cpu,omitempty"`
-	Memory string `json:"memory,omitempty"`
+	Memory string `yaml:"memory"`
+	CPU    string `yaml:"cpu"`
 }
 
-// Configuration is about templates.
+// Configuration is about templates and files that builds share.
 type Configuration struct {
-	Templates []Source `json:"templates,omitempty"`
-	Copy      []string `json:"copy,omitempty"`
+	Templates []TemplateSource `yaml:"templates"`
+	Copy      []string         `yaml:"copy"` // files and folders that go into every build
 }
 
-// Source says where a template comes from.
-type Source struct {
-	Name   string `json:"name"`
-	Source string `json:"source,omitempty"`
+// TemplateSource is a template that is not built in.
+type TemplateSource struct {
+	Name   string `yaml:"name"`
+	Source string `yaml:"source"`
 }
 
-// Find is the stack file to use: path, or the one in the working folder; "" and
-// no error when none was named and there is none.
-func Find(path string) (string, error) {
-	if path != "" {
-		if _, err := os.Stat(path); err != nil {
-			return "", fmt.Errorf("stack file: %w", err)
-		}
-		return path, nil
+// Load reads a file, and the environment files that it names. getenv answers
+// for ${NAME}; it may be os.LookupEnv.
+func Load(file string, getenv func(string) (string, bool)) (*Stack, error) {
+	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("no %s here: make a function with `faas new --lang go NAME`, or name the file with -f: %w", file, fs.ErrNotExist)
 	}
-	for _, p := range []string{DefaultFile, "stack.yml"} {
-		if _, err := os.Stat(p); err == nil {
-			return p, nil
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return "", err
-		}
-	}
-	return "", nil
-}
-
-// Load reads a stack file. ${NAME} and ${NAME:-default} stand for variables of
-// the environment, which lookup finds.
-func Load(path string, lookup func(string) (string, bool)) (*Stack, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, fmt.Errorf("stack file: %w", err)
-	}
-	if st.Size() > maxSize {
-		return nil, fmt.Errorf("stack file %s: it has %d bytes, at most %d are read", path, st.Size(), maxSize)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("stack file: %w", err)
-	}
-	s, err := Parse(b, lookup)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	s.Dir = filepath.Dir(path)
-	return s, nil
-}
-
-// Parse reads a stack file's content. A field that is not known is an error:
-// it is a typing mistake more often than not.
-func Parse(b []byte, lookup func(string) (string, bool)) (*Stack, error) {
-	text, err := substitute(string(b), lookup)
 	if err != nil {
 		return nil, err
 	}
-	var s Stack
-	if err := yaml.UnmarshalStrict([]byte(text), &s); err != nil {
-		return nil, explain(err)
+	defer f.Close()
+	s, err := Parse(f, getenv)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	if s.Provider.Name != "" && s.Provider.Name != "openfaas" {
-		return nil, fmt.Errorf("provider.name is %q: it must be openfaas", s.Provider.Name)
+	dir := filepath.Dir(file)
+	for name, fn := range s.Functions {
+		fn.Dir = dir
+		if fn.Environment, err = fn.environment(getenv); err != nil {
+			return nil, fmt.Errorf("%s: function %s: %w", file, name, err)
+		}
+		s.Functions[name] = fn
 	}
-	var faults []error
+	return s, nil
+}
+
+// environment is that of the entry, and over it that of each environment file.
+func (f *Function) environment(getenv func(string) (string, bool)) (map[string]string, error) {
+	env := f.Environment
+	for _, name := range f.EnvironmentFile {
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(f.Dir, name)
+		}
+		file, err := os.Open(name)
+		if err != nil {
+			return nil, fmt.Errorf("environment_file: %w", err)
+		}
+		var e struct {
+			Environment map[string]string `yaml:"environment"`
+		}
+		err = decode(file, getenv, &e)
+		_ = file.Close()
+		if err != nil {
+			return nil, fmt.Errorf("environment_file %s: %w", name, err)
+		}
+		if env == nil {
+			env = map[string]string{}
+		}
+		for k, v := range e.Environment {
+			env[k] = v
+		}
+	}
+	return env, nil
+}
+
+// Select lists the functions whose name matches, ordered by name: filter is a
+// pattern with *, expression a regular expression; "" is every function.
+func (s *Stack) Select(filter, expression string) ([]Function, error) {
+	if filter != "" && expression != "" {
+		return nil, errors.New("give a filter or a regular expression, not both")
+	}
+	match := func(string) bool { return true }
+	switch {
+	case filter != "":
+		if _, err := path.Match(filter, ""); err != nil {
+			return nil, fmt.Errorf("filter %q: %w", filter, err)
+		}
+		match = func(name string) bool { ok, _ := path.Match(filter, name); return ok }
+	case expression != "":
+		re, err := regexp.Compile(expression)
+		if err != nil {
+			return nil, fmt.Errorf("regular expression %q: %w", expression, err)
+		}
+		match = re.MatchString
+	}
+	var out []Function
 	for name, f := range s.Functions {
-		f.Name = name
-		s.Functions[name] = f
-		if f.Image == "" {
-			faults = append(faults, fmt.Errorf("functions.%s.image is missing: name the image to build or deploy, such as %s:latest", name, name))
-		}
-		if !f.SkipBuild && f.Handler != "" && f.Lang == "" {
-			faults = append(faults, fmt.Errorf("functions.%s.lang is missing: name a template (`faas template list`), or set skip_build", name))
+		if match(name) {
+			f.Name = name
+			out = append(out, f)
 		}
 	}
-	slices.SortFunc(faults, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
-	return &s, errors.Join(faults...)
-}
-
-var unknown = regexp.MustCompile(`unknown field "([^"]+)"`)
-
-// explain makes the parser's error one that helps.
-func explain(err error) error {
-	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "error unmarshaling JSON: "), "while decoding JSON: ")
-	text = strings.TrimPrefix(text, "json: ")
-	if m := unknown.FindStringSubmatch(text); m != nil {
-		name := m[1][strings.LastIndex(m[1], ".")+1:]
-		if known := nearest(name); known != "" {
-			return fmt.Errorf("%s: did you mean %q?", text, known)
-		}
-	}
-	return errors.New(text)
-}
-
-// fields are the names that a person may have meant.
-var fields = []string{
-	"version", "provider", "functions", "configuration", "name", "gateway", "lang", "handler", "image", "fprocess",
-	"environment", "environment_file", "secrets", "skip_build", "constraints", "labels", "annotations", "limits", "requests",
-	"readonly_root_filesystem", "build_options", "build_args", "build_secrets", "namespace", "platforms", "cpu", "memory", "templates", "copy", "source",
-}
-
-// nearest is the known name that differs least, "" when all differ much.
-func nearest(name string) string {
-	best, at := "", max(2, len(name)/3)+1
-	for _, f := range fields {
-		if d := distance(strings.ToLower(name), f); d < at {
-			best, at = f, d
-		}
-	}
-	return best
-}
-
-// distance is Levenshtein's.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		last := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := last
-			if a[i] != b[j] {
-				cost++
-			}
-			last = row[j+1]
-			row[j+1] = min(cost, row[j+1]+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
-}
-
-var variable = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)(:?-[^}]*)?\}`)
-
-// substitute replaces variables; one without a value and without a default is
-// empty, as envsubst has it.
-func substitute(text string, lookup func(string) (string, bool)) (string, error) {
-	out := variable.ReplaceAllStringFunc(text, func(m string) string {
-		p := variable.FindStringSubmatch(m)
-		v, ok := lookup(p[1])
-		switch {
-		case strings.HasPrefix(p[2], ":-") && v == "":
-			return p[2][2:]
-		case strings.HasPrefix(p[2], "-") && !ok:
-			return p[2][1:]
-		}
-		return v
-	})
-	if len(out) > 4*maxSize {
-		return "", errors.New("the variables make it too large")
+	slices.SortFunc(out, func(a, b Function) int { return compare(a.Name, b.Name) })
+	if len(out) == 0 && filter+expression != "" {
+		return nil, fmt.Errorf("no function matches %q", filter+expression)
 	}
 	return out, nil
 }
 
-// List are the functions by name.
-func (s *Stack) List() []Function {
-	return slices.SortedFunc(maps.Values(s.Functions), func(a, b Function) int { return cmp.Compare(a.Name, b.Name) })
+func compare(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
 }
 
-// Filter keeps the functions whose names match a pattern of the shell's kind
-// and a regular expression; an empty one matches all. Keeping none is an error.
-func (s *Stack) Filter(glob, expr string) error {
-	re, err := regexp.Compile(expr)
-	if err != nil {
-		return fmt.Errorf("--regex %q: %w", expr, err)
+// HandlerDir is the handler's folder as a path that can be opened.
+func (f *Function) HandlerDir() string {
+	if filepath.IsAbs(f.Handler) {
+		return f.Handler
 	}
-	if _, err := filepath.Match(glob, ""); err != nil {
-		return fmt.Errorf("--filter %q: %w", glob, err)
-	}
-	all := slices.Sorted(maps.Keys(s.Functions))
-	maps.DeleteFunc(s.Functions, func(name string, _ Function) bool {
-		ok, _ := filepath.Match(cmp.Or(glob, "*"), name) // the pattern was checked
-		return !ok || !re.MatchString(name)
-	})
-	if len(s.Functions) == 0 {
-		if len(all) == 0 {
-			return errors.New("the stack has no functions")
-		}
-		return fmt.Errorf("no function matches; the stack has %s", strings.Join(all, ", "))
-	}
-	return nil
+	return filepath.Join(f.Dir, f.Handler)
 }
 
-// Deployment is what the gateway is asked for. Files of variables are read
-// below dir; what stands in the entry itself wins.
-func (f Function) Deployment(dir string) (openfaas.FunctionDeployment, error) {
-	d := openfaas.FunctionDeployment{
-		Service: f.Name, Image: f.Image, Namespace: f.Namespace, EnvProcess: f.Process,
-		Constraints: f.Constraints, Secrets: f.Secrets, Labels: maps.Clone(f.Labels), Annotations: maps.Clone(f.Annotations),
-		Limits: f.Limits.wire(), Requests: f.Requests.wire(), ReadOnlyRootFilesystem: f.ReadOnly,
+// ImageName is the image to build and run: the entry's, or the function's name.
+func (f *Function) ImageName() string {
+	if f.Image == "" {
+		return f.Name + ":latest"
 	}
-	for _, file := range f.EnvFiles {
-		path := file
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(dir, file)
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return d, fmt.Errorf("functions.%s.environment_file: %w", f.Name, err)
-		}
-		var v struct {
-			Environment map[string]string `json:"environment"`
-		}
-		if err := yaml.UnmarshalStrict(b, &v); err != nil {
-			return d, fmt.Errorf("functions.%s.environment_file %s: %w", f.Name, file, explain(err))
-		}
-		if d.EnvVars == nil {
-			d.EnvVars = map[string]string{}
-		}
-		maps.Copy(d.EnvVars, v.Environment)
-	}
-	if d.EnvVars == nil {
-		d.EnvVars = maps.Clone(f.Environment)
-	} else {
-		maps.Copy(d.EnvVars, f.Environment)
-	}
-	return d, nil
+	return f.Image
 }
 
-func (r *Resources) wire() *openfaas.Resources {
-	if r == nil {
+// Object is the function to deploy, with its defaults; functions.Validate says
+// what is wrong with it.
+func (f *Function) Object() *api.Function {
+	o := &api.Function{Spec: api.FunctionSpec{
+		Name: f.Name, Image: f.ImageName(), Handler: f.Handler, Process: f.FProcess,
+		Annotations: f.Annotations, Labels: f.Labels, Environment: f.Environment,
+		Constraints: f.Constraints, Secrets: f.Secrets,
+		Limits: f.Limits.object(), Requests: f.Requests.object(),
+		ReadOnlyRootFilesystem: f.ReadOnlyRoot,
+	}}
+	o.Name, o.Namespace = f.Name, f.Namespace
+	functions.Default(o)
+	return o
+}
+
+func (r *Resources) object() *api.FunctionResources {
+	if r == nil || *r == (Resources{}) {
 		return nil
 	}
-	return &openfaas.Resources{CPU: r.CPU, Memory: r.Memory}
-}
-
-// Add writes an entry for a new function at the end of a stack file, which is
-// made when it is not there. Comments and order of the file stay.
-func Add(path string, f Function) error {
-	entry, err := yaml.Marshal(map[string]Function{f.Name: f})
-	if err != nil {
-		return err
-	}
-	indented := "  " + strings.ReplaceAll(strings.TrimRight(string(entry), "\n"), "\n", "\n  ") + "\n"
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		head := "version: 1.0\nprovider:\n  name: openfaas\nfunctions:\n"
-		return os.WriteFile(path, []byte(head+indented), 0o644) //nolint:gosec // a file of the user's project
-	}
-	if err != nil {
-		return err
-	}
-	s, err := Parse(b, os.LookupEnv)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	if _, ok := s.Functions[f.Name]; ok {
-		return fmt.Errorf("%s has a function %s already", path, f.Name)
-	}
-	text := strings.TrimRight(string(b), "\n") + "\n"
-	at := end(text)
-	if at < 0 {
-		text += "functions:\n"
-		at = len(text)
-	}
-	return os.WriteFile(path, []byte(text[:at]+indented+text[at:]), 0o644) //nolint:gosec // a file of the user's project
-}
-
-// end is where the block of functions ends in a file, -1 when it has none.
-func end(text string) int {
-	at, in := 0, false
-	last := -1
-	for line := range strings.Lines(text) {
-		at += len(line)
-		switch {
-		case strings.HasPrefix(line, "functions:"):
-			in, last = true, at
-		case in && (strings.TrimSpace(line) == "" || strings.HasPrefix(strings.TrimSpace(line), "#")):
-		case in && strings.HasPrefix(line, " "):
-			last = at
-		default:
-			in = false
-		}
-	}
-	return last
+	return &api.FunctionResources{Memory: r.Memory, CPU: r.CPU}
 }

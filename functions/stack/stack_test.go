@@ -7,144 +7,142 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/podsnap/podsnap/internal/openfaas"
+	"github.com/podsnap/podsnap/functions"
 )
 
-func none(string) (string, bool) { return "", false }
+func env(m map[string]string) func(string) (string, bool) {
+	return func(k string) (string, bool) { v, ok := m[k]; return v, ok }
+}
 
-func TestParse(t *testing.T) {
-	env := map[string]string{"OWNER": "me", "EMPTY": ""}
-	s, err := Parse([]byte(`
-version: 1.0
+const full = `version: 1.0
 provider:
   name: openfaas
-  gateway: ${GATEWAY:-http://127.0.0.1:8080}
+  gateway: ${OPENFAAS_URL:-http://127.0.0.1:8080}
 functions:
-  a:
+  resize:
     lang: go
-    handler: ./a
-    image: ${OWNER}/a:${TAG-latest}
+    handler: ./resize
+    image: ${PREFIX-docker.io/me}/resize:${TAG:-${FALLBACK:-latest}}
     environment:
-      level: "${EMPTY:-info}"
+      write_timeout: 60
+      debug: true
+      text: "$${literal} $plain"
     environment_file: [env.yaml]
-    labels: {com.openfaas.scale.zero: "true"}
-    limits: {memory: 5Mi}
-    secrets: [key]
-  b:
-    image: b:latest
+    secrets: [api-key]
+    labels: {com.openfaas.scale.zero: true}
+    annotations:
+      schedule: "*/5 * * * *"
+    limits: {memory: 64Mi, cpu: 0.5}
+    constraints: ["disk=ssd"]
+    readonly_root_filesystem: true
+    build_args: {A: 1}
+  other:
     skip_build: true
+    image: functions/alpine:latest
+    fprocess: cat
 configuration:
-  templates: [{name: go, source: "https://example.com/t"}]
-`), func(k string) (string, bool) { v, ok := env[k]; return v, ok })
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.Provider.Gateway != "http://127.0.0.1:8080" || len(s.List()) != 2 {
-		t.Fatalf("got %+v", s)
-	}
+  templates: [{name: go, source: x}]
+  copy: [./shared]
+`
+
+func TestLoad(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "env.yaml"), []byte("environment:\n  level: debug\n  more: yes1\n"), 0o600); err != nil {
-		t.Fatal(err)
+	for name, content := range map[string]string{"stack.yaml": full, "env.yaml": "environment:\n  more: ${TAG}\n  debug: off-now\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-	got, err := s.List()[0].Deployment(dir)
+	s, err := Load(filepath.Join(dir, "stack.yaml"), env(map[string]string{"TAG": "", "PREFIX": "", "FALLBACK": "v3"}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := openfaas.FunctionDeployment{
-		Service: "a", Image: "me/a:latest", EnvVars: map[string]string{"level": "info", "more": "yes1"},
-		Labels: map[string]string{"com.openfaas.scale.zero": "true"}, Limits: &openfaas.Resources{Memory: "5Mi"}, Secrets: []string{"key"},
+	if s.Provider.Gateway != "http://127.0.0.1:8080" {
+		t.Errorf("gateway %q", s.Provider.Gateway)
 	}
-	if d := cmp.Diff(want, got); d != "" {
-		t.Error(d)
+	f := s.Functions["resize"]
+	want := map[string]string{"write_timeout": "60", "debug": "off-now", "text": "${literal} $plain", "more": ""}
+	if diff := cmp.Diff(want, f.Environment); diff != "" {
+		t.Error(diff)
+	}
+	if f.Image != "/resize:v3" || f.HandlerDir() != filepath.Join(dir, "resize") || f.Limits.CPU != "0.5" {
+		t.Errorf("%+v", f)
+	}
+	o := s.Functions["other"]
+	if errs := functions.Validate(o.Object()); len(errs) > 0 {
+		t.Error(errs)
+	}
+	got := f.Object()
+	if got.Namespace != "openfaas-fn" || got.Spec.Labels["com.openfaas.scale.zero"] != "true" || !got.Spec.ReadOnlyRootFilesystem || got.Spec.Limits.Memory != "64Mi" {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestSelect(t *testing.T) {
+	s, err := Parse(strings.NewReader(full), env(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ filter, expression, want string }{
+		{"", "", "other resize"},
+		{"re*", "", "resize"},
+		{"", "^o|z", "other resize"},
+		{"x*", "", "error: no function matches"},
+		{"[", "", "error: filter"},
+		{"", "(", "error: regular expression"},
+		{"a", "b", "error: give a filter or"},
+	} {
+		fs, err := s.Select(c.filter, c.expression)
+		got := make([]string, 0, len(fs))
+		for _, f := range fs {
+			got = append(got, f.Name)
+		}
+		if err != nil {
+			got = []string{"error: " + err.Error()}
+		}
+		if !strings.HasPrefix(strings.Join(got, " "), c.want) {
+			t.Errorf("%q, %q: got %v, want %s", c.filter, c.expression, got, c.want)
+		}
 	}
 }
 
 func TestFaults(t *testing.T) {
-	for _, c := range []struct{ name, text, says string }{
-		{"not YAML", "functions: [", "line 1"},
-		{"unknown field", "functions:\n  a:\n    image: x\n    enviroment: {}\n", `did you mean "environment"`},
-		{"nothing near", "functions:\n  a:\n    image: x\n    zzzzzzzzzz: 1\n", "zzzzzzzzzz"},
-		{"wrong type", "functions:\n  a:\n    image: [x]\n", "image"},
-		{"another provider", "provider: {name: other}", `"other"`},
-		{"no image", "functions:\n  a:\n    lang: go\n", "functions.a.image is missing"},
-		{"no language", "functions:\n  a:\n    handler: ./a\n    image: a\n", "functions.a.lang is missing"},
-		{"twice", "functions:\n  a: {image: x}\n  a: {image: y}\n", "already"},
-		{"laughs", "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\ng: &g [*f,*f,*f,*f,*f,*f,*f,*f,*f]\nfunctions: *g\n", "excessive"},
+	for in, want := range map[string]string{
+		"":                                   "the file is empty",
+		"functions:\n  a:\n    hanlder: x\n": `line 3: unknown field "hanlder": did you mean "handler"?`,
+		"functions:\n  a:\n    skip-build: true\n    image: x": `line 3: unknown field "skip-build": did you mean "skip_build"?`,
+		"zzzzzzzzzz: 1":                                             `line 1: unknown field "zzzzzzzzzz"`,
+		"functions:\n  a:\n    image: [1]\n":                        "line 3: cannot unmarshal",
+		"functions:\n  a:\n   image: x\n  b\n":                      "line ",
+		"functions:\n  a:\n    image: x\n  a:\n    image: y\n":      "line ",
+		"functions:\n  A:\n    image: x\n":                          `function "A": its name must be`,
+		"functions:\n  a:\n    lang: go\n":                          "function a: give lang and handler",
+		"provider: {name: other}":                                   "provider.name",
+		"a: ${B":                                                    "line 1: ${ without }",
+		"\n\na: ${B?}":                                              "line 3: ${B?}: only",
+		"a: ${-x}":                                                  "line 1: ${-x} is not a variable",
+		"functions: &f\n  a:\n    image: x\n    labels: *f":         "too deep",
+		strings.Repeat("[", 200) + strings.Repeat("]", 200):         "too deep",
+		strings.Repeat("#", maxSize+1):                              "more than 1048576 bytes",
+		"version: ${BIG}${BIG}${BIG}${BIG}${BIG}":                   "after substitution",
+		"a: &a [x,x]\nb: &b [*a,*a]\nfunctions: {x: {image: *b}}\n": "unknown field",
 	} {
-		if _, err := Parse([]byte(c.text), none); err == nil || !strings.Contains(err.Error(), c.says) {
-			t.Errorf("%s: %v, want it to say %q", c.name, err, c.says)
+		_, err := Parse(strings.NewReader(in), env(map[string]string{"BIG": strings.Repeat("x", maxSize)}))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.60q: got %v, want %q", in, err, want)
 		}
 	}
-}
-
-func TestFilter(t *testing.T) {
-	open := func() *Stack {
-		s, err := Parse([]byte("functions:\n  img-a: {image: x}\n  img-b: {image: x}\n  md: {image: x}\n"), none)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-	for _, c := range []struct {
-		glob, expr, want string
-	}{
-		{"", "", "img-a img-b md"}, {"img-*", "", "img-a img-b"}, {"", "-b$", "img-b"}, {"md", "x", "no function matches; the stack has img-a, img-b, md"}, {"[", "", "--filter"}, {"", "(", "--regex"},
-	} {
-		s := open()
-		got := ""
-		if err := s.Filter(c.glob, c.expr); err != nil {
-			got = err.Error()
-		} else {
-			var names []string
-			for _, f := range s.List() {
-				names = append(names, f.Name)
-			}
-			got = strings.Join(names, " ")
-		}
-		if !strings.HasPrefix(got, c.want) {
-			t.Errorf("%q %q: got %q, want %q", c.glob, c.expr, got, c.want)
-		}
-	}
-}
-
-func TestAdd(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "stack.yaml")
-	if err := Add(path, Function{Name: "a", Lang: "go", Handler: "./a", Image: "a:latest"}); err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := "# mine\n" + string(b) + "\n# the end\nconfiguration:\n  copy: [x]\n"
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := Add(path, Function{Name: "b", Lang: "sh", Handler: "./b", Image: "b:latest"}); err != nil {
-		t.Fatal(err)
-	}
-	if err := Add(path, Function{Name: "b", Image: "b"}); err == nil || !strings.Contains(err.Error(), "already") {
-		t.Errorf("adding it twice: %v", err)
-	}
-	s, err := Load(path, none)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if l := s.List(); len(l) != 2 || l[1].Lang != "sh" || len(s.Configuration.Copy) != 1 {
-		t.Errorf("got %+v", s)
-	}
-	if b, err := os.ReadFile(path); err != nil || !strings.HasPrefix(string(b), "# mine\n") || !strings.Contains(string(b), "# the end\n") {
-		t.Errorf("the comments are gone:\n%s", b)
+	if _, err := Load(filepath.Join(t.TempDir(), "stack.yaml"), env(nil)); err == nil || !strings.Contains(err.Error(), "faas new") {
+		t.Errorf("no file: got %v", err)
 	}
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add([]byte("functions:\n  a: {image: x, environment: {a: b}}\n"))
-	f.Add([]byte("version: 1\nprovider: {name: openfaas}\n? a\n: b\n"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := Parse(b, none)
+	f.Add(full)
+	f.Add("a: ${B:-${C}}")
+	f.Fuzz(func(t *testing.T, text string) {
+		s, err := Parse(strings.NewReader(text), env(nil))
 		if err == nil && s == nil {
-			t.Fatal("nothing")
+			t.Error("neither a stack nor an error")
 		}
 	})
 }

@@ -1,5 +1,5 @@
-// Package template holds the templates of functions: for each language the
-// skeleton of a handler, and what the builder wraps around one.
+// Package template holds what a new function starts from, one template for each
+// language that the builder knows.
 package template
 
 import (
@@ -8,33 +8,41 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
-	"regexp"
 	"strings"
 
+	"github.com/podsnap/podsnap/functions"
 	"sigs.k8s.io/yaml"
 )
 
-//go:embed templates
+// The skeletons' files end in .txt, so that no tool takes them for this
+// module's.
+//
+//go:embed files
 var files embed.FS
 
-// Template is one language's.
+const suffix = ".txt"
+
+// Template is a language's template.
 type Template struct {
-	Name     string `json:"-"`
-	Language string `json:"language"`
-	Process  string `json:"fprocess,omitempty"`        // what the watchdog runs; "" when the handler serves itself
-	Welcome  string `json:"welcome_message,omitempty"` // for whoever makes a function of it
+	Name          string `json:"-"`
+	Language      string `json:"language"` // chooses the build engine
+	Description   string `json:"description"`
+	FProcess      string `json:"fprocess"`       // becomes the image's; "" when the image needs none
+	HandlerFolder string `json:"handler_folder"` // of the skeleton
+	Welcome       string `json:"welcome_message"`
 }
 
-// List are all templates by name.
+// List is every template, ordered by name.
 func List() ([]Template, error) {
-	dirs, err := files.ReadDir("templates")
+	entries, err := files.ReadDir("files")
 	if err != nil {
 		return nil, err
 	}
-	var out []Template
-	for _, d := range dirs {
-		t, err := Get(d.Name())
+	out := make([]Template, 0, len(entries))
+	for _, e := range entries {
+		t, err := Get(e.Name())
 		if err != nil {
 			return nil, err
 		}
@@ -43,65 +51,97 @@ func List() ([]Template, error) {
 	return out, nil
 }
 
-// Get finds a template.
+// Get finds a template by its name; what stands behind an @ (a version) does
+// not count.
 func Get(name string) (Template, error) {
-	t := Template{Name: name}
-	b, err := fs.ReadFile(files, "templates/"+name+"/template.yml")
-	if err != nil || strings.ContainsAny(name, "/\\") {
-		var names []string
-		dirs, _ := files.ReadDir("templates") // embedded: it is there
-		for _, d := range dirs {
-			names = append(names, d.Name())
-		}
-		return t, fmt.Errorf("there is no template %q: there are %s", name, strings.Join(names, ", "))
+	name, _, _ = strings.Cut(name, "@")
+	b, err := files.ReadFile(path.Join("files", path.Clean("/"+name), "template.yml"))
+	if err != nil {
+		return Template{}, fmt.Errorf("no template for %q: there are %s", name, strings.Join(names(), ", "))
 	}
+	t := Template{Name: name}
 	if err := yaml.UnmarshalStrict(b, &t); err != nil {
-		return t, fmt.Errorf("template %s: %w", name, err)
+		return Template{}, fmt.Errorf("template %s: %w", name, err)
 	}
 	return t, nil
 }
 
-// File reads a file of a template, such as "main.go.txt".
-func File(name, file string) ([]byte, error) { return files.ReadFile("templates/" + name + "/" + file) }
+func names() []string {
+	entries, _ := files.ReadDir("files")
+	out := make([]string, 0, len(entries))
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return out
+}
 
-var nameRE = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+// Config says what function to make.
+type Config struct {
+	Lang    string
+	Name    string
+	Dir     string // where the handler's folder and the stack file are; "" is the working directory
+	File    string // the stack file's name; "" is stack.yaml
+	Prefix  string // of the image: a registry's host, a user; may be empty
+	Gateway string // for a new stack file; may be empty
+}
 
-// New writes the skeleton of a handler into dir, which must not exist, and
-// answers with what to tell its author.
-func New(lang, name, dir string) (welcome string, err error) {
-	if len(name) > 63 || !nameRE.MatchString(name) {
-		return "", fmt.Errorf("%q is not a function's name: at most 63 lower-case letters, digits and, between them, hyphens", name)
-	}
-	t, err := Get(lang)
+// New makes the folder Dir/Name with a handler to start from, and an entry in
+// the stack file. It changes nothing that exists but for that entry.
+func New(c Config) (Template, error) {
+	t, err := Get(c.Lang)
 	if err != nil {
-		return "", err
+		return t, err
 	}
-	if err := os.Mkdir(dir, 0o755); errors.Is(err, fs.ErrExist) { //nolint:gosec // a folder of the user's project
-		return "", fmt.Errorf("%s exists already: choose another name, or remove it", dir)
-	} else if err != nil {
-		return "", err
+	if msg := functions.ValidName(c.Name); msg != "" {
+		return t, fmt.Errorf("function name %q: %s", c.Name, msg)
 	}
-	skeleton, err := fs.Sub(files, "templates/"+lang+"/handler")
+	if c.File == "" {
+		c.File = "stack.yaml"
+	}
+	if c.Dir == "" {
+		c.Dir = "."
+	}
+	file := filepath.Join(c.Dir, c.File)
+	old, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return t, err
+	}
+	text, err := addEntry(string(old), c)
 	if err != nil {
-		return "", err
+		return t, fmt.Errorf("%s: %w", file, err)
 	}
-	err = fs.WalkDir(skeleton, ".", func(p string, d fs.DirEntry, err error) error {
-		if err != nil || p == "." {
+	folder := filepath.Join(c.Dir, c.Name)
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return t, fmt.Errorf("%s exists: choose another name, or remove it: %w", folder, fs.ErrExist)
+		}
+		return t, err
+	}
+	if err := t.skeleton(folder); err != nil {
+		return t, err
+	}
+	return t, os.WriteFile(file, []byte(text), 0o644)
+}
+
+// skeleton writes a new handler's files.
+func (t Template) skeleton(folder string) error {
+	from := path.Join("files", t.Name, t.HandlerFolder)
+	return fs.WalkDir(files, from, func(p string, e fs.DirEntry, err error) error {
+		if err != nil {
 			return err
 		}
-		to := filepath.Join(dir, filepath.FromSlash(p))
-		if d.IsDir() {
-			return os.Mkdir(to, 0o755) //nolint:gosec // as above
+		to := filepath.Join(folder, filepath.FromSlash(strings.TrimSuffix(strings.TrimPrefix(p, from), suffix)))
+		if e.IsDir() {
+			return os.MkdirAll(to, 0o755)
 		}
-		b, err := fs.ReadFile(skeleton, p)
+		b, err := files.ReadFile(p)
 		if err != nil {
 			return err
 		}
 		mode := fs.FileMode(0o644)
-		if strings.HasSuffix(p, ".sh") {
+		if strings.HasPrefix(string(b), "#!") {
 			mode = 0o755
 		}
 		return os.WriteFile(to, b, mode)
 	})
-	return t.Welcome, err
 }
