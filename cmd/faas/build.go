@@ -247,6 +247,10 @@ func (o *options) newCmd() *cobra.Command {
 				return usagef("say what to make: faas new NAME --lang LANGUAGE (`faas new --list` shows the languages)")
 			}
 			c.Name = args[0]
+			var err error
+			if c.Gateway, err = o.url(""); err != nil {
+				return err
+			}
 			file := stackFile(c.File)
 			c.Dir, c.File = filepath.Dir(file), filepath.Base(file)
 			t, err := template.New(c)
