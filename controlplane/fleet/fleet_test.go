@@ -30,6 +30,7 @@ type rig struct {
 	ctx     context.Context
 	objects api.Objects
 	fleet   *fleet.Fleet
+	end     func() // ends the fleet and waits for it
 }
 
 func in(t *testing.T, f func(*rig)) {
@@ -47,13 +48,16 @@ func in(t *testing.T, f func(*rig)) {
 func (r *rig) start() {
 	f, err := fleet.New(fleet.Config{
 		Objects: r.objects, Settle: 10 * time.Second,
-		Policy: func(d *appsv1.Deployment) autoscale.Policy { return autoscale.Policy{Scale: functions.Scaling(d.Labels)} },
+		Policy: func(d *appsv1.Deployment) autoscale.Policy {
+			return autoscale.Policy{Scale: functions.Scaling(d.Labels)}
+		},
 	})
 	if err != nil {
 		r.Fatal(err)
 	}
-	r.fleet = f
-	go func() { _ = f.Run(r.ctx) }()
+	ctx, cancel := context.WithCancel(r.ctx)
+	r.fleet, r.end = f, func() { cancel(); synctest.Wait() }
+	go func() { _ = f.Run(ctx) }()
 	synctest.Wait()
 }
 
@@ -283,6 +287,7 @@ func TestDrain(t *testing.T) {
 		r.status("a", running("10.0.0.1"))
 		one, two := r.open("g1"), r.open("g2")
 		told(one)
+		time.Sleep(4 * time.Second) // no gateway is on its way back
 		r.delete("a")
 		want(r, told(one), "DRAIN(a)")
 		want(r, r.drained("a"), false)
@@ -301,6 +306,7 @@ func TestDrainWithoutGateways(t *testing.T) {
 		r.deploy(1, nil)
 		r.pod("a")
 		r.status("a", running("10.0.0.1"))
+		time.Sleep(4 * time.Second)
 		r.delete("a")
 		want(r, r.drained("a"), true)
 	})

@@ -13,8 +13,14 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// buffer is how many events a gateway may be behind.
-const buffer = 8192
+const (
+	// buffer is how many events a gateway may be behind.
+	buffer = 8192
+	// comeback is how long after its start the fleet takes gateways for away
+	// that have not asked for endpoints: they try again at least every 2 s, and
+	// may have requests in flight on pods that were deleted meanwhile.
+	comeback = 3 * time.Second
+)
 
 var errSlow = errors.New("the gateway was too slow to read its endpoints: ask again")
 
@@ -63,15 +69,16 @@ func (f *Fleet) Endpoints(ctx context.Context, gateway string) (api.EndpointStre
 	defer f.mu.Unlock()
 	n := 1
 	for _, fn := range f.functions {
-		n += 2*len(fn.endpoints) + 1
+		n += len(fn.endpoints) + 1
 	}
 	s := &stream{f: f, gateway: gateway, events: make(chan api.EndpointEvent, n+buffer)}
 	for k, fn := range f.functions {
 		for _, st := range fn.endpoints {
-			s.events <- api.EndpointEvent{Type: api.EndpointReady, Function: k, Endpoint: st.endpoint}
+			t := api.EndpointReady
 			if st.draining {
-				s.events <- api.EndpointEvent{Type: api.EndpointDrain, Function: k, Endpoint: st.endpoint}
+				t = api.EndpointDrain // alone: as a ready one it would get new requests
 			}
+			s.events <- api.EndpointEvent{Type: t, Function: k, Endpoint: st.endpoint}
 		}
 		if fn.failing != "" {
 			s.events <- api.EndpointEvent{Type: api.EndpointsFailing, Function: k, Reason: fn.failing}
@@ -116,10 +123,14 @@ func (f *Fleet) cutAll(err error) {
 	}
 }
 
-// Drained implements api.Capacity.
+// Drained implements api.Capacity. It keeps nothing of pods that no gateway was
+// told to drain.
 func (f *Fleet) Drained(_ context.Context, gateway string, pods []types.UID) error {
 	f.mu.Lock()
 	for _, uid := range pods {
+		if !f.draining(uid) {
+			continue
+		}
 		if f.drained[uid] == nil {
 			f.drained[uid] = map[string]bool{}
 		}
@@ -128,6 +139,16 @@ func (f *Fleet) Drained(_ context.Context, gateway string, pods []types.UID) err
 	f.mu.Unlock()
 	f.lookAtDrains()
 	return nil
+}
+
+// draining reports whether gateways were told to drain the pod; f.mu is held.
+func (f *Fleet) draining(uid types.UID) bool {
+	for _, fn := range f.functions {
+		if s, ok := fn.endpoints[uid]; ok {
+			return s.draining
+		}
+	}
+	return false
 }
 
 // lookAtDrains has every deleted pod looked at that is not drained yet.
@@ -140,7 +161,8 @@ func (f *Fleet) lookAtDrains() {
 }
 
 // reconcileDrain marks a deleted pod as drained when every connected gateway
-// has said so.
+// has said so, but not before those that are away after a start had the time
+// to come back.
 func (f *Fleet) reconcileDrain(ctx context.Context, k podKey) (_ time.Duration, err error) {
 	p, ok := f.pods.Get(k.Namespace, k.Name)
 	if !ok || p.UID != k.UID || p.DeletionTimestamp == nil || p.Annotations[api.AnnotationDrained] != "" {
@@ -149,6 +171,10 @@ func (f *Fleet) reconcileDrain(ctx context.Context, k podKey) (_ time.Duration, 
 	f.mu.Lock()
 	_, served := f.functions[functionOf(p)].served(p.UID)
 	if served {
+		if left := comeback - time.Since(f.started); left > 0 {
+			f.mu.Unlock()
+			return left, nil
+		}
 		for s := range f.streams {
 			if !f.drained[p.UID][s.gateway] {
 				f.mu.Unlock()
