@@ -12,7 +12,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/memory"
 	"github.com/podsnap/podsnap/api/remote"
+	"github.com/podsnap/podsnap/api/seamtest"
 )
 
 // fakeCapacity streams what a test gives it.
@@ -153,4 +155,26 @@ func TestCapacityEndpointsStop(t *testing.T) {
 	if _, ok := <-s.Events(); ok || s.Err() == nil {
 		t.Errorf("after its context: %v, want an error", s.Err())
 	}
+}
+
+func TestCapacityConforms(t *testing.T) {
+	seamtest.Capacity(t, func(t *testing.T) seamtest.CapacityRig {
+		c := memory.NewCapacity()
+		srv := httptest.NewServer(remote.ServeCapacity(c))
+		t.Cleanup(srv.Close)
+		f := types.NamespacedName{Namespace: "seam", Name: "resize"}
+		return seamtest.CapacityRig{
+			Capacity: remote.NewCapacity(remote.Config{URL: srv.URL, Client: srv.Client()}), Function: f,
+			Ready: func(pod string) api.Endpoint {
+				e := api.Endpoint{Pod: types.UID("uid-" + pod), Name: pod, Address: "127.0.0.1:8080", Concurrency: 2, Timeout: time.Second}
+				c.Ready(f, e)
+				return e
+			},
+			Delete:  func(pod string) { c.Delete(types.UID("uid-" + pod)) },
+			Lose:    func(pod string) { c.Lose(types.UID("uid-" + pod)) },
+			Fail:    func(reason string) { c.Fail(f, reason) },
+			Wanted:  func() int { return c.Wanted(f) },
+			Drained: func(pod string) bool { return !c.Has(types.UID("uid-" + pod)) },
+		}
+	})
 }
