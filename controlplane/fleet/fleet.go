@@ -38,9 +38,13 @@ type Config struct {
 	Policy func(*appsv1.Deployment) autoscale.Policy
 	// Settle is how long after the start nothing is scaled down, because what
 	// was asked before is not known; 0 is 10 s.
-	Settle  time.Duration
-	Log     *slog.Logger // nil discards
-	Metrics prometheus.Registerer
+	Settle time.Duration
+	// Comeback is how long after the start gateways that are not connected may
+	// still have requests in flight on pods that were deleted meanwhile: they
+	// ask for endpoints again at least every 2 s. 0 is 3 s.
+	Comeback time.Duration
+	Log      *slog.Logger // nil discards
+	Metrics  prometheus.Registerer
 }
 
 // Fleet implements api.Capacity.
@@ -97,6 +101,9 @@ func New(c Config) (*Fleet, error) {
 	}
 	if c.Settle == 0 {
 		c.Settle = 10 * time.Second
+	}
+	if c.Comeback == 0 {
+		c.Comeback = 3 * time.Second
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

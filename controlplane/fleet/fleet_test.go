@@ -63,6 +63,12 @@ func (r *rig) start() {
 
 func (r *rig) deploy(replicas int32, labels map[string]string) {
 	r.Helper()
+	r.create(replicas, labels)
+	synctest.Wait()
+}
+
+func (r *rig) create(replicas int32, labels map[string]string) {
+	r.Helper()
 	l := map[string]string{api.LabelFunction: resize.Name}
 	for k, v := range labels {
 		l[functions.LabelScalePrefix+k] = v
@@ -74,7 +80,6 @@ func (r *rig) deploy(replicas int32, labels map[string]string) {
 	if err != nil {
 		r.Fatal(err)
 	}
-	synctest.Wait()
 }
 
 func (r *rig) replicas() int32 {
@@ -113,6 +118,12 @@ func (r *rig) pod(name string) *corev1.Pod {
 
 func (r *rig) status(name string, s corev1.PodStatus) {
 	r.Helper()
+	r.setStatus(name, s)
+	synctest.Wait()
+}
+
+func (r *rig) setStatus(name string, s corev1.PodStatus) {
+	r.Helper()
 	_, err := api.Mutate(r.ctx, r.objects, api.Pods, resize.Namespace, name, api.UpdateOptions{Subresource: "status"}, func(p *corev1.Pod) (bool, error) {
 		p.Status = s
 		return true, nil
@@ -120,7 +131,6 @@ func (r *rig) status(name string, s corev1.PodStatus) {
 	if err != nil {
 		r.Fatal(err)
 	}
-	synctest.Wait()
 }
 
 func running(ip string) corev1.PodStatus {
@@ -135,9 +145,7 @@ func waiting(reason string, restarts int32) corev1.PodStatus {
 
 func (r *rig) delete(name string) {
 	r.Helper()
-	if _, err := r.objects.Delete(r.ctx, api.Pods, resize.Namespace, name, api.DeleteOptions{}); err != nil {
-		r.Fatal(err)
-	}
+	r.remove(name, api.DeleteOptions{})
 	synctest.Wait()
 }
 

@@ -13,14 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-const (
-	// buffer is how many events a gateway may be behind.
-	buffer = 8192
-	// comeback is how long after its start the fleet takes gateways for away
-	// that have not asked for endpoints: they try again at least every 2 s, and
-	// may have requests in flight on pods that were deleted meanwhile.
-	comeback = 3 * time.Second
-)
+// buffer is how many events a gateway may be behind.
+const buffer = 8192
 
 var errSlow = errors.New("the gateway was too slow to read its endpoints: ask again")
 
@@ -171,7 +165,7 @@ func (f *Fleet) reconcileDrain(ctx context.Context, k podKey) (_ time.Duration, 
 	f.mu.Lock()
 	_, served := f.functions[functionOf(p)].served(p.UID)
 	if served {
-		if left := comeback - time.Since(f.started); left > 0 {
+		if left := f.c.Comeback - time.Since(f.started); left > 0 {
 			f.mu.Unlock()
 			return left, nil
 		}
