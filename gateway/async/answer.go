@@ -3,6 +3,7 @@ package async
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -61,7 +62,7 @@ func (q *Queue) call(ctx context.Context, c *Call, a *answer, took time.Duration
 		if err == nil {
 			return
 		}
-		if i == len(callbackWaits) || !pause(ctx, callbackWaits[i]) {
+		if i == len(callbackWaits) || errors.Is(err, errDenied) || !pause(ctx, callbackWaits[i]) {
 			q.m.callbackFaults.Inc()
 			q.c.Log.Warn("a callback was given up", slog.String("call_id", c.ID), slog.String("url", c.Callback), slog.Any("error", err))
 			return

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -35,6 +36,7 @@ const (
 
 	headerCall   = "Podsnap-Call"
 	headerReason = "Podsnap-Reason"
+	headerStatus = "Podsnap-Status" // of the last answer to a dead letter
 
 	// QueueName is the queue's name in metrics.
 	QueueName = "faas-request"
@@ -55,9 +57,14 @@ type Config struct {
 	MaxAnswer   int64         // bytes of an answer that are kept for the callback; 0 is 1 MiB
 	Replicas    int           // of the streams, with a NATS cluster; 0 is 1
 
-	Callback *http.Client // nil: one that does not follow redirects, with a limit of 10 s
-	Log      *slog.Logger // nil discards
-	Metrics  prometheus.Registerer
+	// CallbackDeny are the networks that callbacks do not reach. nil: link-local
+	// (with it the metadata services of clouds), 0.0.0.0/8, multicast. Loopback
+	// and private networks are reached: on one machine the receivers are there.
+	// Deny them where those who may call functions may not reach them.
+	CallbackDeny []netip.Prefix
+	Callback     *http.Client // nil: one that heeds CallbackDeny, does not follow redirects, with a limit of 10 s
+	Log          *slog.Logger // nil discards
+	Metrics      prometheus.Registerer
 }
 
 func (c *Config) fill() {
@@ -87,11 +94,11 @@ func (c *Config) fill() {
 	if c.Retry == nil {
 		c.Retry = func(types.NamespacedName) Retry { return Retry{} }
 	}
+	if c.CallbackDeny == nil {
+		c.CallbackDeny = deniedByDefault()
+	}
 	if c.Callback == nil {
-		c.Callback = &http.Client{
-			Timeout:       10 * time.Second,
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		}
+		c.Callback = callbackClient(c.CallbackDeny)
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -146,6 +153,7 @@ func New(c Config) (*Queue, error) {
 // connection.
 func (q *Queue) Run(ctx context.Context) error {
 	defer q.closed.Do(q.conn.Close)
+	defer q.c.Callback.CloseIdleConnections()
 	w := newWorkers(ctx, q)
 	defer w.stop()
 	for {

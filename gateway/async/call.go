@@ -26,6 +26,7 @@ type Call struct {
 	Start    time.Time            `json:"start"`
 	Attempt  int                  `json:"attempt"` // 0 is the first
 	After    time.Time            `json:"after,omitzero"`
+	Round    int                  `json:"round,omitempty"` // how often it was taken from the dead letters
 	Body     []byte               `json:"-"`
 }
 
@@ -79,8 +80,9 @@ const (
 	codeNoSpace  = 10023
 )
 
-// message is the call as it is stored. The message id names the attempt, so
-// that a copy of the same attempt is dropped by the stream.
+// message is the call as it is stored. The message id names the attempt and its
+// round, so that the stream drops a copy of the same attempt, but not what is
+// called again because somebody wants it.
 func (c *Call) message(to string) (*nats.Msg, error) {
 	meta, err := json.Marshal(c)
 	if err != nil {
@@ -88,7 +90,11 @@ func (c *Call) message(to string) (*nats.Msg, error) {
 	}
 	m := nats.NewMsg(to + c.Function.Namespace + "." + c.Function.Name)
 	m.Header.Set(headerCall, string(meta))
-	m.Header.Set(jetstream.MsgIDHeader, fmt.Sprintf("%s/%s/%d", c.ID, c.Function, c.Attempt))
+	id := fmt.Sprintf("%s/%s/%d", c.ID, c.Function, c.Attempt)
+	if c.Round > 0 {
+		id += fmt.Sprintf("/%d", c.Round)
+	}
+	m.Header.Set(jetstream.MsgIDHeader, id)
 	m.Data = c.Body
 	return m, nil
 }

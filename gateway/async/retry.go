@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/podsnap/podsnap/internal/openfaas"
@@ -16,6 +17,44 @@ type Retry struct {
 	Codes    []int         // answers that are tried again; nil is 408, 429, 500, 502, 503, 504
 	Min      time.Duration // before the second attempt, doubling; 0 is 1 s
 	Max      time.Duration // 0 is 2 min
+}
+
+// Annotations of a function that say how its asynchronous calls are tried again.
+const (
+	annotationAttempts = "com.openfaas.retry.attempts"
+	annotationCodes    = "com.openfaas.retry.codes" // separated by commas
+	annotationMin      = "com.openfaas.retry.min_wait"
+	annotationMax      = "com.openfaas.retry.max_wait"
+)
+
+// ParseRetry reads a function's annotations. What is absent is the default, and
+// so is what makes no sense: a call is not lost because of a typing error.
+func ParseRetry(annotations map[string]string) Retry {
+	var r Retry
+	if n, err := strconv.Atoi(annotations[annotationAttempts]); err == nil && n > 0 {
+		r.Attempts = n
+	}
+	for s := range strings.SplitSeq(annotations[annotationCodes], ",") {
+		if n, err := strconv.Atoi(strings.TrimSpace(s)); err == nil && n >= 100 && n < 600 {
+			r.Codes = append(r.Codes, n)
+		}
+	}
+	r.Min, r.Max = wait(annotations[annotationMin]), wait(annotations[annotationMax])
+	if r.Max > 0 && r.Max < r.Min {
+		r.Max = r.Min
+	}
+	return r
+}
+
+// wait reads a Go duration or whole seconds; 0 is neither.
+func wait(s string) time.Duration {
+	if n, err := strconv.Atoi(s); err == nil && n > 0 && n <= 86400 {
+		return time.Duration(n) * time.Second
+	}
+	if d, err := time.ParseDuration(s); err == nil && d > 0 && d <= 24*time.Hour {
+		return d
+	}
+	return 0
 }
 
 var defaultCodes = []int{408, 429, 500, 502, 503, 504}

@@ -227,6 +227,7 @@ func (w *workers) attempt(c *Call) error {
 		if err != nil {
 			return err
 		}
+		m.Header.Set(headerStatus, strconv.Itoa(a.status))
 		return q.bury(w.ctx, m.Subject, m.Header, m.Data, v.dead)
 	}
 	return nil

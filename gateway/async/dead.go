@@ -1,0 +1,96 @@
+package async
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// ErrNoDeadLetter is a dead letter that is not there, or not any more.
+var ErrNoDeadLetter = errors.New("there is no such dead letter")
+
+// DeadLetter is a call that was given up.
+type DeadLetter struct {
+	Seq      uint64    `json:"seq"` // its name for Redrive; unique, rising
+	Time     time.Time `json:"time"`
+	Subject  string    `json:"subject"`
+	Reason   string    `json:"reason"`
+	Attempts int       `json:"attempts"`         // that were made; 0 when it could not be read
+	Status   int       `json:"status,omitempty"` // of the last answer; 0 when none was had
+	Call     *Call     `json:"call,omitempty"`   // nil when it could not be read
+}
+
+// DeadLetters lists what was given up, oldest first, from sequence number from
+// on and at most limit. Of one function, or of all when f is empty. It asks
+// NATS once for each.
+func (q *Queue) DeadLetters(ctx context.Context, f types.NamespacedName, from uint64, limit int) ([]DeadLetter, error) {
+	s, err := q.js.Stream(ctx, deadStream)
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", deadStream, err)
+	}
+	subject := deadPrefix + ">"
+	if f != (types.NamespacedName{}) {
+		subject = deadPrefix + f.Namespace + "." + f.Name
+	}
+	var out []DeadLetter
+	for from = max(from, 1); len(out) < limit; {
+		m, err := s.GetMsg(ctx, from, jetstream.WithGetMsgSubject(subject))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read a dead letter: %w", err)
+		}
+		out = append(out, letter(m))
+		from = m.Sequence + 1
+	}
+	return out, nil
+}
+
+func letter(m *jetstream.RawStreamMsg) DeadLetter {
+	d := DeadLetter{Seq: m.Sequence, Time: m.Time, Subject: m.Subject, Reason: m.Header.Get(headerReason)}
+	d.Status, _ = strconv.Atoi(m.Header.Get(headerStatus)) // absent is 0
+	if c, err := decode(m.Header, m.Data); err == nil {
+		d.Call, d.Attempts = c, c.Attempt+1
+	}
+	return d
+}
+
+// Redrive puts a dead letter back into the queue, with all its attempts before
+// it, and removes it. If that breaks off in between, the call is in both and
+// Redrive may be called again.
+func (q *Queue) Redrive(ctx context.Context, seq uint64) error {
+	s, err := q.js.Stream(ctx, deadStream)
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", deadStream, err)
+	}
+	m, err := s.GetMsg(ctx, seq)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return fmt.Errorf("%w: %d", ErrNoDeadLetter, seq)
+	}
+	if err != nil {
+		return fmt.Errorf("read dead letter %d: %w", seq, err)
+	}
+	c, err := decode(m.Header, m.Data)
+	if err != nil {
+		return fmt.Errorf("dead letter %d can't be called: %w", seq, err)
+	}
+	c.Attempt, c.After = 0, time.Time{}
+	c.Round++
+	next, err := c.message(prefix)
+	if err != nil {
+		return err
+	}
+	if err := q.store(ctx, next); err != nil {
+		return err
+	}
+	if err := s.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return fmt.Errorf("dead letter %d is in the queue again, but could not be removed: %w", seq, err)
+	}
+	return nil
+}
