@@ -30,7 +30,7 @@ type rig struct {
 	ctx     context.Context
 	objects api.Objects
 	fleet   *fleet.Fleet
-	end     func() // ends the fleet and waits for it
+	end     func() // ends the fleet
 }
 
 func in(t *testing.T, f func(*rig)) {
@@ -56,7 +56,7 @@ func (r *rig) start() {
 		r.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
-	r.fleet, r.end = f, func() { cancel(); synctest.Wait() }
+	r.fleet, r.end = f, cancel
 	go func() { _ = f.Run(ctx) }()
 	synctest.Wait()
 }

@@ -3,6 +3,7 @@ package fleet_test
 import (
 	"context"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,6 +15,7 @@ import (
 func (r *rig) restart(between func()) {
 	r.Helper()
 	r.end()
+	synctest.Wait()
 	between()
 	r.start()
 }
