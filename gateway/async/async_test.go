@@ -215,8 +215,9 @@ func TestServerRestart(t *testing.T) {
 
 func TestEnqueueGivesUp(t *testing.T) {
 	s := newServer(t)
+	ready, _ := run(t, Config{URL: s.url, Handler: newFunctions(nil)})
+	enqueue(t, ready, call(1, "later")) // waits as long as the stream takes to be made
 	q, _ := run(t, Config{URL: s.url, Handler: newFunctions(nil), Hold: 300 * time.Millisecond})
-	enqueue(t, q, call(1, "later"))
 	s.stop()
 	if err := q.Enqueue(t.Context(), call(2, "later")); err == nil || !strings.Contains(err.Error(), "did not take the call") {
 		t.Errorf("without NATS: %v", err)
