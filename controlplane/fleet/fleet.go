@@ -174,9 +174,6 @@ func (f *Fleet) Report(_ context.Context, gateway string, demand []api.Demand) e
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, d := range demand {
-		if _, ok := f.deployments.Get(d.Function.Namespace, d.Function.Name); !ok && f.functions[d.Function] == nil && synced(f.deployments) {
-			continue // no such function: nothing is remembered of it
-		}
 		fn := f.of(d.Function)
 		before, known := fn.demand[gateway]
 		if n := d.Arrived - before.Arrived; known && d.Arrived >= before.Arrived {
@@ -190,15 +187,6 @@ func (f *Fleet) Report(_ context.Context, gateway string, demand []api.Demand) e
 		f.scale.Add(d.Function)
 	}
 	return nil
-}
-
-func synced[T api.Object](m *mirror.Mirror[T]) bool {
-	select {
-	case <-m.Synced():
-		return true
-	default:
-		return false
-	}
 }
 
 func (f *Fleet) deploymentChanged(t api.EventType, old, now *appsv1.Deployment) {
@@ -226,7 +214,10 @@ func keyOf(d *appsv1.Deployment) types.NamespacedName {
 // reconcile decides on one function and writes the number of its replicas.
 func (f *Fleet) reconcile(ctx context.Context, k types.NamespacedName) (time.Duration, error) {
 	d, ok := f.deployments.Get(k.Namespace, k.Name)
-	if !ok || d.DeletionTimestamp != nil {
+	if !ok {
+		return f.unknown(k), nil
+	}
+	if d.DeletionTimestamp != nil {
 		return 0, nil
 	}
 	dec, now := f.decide(k, d)
@@ -251,6 +242,32 @@ func (f *Fleet) reconcile(ctx context.Context, k types.NamespacedName) (time.Dur
 	return dec.Again, nil
 }
 
+// unknown keeps the demand for a function that is not there for as long as it
+// counts: it may have been deployed just now. It answers when to look again; 0
+// is never, because nothing is left.
+func (f *Fleet) unknown(k types.NamespacedName) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fn := f.functions[k]
+	if fn == nil {
+		return 0
+	}
+	if fn.drop(time.Now()); len(fn.demand) > 0 {
+		return stale + time.Millisecond // then it is over
+	}
+	f.forget(k)
+	return 0
+}
+
+// drop forgets the reports that are too old.
+func (fn *function) drop(now time.Time) {
+	for g, r := range fn.demand {
+		if now.Sub(r.at) > stale {
+			delete(fn.demand, g)
+		}
+	}
+}
+
 func wanted(d *appsv1.Deployment) int {
 	if d.Spec.Replicas == nil {
 		return 1
@@ -265,11 +282,8 @@ func (f *Fleet) decide(k types.NamespacedName, d *appsv1.Deployment) (autoscale.
 	fn := f.of(k)
 	t := time.Now()
 	now := autoscale.Now{Time: t, Replicas: wanted(d), Ready: int(d.Status.ReadyReplicas), Settling: t.Sub(f.started) < f.c.Settle}
-	for g, r := range fn.demand {
-		if t.Sub(r.at) > stale {
-			delete(fn.demand, g)
-			continue
-		}
+	fn.drop(t)
+	for _, r := range fn.demand {
 		now.Queued += r.Queued
 		now.InFlight += r.InFlight
 		now.Pending = max(now.Pending, r.Pending)

@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/podsnap/podsnap/api"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -88,5 +89,29 @@ func TestStreamsEndWithTheFleet(t *testing.T) {
 			r.Fatalf("the stream's error is %v", s.Err())
 		}
 		want(r, told(r.open("g1")), "SYNCED")
+	})
+}
+
+// A function that was deployed just now may be called before the fleet has seen
+// it: the request that waits is not forgotten.
+func TestDemandBeforeTheDeployment(t *testing.T) {
+	in(t, func(r *rig) {
+		r.report("g1", api.Demand{Queued: 1, Arrived: 1})
+		time.Sleep(time.Second)
+		begin := time.Now()
+		r.deploy(0, nil)
+		want(r, r.replicas(), 1)
+		want(r, time.Since(begin), 0)
+	})
+}
+
+// But what is as old as that is not demand any more.
+func TestDemandLongBeforeTheDeployment(t *testing.T) {
+	in(t, func(r *rig) {
+		r.report("g1", api.Demand{Queued: 1, Arrived: 1})
+		time.Sleep(4 * time.Second)
+		want(r, r.fleet.Known(), 0)
+		r.deploy(0, nil)
+		want(r, r.replicas(), 0)
 	})
 }
