@@ -8,7 +8,6 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -84,8 +83,16 @@ func (g *goEngine) find() (string, error) {
 	if p, err := exec.LookPath("go"); err == nil {
 		return p, nil
 	}
-	places, _ := filepath.Glob("/usr/lib/go-*/bin/go")
-	for _, p := range append([]string{"/usr/local/go/bin/go"}, places...) {
+	places := []string{"/usr/local/go/bin/go"}
+	patterns := []string{"/usr/lib/go-*/bin/go"}
+	if cache, err := os.UserCacheDir(); err == nil {
+		patterns = append(patterns, filepath.Join(cache, "podsnap/go*/bin/go")) // where `make` puts it
+	}
+	for _, p := range patterns {
+		found, _ := filepath.Glob(p)
+		places = append(places, found...)
+	}
+	for _, p := range places {
 		if _, err := os.Stat(p); err == nil {
 			return p, nil
 		}
@@ -219,7 +226,7 @@ func checkHandler(files []sourceFile, dir string) error {
 	}
 	switch {
 	case !any:
-		return &SourceError{Summary: dir + " has no Go file", Output: fs.ErrNotExist.Error()}
+		return &SourceError{Summary: dir + " has no Go file"}
 	case !has:
 		return &SourceError{Summary: dir + " has no func Handle(w http.ResponseWriter, r *http.Request)"}
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
@@ -123,17 +124,23 @@ func find(files []sourceFile, name string) *sourceFile {
 	return nil
 }
 
+// place begins a line about a file of the handler.
+var place = regexp.MustCompile(`^(\./)?[^\s/:][^\s:]*:\d+`)
+
 // relocate makes a tool's file names those of the handler's folder.
 func relocate(output, work, dir string) string {
+	const slash = string(filepath.Separator)
 	var out strings.Builder
 	for line := range strings.Lines(output) {
-		line = strings.ReplaceAll(line, work+string(filepath.Separator), "./")
+		for _, prefix := range []string{work, ".." + slash + filepath.Base(work)} {
+			line = strings.ReplaceAll(line, prefix+slash, "./")
+		}
 		line = strings.TrimPrefix(line, "vet: ")
 		if strings.HasPrefix(line, "# ") || strings.HasPrefix(line, "go: downloading ") {
 			continue
 		}
-		if rest, ok := strings.CutPrefix(line, "./"); ok {
-			line = filepath.Join(dir, rest)
+		if place.MatchString(line) {
+			line = dir + slash + strings.TrimPrefix(line, "./")
 		}
 		out.WriteString(line)
 	}
