@@ -31,6 +31,8 @@ type goEngine struct {
 // module: so the handler's own go.mod and go.sum hold for all of it.
 const mainDir = "zz_main"
 
+const workPrefix = "podsnap-build-"
+
 const mainText = `package main
 
 import (
@@ -56,7 +58,7 @@ func (g *goEngine) Build(ctx context.Context, j Job) (Content, error) {
 	if err != nil {
 		return Content{}, err
 	}
-	work, err := os.MkdirTemp("", "podsnap-build-")
+	work, err := os.MkdirTemp("", workPrefix)
 	if err != nil {
 		return Content{}, err
 	}
@@ -168,12 +170,20 @@ func (g *goEngine) compile(ctx context.Context, command, work string, j Job, ven
 		"GOTOOLCHAIN=local", "GOFLAGS=-trimpath -buildvcs=false -mod="+mode)
 	program := filepath.Join(work, mainDir, "handler")
 	say(j.Progress, "%s: go build", j.Function.Name)
+	var vet sync.WaitGroup
+	var findings string
+	vet.Go(func() {
+		if out, err := run(ctx, work, env, command, "vet", "."); err != nil {
+			findings = relocate(out, j.Dir)
+		}
+	})
 	out, err := run(ctx, work, env, command, "build", "-ldflags=-s -w -buildid=", "-o", program, "./"+mainDir)
+	vet.Wait()
 	if err != nil {
-		return nil, goFault(ctx, err, relocate(out, work, j.Dir))
+		return nil, goFault(ctx, err, relocate(out, j.Dir))
 	}
-	if out, err := run(ctx, work, env, command, "vet", "."); err != nil && ctx.Err() == nil {
-		say(j.Progress, "%s: go vet:\n%s", j.Function.Name, strings.TrimRight(relocate(out, work, j.Dir), "\n"))
+	if findings != "" {
+		say(j.Progress, "%s: go vet:\n%s", j.Function.Name, strings.TrimRight(findings, "\n"))
 	}
 	return os.ReadFile(program)
 }
