@@ -261,6 +261,31 @@ func TestPush(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	// What was saved is what is pushed.
+	file := filepath.Join(t.TempDir(), "fn.tar")
+	img.Ref = "fn:latest"
+	if err := Save(img, file); err != nil {
+		t.Fatal(err)
+	}
+	loaded, err := Load(file)
+	if err != nil || loaded.Digest != img.Digest || loaded.Size != img.Size || loaded.Ref != "docker.io/library/fn:latest" {
+		t.Fatalf("loaded %+v, %v", loaded, err)
+	}
+	loaded.Ref = "loaded:1"
+	if full, err := Push(t.Context(), loaded, PushConfig{Registry: host}); err != nil || full != host+"/loaded@"+img.Digest {
+		t.Errorf("pushed as %s, %v", full, err)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[bytes.Index(b, []byte("fprocess"))] = 'F'
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(file); err == nil || !strings.Contains(err.Error(), "is not whole") {
+		t.Errorf("a damaged file: got %v", err)
+	}
 	img.Ref = "fn"
 	if _, err := Push(t.Context(), img, PushConfig{}); err == nil || !strings.Contains(err.Error(), "write registry/name:tag") {
 		t.Errorf("no registry: got %v", err)
