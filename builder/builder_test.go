@@ -178,7 +178,7 @@ func TestFaults(t *testing.T) {
 		"apt-get install busybox-static": {Config{Busybox: "/no/busybox"}, func(f *stack.Function) { *f = made(t, "sh") }},
 		"skip_build":                     {Config{}, func(f *stack.Function) { f.SkipBuild = true }},
 		"no template for":                {Config{}, func(f *stack.Function) { f.Lang = "perl" }},
-		"Dockerfiles cannot be built":    {Config{}, func(f *stack.Function) { f.Lang = "Dockerfile" }},
+		"a Dockerfile cannot be built":   {Config{}, func(f *stack.Function) { f.Lang = "Dockerfile" }},
 		"no such file":                   {Config{}, func(f *stack.Function) { f.Handler = "./none" }},
 		"must be lowercase":              {Config{}, func(f *stack.Function) { f.Image = "Fn:latest" }},
 		"has no handler.sh":              {Config{}, func(f *stack.Function) { f.Lang = "sh" }},

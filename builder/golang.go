@@ -36,6 +36,7 @@ const workPrefix = "podsnap-build-"
 const mainText = `package main
 
 import (
+	"context"
 	"net/http"
 	"os"
 
@@ -43,7 +44,7 @@ import (
 	host %q
 )
 
-func main() { os.Exit(host.Main(http.HandlerFunc(function.Handle))) }
+func main() { os.Exit(host.Main(context.Background(), http.HandlerFunc(function.Handle))) }
 `
 
 func (g *goEngine) Build(ctx context.Context, j Job) (Content, error) {
@@ -219,12 +220,12 @@ func goFault(ctx context.Context, err error, output string) error {
 // words about generated code.
 func checkHandler(files []sourceFile, dir string) error {
 	fset := token.NewFileSet()
-	any, has := false, false
+	source, has := false, false
 	for _, f := range files {
 		if strings.Contains(f.path, "/") || !strings.HasSuffix(f.path, ".go") || strings.HasSuffix(f.path, "_test.go") {
 			continue
 		}
-		any = true
+		source = true
 		tree, err := parser.ParseFile(fset, filepath.Join(dir, f.path), bytes.NewReader(f.content), parser.SkipObjectResolution)
 		if err != nil {
 			return &SourceError{Summary: "go build", Output: err.Error()}
@@ -235,7 +236,7 @@ func checkHandler(files []sourceFile, dir string) error {
 		has = has || declares(tree, "Handle")
 	}
 	switch {
-	case !any:
+	case !source:
 		return &SourceError{Summary: dir + " has no Go file"}
 	case !has:
 		return &SourceError{Summary: dir + " has no func Handle(w http.ResponseWriter, r *http.Request)"}
