@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"runtime"
 	"strings"
@@ -76,9 +77,7 @@ func New(c Config) *Builder {
 		"go": &goEngine{command: c.Go},
 		"sh": &shellEngine{busybox: c.Busybox, watchdog: c.watchdog},
 	}}
-	for lang, e := range c.Engines {
-		b.engines[lang] = e
-	}
+	maps.Copy(b.engines, c.Engines)
 	return b
 }
 
@@ -139,7 +138,7 @@ func (b *Builder) job(s *stack.Stack, f stack.Function, progress io.Writer) (Job
 	case f.Handler == "":
 		return j, errors.New("its stack entry has no handler")
 	case strings.EqualFold(f.Lang, "dockerfile"):
-		return j, errors.New("Dockerfiles cannot be built yet: use lang go or sh, or build the image elsewhere and set skip_build")
+		return j, errors.New("a Dockerfile cannot be built yet: use lang go or sh, or build the image elsewhere and set skip_build")
 	}
 	if _, err := reference.ParseNormalizedNamed(f.ImageName()); err != nil {
 		return j, fmt.Errorf("image %q: %w", f.ImageName(), err)

@@ -8,7 +8,6 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,9 +31,12 @@ type goEngine struct {
 // module: so the handler's own go.mod and go.sum hold for all of it.
 const mainDir = "zz_main"
 
+const workPrefix = "podsnap-build-"
+
 const mainText = `package main
 
 import (
+	"context"
 	"net/http"
 	"os"
 
@@ -42,7 +44,7 @@ import (
 	host %q
 )
 
-func main() { os.Exit(host.Main(http.HandlerFunc(function.Handle))) }
+func main() { os.Exit(host.Main(context.Background(), http.HandlerFunc(function.Handle))) }
 `
 
 func (g *goEngine) Build(ctx context.Context, j Job) (Content, error) {
@@ -57,7 +59,7 @@ func (g *goEngine) Build(ctx context.Context, j Job) (Content, error) {
 	if err != nil {
 		return Content{}, err
 	}
-	work, err := os.MkdirTemp("", "podsnap-build-")
+	work, err := os.MkdirTemp("", workPrefix)
 	if err != nil {
 		return Content{}, err
 	}
@@ -84,8 +86,16 @@ func (g *goEngine) find() (string, error) {
 	if p, err := exec.LookPath("go"); err == nil {
 		return p, nil
 	}
-	places, _ := filepath.Glob("/usr/lib/go-*/bin/go")
-	for _, p := range append([]string{"/usr/local/go/bin/go"}, places...) {
+	places := []string{"/usr/local/go/bin/go"}
+	patterns := []string{"/usr/lib/go-*/bin/go"}
+	if cache, err := os.UserCacheDir(); err == nil {
+		patterns = append(patterns, filepath.Join(cache, "podsnap/go*/bin/go")) // where `make` puts it
+	}
+	for _, p := range patterns {
+		found, _ := filepath.Glob(p)
+		places = append(places, found...)
+	}
+	for _, p := range places {
 		if _, err := os.Stat(p); err == nil {
 			return p, nil
 		}
@@ -161,12 +171,20 @@ func (g *goEngine) compile(ctx context.Context, command, work string, j Job, ven
 		"GOTOOLCHAIN=local", "GOFLAGS=-trimpath -buildvcs=false -mod="+mode)
 	program := filepath.Join(work, mainDir, "handler")
 	say(j.Progress, "%s: go build", j.Function.Name)
+	var vet sync.WaitGroup
+	var findings string
+	vet.Go(func() {
+		if out, err := run(ctx, work, env, command, "vet", "."); err != nil {
+			findings = relocate(out, j.Dir)
+		}
+	})
 	out, err := run(ctx, work, env, command, "build", "-ldflags=-s -w -buildid=", "-o", program, "./"+mainDir)
+	vet.Wait()
 	if err != nil {
-		return nil, goFault(ctx, err, relocate(out, work, j.Dir))
+		return nil, goFault(ctx, err, relocate(out, j.Dir))
 	}
-	if out, err := run(ctx, work, env, command, "vet", "."); err != nil && ctx.Err() == nil {
-		say(j.Progress, "%s: go vet:\n%s", j.Function.Name, strings.TrimRight(relocate(out, work, j.Dir), "\n"))
+	if findings != "" {
+		say(j.Progress, "%s: go vet:\n%s", j.Function.Name, strings.TrimRight(findings, "\n"))
 	}
 	return os.ReadFile(program)
 }
@@ -202,12 +220,12 @@ func goFault(ctx context.Context, err error, output string) error {
 // words about generated code.
 func checkHandler(files []sourceFile, dir string) error {
 	fset := token.NewFileSet()
-	any, has := false, false
+	source, has := false, false
 	for _, f := range files {
 		if strings.Contains(f.path, "/") || !strings.HasSuffix(f.path, ".go") || strings.HasSuffix(f.path, "_test.go") {
 			continue
 		}
-		any = true
+		source = true
 		tree, err := parser.ParseFile(fset, filepath.Join(dir, f.path), bytes.NewReader(f.content), parser.SkipObjectResolution)
 		if err != nil {
 			return &SourceError{Summary: "go build", Output: err.Error()}
@@ -218,8 +236,8 @@ func checkHandler(files []sourceFile, dir string) error {
 		has = has || declares(tree, "Handle")
 	}
 	switch {
-	case !any:
-		return &SourceError{Summary: dir + " has no Go file", Output: fs.ErrNotExist.Error()}
+	case !source:
+		return &SourceError{Summary: dir + " has no Go file"}
 	case !has:
 		return &SourceError{Summary: dir + " has no func Handle(w http.ResponseWriter, r *http.Request)"}
 	}

@@ -116,6 +116,7 @@ func (b *blob) DiffID() (v1.Hash, error) { return b.diffID, nil }
 func (b *blob) Compressed() (io.ReadCloser, error) {
 	return io.NopCloser(bytes.NewReader(b.packed)), nil
 }
+
 func (b *blob) Uncompressed() (io.ReadCloser, error) {
 	return io.NopCloser(bytes.NewReader(b.raw)), nil
 }

@@ -101,7 +101,7 @@ func busyboxLayer(ctx context.Context, command string, program []byte) (Layer, e
 		return Layer{}, fmt.Errorf("%s --list: %w", command, err)
 	}
 	l := Layer{Note: "busybox", Files: append(rootFiles(), File{Path: "/bin/busybox", Mode: 0o755, Content: program})}
-	for _, tool := range strings.Fields(string(out)) {
+	for tool := range strings.FieldsSeq(string(out)) {
 		if tool != "busybox" && path.Base(tool) == tool {
 			l.Files = append(l.Files, File{Path: "/bin/" + tool, Mode: 0o777, Link: "busybox"})
 		}

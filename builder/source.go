@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
@@ -123,17 +124,24 @@ func find(files []sourceFile, name string) *sourceFile {
 	return nil
 }
 
+// workFolder is a build's temporary folder in a tool's output: not always this
+// build's, because go vet's findings come from a cache.
+var workFolder = regexp.MustCompile(`[^\s:]*` + workPrefix + `[0-9]+/`)
+
+// place begins a line about a file of the handler.
+var place = regexp.MustCompile(`^(\./)?[^\s/:][^\s:]*:\d+`)
+
 // relocate makes a tool's file names those of the handler's folder.
-func relocate(output, work, dir string) string {
+func relocate(output, dir string) string {
 	var out strings.Builder
 	for line := range strings.Lines(output) {
-		line = strings.ReplaceAll(line, work+string(filepath.Separator), "./")
+		line = workFolder.ReplaceAllString(line, "./")
 		line = strings.TrimPrefix(line, "vet: ")
 		if strings.HasPrefix(line, "# ") || strings.HasPrefix(line, "go: downloading ") {
 			continue
 		}
-		if rest, ok := strings.CutPrefix(line, "./"); ok {
-			line = filepath.Join(dir, rest)
+		if place.MatchString(line) {
+			line = dir + string(filepath.Separator) + strings.TrimPrefix(line, "./")
 		}
 		out.WriteString(line)
 	}

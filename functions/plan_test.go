@@ -13,7 +13,9 @@ import (
 // planned objects or the faults of validation out.
 func TestPlan(t *testing.T) {
 	datadriven.Walk(t, "testdata/plan", func(t *testing.T, path string) {
+		t.Helper()
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			t.Helper()
 			f := &api.Function{}
 			if err := yaml.UnmarshalStrict([]byte(d.Input), f); err != nil {
 				d.Fatalf(t, "%v", err)

@@ -14,7 +14,7 @@ func (r *Registry) getBlob(w http.ResponseWriter, q *http.Request, t target) err
 		r.gc.RLock()
 		defer r.gc.RUnlock()
 	}
-	if _, err := r.stat(d); err != nil {
+	if err := r.stat(d); err != nil {
 		return err
 	}
 	f, err := r.root.Open(d.blob())

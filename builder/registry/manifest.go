@@ -78,8 +78,7 @@ func (r *Registry) getManifest(w http.ResponseWriter, q *http.Request, t target)
 
 func (r *Registry) putManifest(w http.ResponseWriter, q *http.Request, t target) error {
 	b, err := io.ReadAll(http.MaxBytesReader(nil, q.Body, maxManifest))
-	var large *http.MaxBytesError
-	if errors.As(err, &large) {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return err
 	}
 	if err != nil {
@@ -155,7 +154,7 @@ func digestsOf(list []descriptor) []digest {
 // come later.)
 func (r *Registry) complete(name string, m *manifest) error {
 	for _, d := range m.blobs() {
-		if _, err := r.stat(d); err != nil {
+		if err := r.stat(d); err != nil {
 			return faultf(http.StatusBadRequest, "MANIFEST_BLOB_UNKNOWN", "blob %s was not pushed", d)
 		}
 	}
@@ -169,7 +168,7 @@ func (r *Registry) complete(name string, m *manifest) error {
 
 // link stores a manifest, then what names it.
 func (r *Registry) link(t target, d digest, b []byte, mediaType string) error {
-	if _, err := r.stat(d); err != nil {
+	if err := r.stat(d); err != nil {
 		if err := r.write(d.blob(), b); err != nil {
 			return err
 		}

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -116,7 +118,7 @@ func picture(t *testing.T, size int64) v1.Image {
 }
 
 // call makes one request. Headers are pairs.
-func (s *site) call(method, path string, body io.Reader, headers ...string) (*http.Response, string) {
+func (s *site) call(method, path string, body io.Reader, headers ...string) (*reply, string) {
 	s.t.Helper()
 	if !strings.HasPrefix(path, "http") && strings.HasPrefix(path, "/") {
 		path = s.s.URL + path
@@ -137,10 +139,16 @@ func (s *site) call(method, path string, body io.Reader, headers ...string) (*ht
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return res, string(b)
+	return &reply{res.StatusCode, res.Header}, string(b)
 }
 
-func (s *site) expect(code int, part, method, path string, body string, headers ...string) *http.Response {
+// reply is what a response says before its body.
+type reply struct {
+	StatusCode int
+	Header     http.Header
+}
+
+func (s *site) expect(code int, part, method, path string, body string, headers ...string) *reply {
 	s.t.Helper()
 	res, got := s.call(method, path, strings.NewReader(body), headers...)
 	if res.StatusCode != code || !strings.Contains(got, part) {
@@ -457,9 +465,10 @@ func TestRunCollects(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- s.r.Run(ctx) }()
 	for s.r.stored.Load() > 0 && t.Context().Err() == nil {
+		runtime.Gosched()
 	}
 	cancel()
-	if err := <-done; err != context.Canceled {
+	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("ended with %v", err)
 	}
 }

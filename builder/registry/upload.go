@@ -33,7 +33,7 @@ func (r *Registry) beginUpload(w http.ResponseWriter, q *http.Request, t target)
 		if d, err := parseDigest(mount); err == nil {
 			r.gc.RLock()
 			defer r.gc.RUnlock()
-			if _, err := r.stat(d); err == nil {
+			if err := r.stat(d); err == nil {
 				return created(w, t.name, "blobs", d)
 			}
 		}
@@ -171,8 +171,7 @@ func (r *Registry) receive(q *http.Request, u *upload) (err error) {
 	u.size += n
 	if err != nil {
 		u.hash = nil // file and hash may differ by the last piece
-		var large *http.MaxBytesError
-		if errors.As(err, &large) {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			r.forget(u)
 			return faultf(http.StatusRequestEntityTooLarge, "SIZE_INVALID", "a blob may have %d bytes", r.c.MaxBlob)
 		}
@@ -225,7 +224,7 @@ func (r *Registry) finishUpload(w http.ResponseWriter, q *http.Request, t target
 func (r *Registry) commit(u *upload, d digest) error {
 	r.gc.RLock()
 	defer r.gc.RUnlock()
-	if _, err := r.stat(d); err == nil { // already there: keep that one
+	if err := r.stat(d); err == nil { // already there: keep that one
 		r.forget(u)
 		return nil
 	}

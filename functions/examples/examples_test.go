@@ -38,23 +38,32 @@ var calls = []struct {
 	look                  func(t *testing.T, body []byte)
 }{
 	{"markdown", "/", "markdown/input.md", 200, "markdown/output.html", nil},
-	{"schema", "/", "schema/input.json", 200, "", func(t *testing.T, b []byte) { has(t, b, `{"valid":true}`) }},
-	{"schema", "/", "schema/wrong.json", 422, "", func(t *testing.T, b []byte) {
+	{"jsonschema", "/", "jsonschema/input.json", 200, "", func(t *testing.T, b []byte) { t.Helper(); has(t, b, `{"valid":true}`) }},
+	{"jsonschema", "/", "jsonschema/wrong.json", 422, "", func(t *testing.T, b []byte) {
+		t.Helper()
 		has(t, b, `"at":"/name"`)
 		has(t, b, `"at":"/email"`)
 		has(t, b, `"at":"/age"`)
 	}},
-	{"schema", "/", "markdown/input.md", 400, "", func(t *testing.T, b []byte) { has(t, b, "the body must be") }},
+	{"jsonschema", "/", "markdown/input.md", 400, "", func(t *testing.T, b []byte) { t.Helper(); has(t, b, "the body must be") }},
 	{"thumbnail", "/?width=96", "thumbnail/input.jpg", 200, "", func(t *testing.T, b []byte) {
+		t.Helper()
 		c, format, err := image.DecodeConfig(bytes.NewReader(b))
 		if err != nil || format != "jpeg" || c.Width != 96 || c.Height != 64 {
 			t.Errorf("a %s of %d × %d, %v; want a jpeg of 96 × 64", format, c.Width, c.Height, err)
 		}
 	}},
-	{"thumbnail", "/", "csvsum/input.csv", 415, "", func(t *testing.T, b []byte) { has(t, b, "not a picture") }},
-	{"thumbnail", "/?width=-1", "thumbnail/input.jpg", 400, "", func(t *testing.T, b []byte) { has(t, b, "from 1 to 2000") }},
+	{"thumbnail", "/", "csvsum/input.csv", 415, "", func(t *testing.T, b []byte) { t.Helper(); has(t, b, "not a picture") }},
+	{"thumbnail", "/?width=-1", "thumbnail/input.jpg", 400, "", func(t *testing.T, b []byte) { t.Helper(); has(t, b, "from 1 to 2000") }},
 	{"csvsum", "/", "csvsum/input.csv", 200, "csvsum/output.txt", nil},
-	{"csvsum", "/", "markdown/input.md", 500, "", func(t *testing.T, b []byte) { has(t, b, "the header has") }},
+	{"wordcount", "/", "wordcount/input.txt", 200, "wordcount/output.txt", nil},
+	{"wordcount", "/?top=1", "wordcount/input.txt", 200, "", func(t *testing.T, b []byte) {
+		t.Helper()
+		if n := bytes.Count(b, []byte("\n")); n != 2 {
+			t.Errorf("%d lines, want 2: %s", n, b)
+		}
+	}},
+	{"csvsum", "/", "markdown/input.md", 500, "", func(t *testing.T, b []byte) { t.Helper(); has(t, b, "the header has") }},
 }
 
 func has(t *testing.T, b []byte, part string) {
@@ -73,7 +82,7 @@ func TestExamples(t *testing.T) {
 		t.Fatal(err)
 	}
 	list, err := s.Select("", "")
-	if err != nil || len(list) < 4 {
+	if err != nil || len(list) < 5 {
 		t.Fatalf("%d functions, %v", len(list), err)
 	}
 	b := builder.New(builder.Config{Watchdog: watchdog(t)})

@@ -77,8 +77,7 @@ func tidy(err error) error {
 	if err == nil {
 		return nil
 	}
-	var te *yaml.TypeError
-	if errors.As(err, &te) {
+	if te, ok := errors.AsType[*yaml.TypeError](err); ok {
 		return errors.New(strings.Join(te.Errors, "; "))
 	}
 	return errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
@@ -95,10 +94,10 @@ func (c *checker) check(n *yaml.Node, t reflect.Type, depth int) error {
 	for t != nil && t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	switch n.Kind {
-	case yaml.AliasNode:
+	if n.Kind == yaml.AliasNode {
 		return c.check(n.Alias, t, depth+1)
-	case yaml.MappingNode:
+	}
+	if n.Kind == yaml.MappingNode {
 		return c.mapping(n, t, depth)
 	}
 	for _, child := range n.Content {

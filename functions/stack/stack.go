@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -129,9 +130,7 @@ func (f *Function) environment(getenv func(string) (string, bool)) (map[string]s
 		if env == nil {
 			env = map[string]string{}
 		}
-		for k, v := range e.Environment {
-			env[k] = v
-		}
+		maps.Copy(env, e.Environment)
 	}
 	return env, nil
 }

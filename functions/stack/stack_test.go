@@ -107,8 +107,8 @@ func TestSelect(t *testing.T) {
 
 func TestFaults(t *testing.T) {
 	for in, want := range map[string]string{
-		"":                                   "the file is empty",
-		"functions:\n  a:\n    hanlder: x\n": `line 3: unknown field "hanlder": did you mean "handler"?`,
+		"":                                  "the file is empty",
+		"functions:\n  a:\n    handlr: x\n": `line 3: unknown field "handlr": did you mean "handler"?`,
 		"functions:\n  a:\n    skip-build: true\n    image: x": `line 3: unknown field "skip-build": did you mean "skip_build"?`,
 		"zzzzzzzzzz: 1":                                             `line 1: unknown field "zzzzzzzzzz"`,
 		"functions:\n  a:\n    image: [1]\n":                        "line 3: cannot unmarshal",

@@ -1,9 +1,10 @@
 package main
 
 import (
+	"context"
 	"os"
 
 	"github.com/podsnap/podsnap/functions/watchdog/host"
 )
 
-func main() { os.Exit(host.Main(nil)) }
+func main() { os.Exit(host.Main(context.Background(), nil)) } //nolint:forbidigo // this is a main

@@ -23,7 +23,7 @@ type child struct {
 }
 
 func (w *watchdog) startChild() (*child, error) {
-	cmd := exec.Command(w.c.process[0], w.c.process[1:]...)
+	cmd := exec.Command(w.c.process[0], w.c.process[1:]...) //nolint:noctx // stop ends it, with its group
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var logs sync.WaitGroup
 	for _, s := range []struct {

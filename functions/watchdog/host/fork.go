@@ -51,7 +51,7 @@ func (w *watchdog) setContentType(rw http.ResponseWriter, r *http.Request) {
 // process runs fprocess with the request on its stdin and waits for its end.
 // What it leaves behind in its process group is killed.
 func (w *watchdog) process(rw http.ResponseWriter, r *http.Request, out io.Writer) error {
-	cmd := exec.Command(w.c.process[0], w.c.process[1:]...)
+	cmd := exec.Command(w.c.process[0], w.c.process[1:]...) //nolint:noctx // its group is killed with the context, below
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Env = w.environment(r)
 	p, err := w.connect(cmd)

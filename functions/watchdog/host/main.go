@@ -9,9 +9,10 @@ import (
 	"syscall"
 )
 
-// Main serves the function until SIGTERM and answers with the exit status. A
-// handler that is not nil is the function; otherwise the environment names it.
-func Main(handler http.Handler) (status int) {
+// Main serves the function until SIGTERM or the end of ctx and answers with the
+// exit status. A handler that is not nil is the function; otherwise the
+// environment names it.
+func Main(ctx context.Context, handler http.Handler) (status int) {
 	// No date: whoever stores the log stamps each line.
 	logger := log.New(os.Stderr, "", 0)
 	c, err := read(os.Getenv, handler != nil)
@@ -20,7 +21,7 @@ func Main(handler http.Handler) (status int) {
 		signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
 		w := newWatchdog(c, logger)
 		w.function = handler
-		err = w.run(context.Background(), signals)
+		err = w.run(ctx, signals)
 	}
 	if err != nil {
 		logger.Printf("watchdog: %v", err)

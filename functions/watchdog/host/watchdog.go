@@ -55,7 +55,7 @@ func (w *watchdog) run(ctx context.Context, signals <-chan os.Signal) error {
 	}
 	wait.Go(func() { w.serveMetrics(ctx) })
 
-	handler, child, err := w.handler(ctx)
+	handler, child, err := w.handler()
 	if err != nil {
 		return err
 	}
@@ -171,7 +171,7 @@ func (w *watchdog) setHealthy(yes bool) {
 }
 
 // handler is the mode's, with its long-lived process if it has one.
-func (w *watchdog) handler(ctx context.Context) (http.Handler, *child, error) {
+func (w *watchdog) handler() (http.Handler, *child, error) {
 	switch w.c.mode {
 	case inproc:
 		return http.HandlerFunc(w.inproc), nil, nil
@@ -192,11 +192,11 @@ func (w *watchdog) handler(ctx context.Context) (http.Handler, *child, error) {
 func (w *watchdog) inproc(rw http.ResponseWriter, r *http.Request) {
 	defer func() {
 		fault := recover()
-		if fault == nil || fault == http.ErrAbortHandler {
-			if fault != nil {
-				panic(fault)
-			}
+		if fault == nil {
 			return
+		}
+		if err, ok := fault.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+			panic(http.ErrAbortHandler)
 		}
 		w.log.Printf("panic: %v\n%s", fault, debug.Stack())
 		if a, ok := rw.(*answer); !ok || a.code != 0 {
