@@ -38,6 +38,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	appsv1 "k8s.io/api/apps/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // platform is the running process: what its parts share.
@@ -296,7 +297,7 @@ func (p *platform) startGateway(ctx context.Context, capacity api.Capacity, reg 
 	if err != nil {
 		return err
 	}
-	queue, err = async.New(async.Config{URL: natsURL, Handler: g.Invoker(), Log: p.log, Metrics: p.metrics})
+	queue, err = async.New(async.Config{URL: natsURL, Handler: g.Invoker(), Retry: p.retry, Log: p.log, Metrics: p.metrics})
 	if err != nil {
 		return err
 	}
@@ -323,6 +324,16 @@ func (p *platform) listen() (map[string]net.Listener, error) {
 		out[flag] = l
 	}
 	return out, nil
+}
+
+// retry reads from a function's annotations when its calls are tried again.
+func (p *platform) retry(k types.NamespacedName) async.Retry {
+	ctx := context.Background() //nolint:forbidigo // reads a cache
+	f, err := api.Get[*api.Function](ctx, p.objects, api.Functions, k.Namespace, k.Name)
+	if err != nil {
+		return async.Retry{}
+	}
+	return async.ParseRetry(f.Spec.Annotations)
 }
 
 // serve opens the doors.
