@@ -97,7 +97,7 @@ func (b *bench) cold(p *platform.Platform, img *image) row {
 		}
 		ours, base = append(ours, median(o)), append(base, median(d))
 	}
-	return quotient("cold start p50 ÷ runc run", "ms", 3.5, ours, base)
+	return quotient("cold start p50 ÷ runc run", "ms", 0.35, ours, base)
 }
 
 func get(c *http.Client, url string) error {
