@@ -127,6 +127,7 @@ func (b *bench) Errorf(f string, a ...any) {
 	b.failed = true
 	b.Logf(f, a...)
 }
+
 func (*bench) Fatal(a ...any)             { panic(fatal{fmt.Errorf("%s", strings.TrimSpace(fmt.Sprintln(a...)))}) }
 func (*bench) Fatalf(f string, a ...any)  { panic(fatal{fmt.Errorf(f, a...)}) }
 func (b *bench) Skip(a ...any)            { b.Fatal(a...) }

@@ -55,7 +55,7 @@ func newMachine(t *testing.T) *machine {
 	if _, err := exec.LookPath("containerd"); err != nil {
 		t.Skip("needs containerd and runc (Debian packages of that name)")
 	}
-	dir, err := os.MkdirTemp("", "pa") //nolint:usetesting // t.TempDir is too long for a unix socket's path
+	dir, err := os.MkdirTemp("", "pa") // t.TempDir is too long for a unix socket
 	if err != nil {
 		t.Fatal(err)
 	}

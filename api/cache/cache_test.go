@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strconv"
 	"testing"
 	"testing/synctest"
@@ -161,9 +162,7 @@ func TestHistoryAgainstModel(t *testing.T) {
 		changes := int64(rapid.IntRange(0, 100).Draw(t, "changes"))
 		for rev := int64(2); rev < 2+changes; rev++ {
 			next := map[string]int64{}
-			for k, v := range states[rev-1] {
-				next[k] = v
-			}
+			maps.Copy(next, states[rev-1])
 			name := fmt.Sprint("p", rapid.IntRange(0, 4).Draw(t, "name"))
 			if _, there := next[name]; there && rapid.Bool().Draw(t, "delete") {
 				delete(next, name)

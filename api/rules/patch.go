@@ -3,7 +3,6 @@ package rules
 import (
 	"encoding/json"
 	"fmt"
-	"net/http"
 
 	jsonpatch "github.com/evanphx/json-patch/v5"
 	"github.com/podsnap/podsnap/api"
@@ -11,6 +10,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+)
+
+// HTTP's codes for two reasons that apierrors has no constructor for. Package
+// net/http is not asked: what decides must not be able to do.
+const (
+	codeUnsupportedMediaType = 415
+	codeInvalid              = 422
 )
 
 // Bounds of a patch.
@@ -77,7 +83,7 @@ func apply(r *api.Resource, doc []byte, p api.Patch) ([]byte, error) {
 		}
 		return out, nil
 	default:
-		return nil, status(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
+		return nil, status(codeUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
 			fmt.Sprintf("the patch type %q is not supported; use %s, %s or %s", p.Type, types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType))
 	}
 }
@@ -95,7 +101,7 @@ func applyJSON(r *api.Resource, doc, data []byte) ([]byte, error) {
 	o.SupportNegativeIndices = false
 	out, err := ops.ApplyWithOptions(doc, o)
 	if err != nil {
-		return nil, status(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid,
+		return nil, status(codeInvalid, metav1.StatusReasonInvalid,
 			fmt.Sprintf("the patch can't be applied to this %s: %v", r.Kind, err))
 	}
 	return out, nil

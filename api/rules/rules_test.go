@@ -20,8 +20,6 @@ func pod(name string) *corev1.Pod {
 	}
 }
 
-func ptr[T any](v T) *T { return &v }
-
 // TestPodGrace goes through what a delete does to a pod, by its state and the
 // grace period that is asked for.
 func TestPodGrace(t *testing.T) {
@@ -43,21 +41,21 @@ func TestPodGrace(t *testing.T) {
 		want result
 	}{
 		"default":              {func(*corev1.Pod) {}, nil, result{"marked", 30, 30 * time.Second}},
-		"its own":              {func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = ptr(int64(7)) }, nil, result{"marked", 7, 7 * time.Second}},
-		"its own is 0":         {func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = ptr(int64(0)) }, nil, result{"marked", 1, time.Second}},
-		"asked":                {func(*corev1.Pod) {}, ptr(int64(3)), result{"marked", 3, 3 * time.Second}},
-		"asked for none":       {func(*corev1.Pod) {}, ptr(int64(0)), result{What: "removed"}},
-		"asked for less":       {func(*corev1.Pod) {}, ptr(int64(-1)), result{"marked", 1, time.Second}},
-		"unbound":              {func(p *corev1.Pod) { p.Spec.NodeName = "" }, ptr(int64(60)), result{What: "removed"}},
+		"its own":              {func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = new(int64(7)) }, nil, result{"marked", 7, 7 * time.Second}},
+		"its own is 0":         {func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = new(int64(0)) }, nil, result{"marked", 1, time.Second}},
+		"asked":                {func(*corev1.Pod) {}, new(int64(3)), result{"marked", 3, 3 * time.Second}},
+		"asked for none":       {func(*corev1.Pod) {}, new(int64(0)), result{What: "removed"}},
+		"asked for less":       {func(*corev1.Pod) {}, new(int64(-1)), result{"marked", 1, time.Second}},
+		"unbound":              {func(p *corev1.Pod) { p.Spec.NodeName = "" }, new(int64(60)), result{What: "removed"}},
 		"succeeded":            {func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }, nil, result{What: "removed"}},
 		"again":                {marked(30, 10*time.Second), nil, result{What: "unchanged"}},
-		"again, longer":        {marked(30, 10*time.Second), ptr(int64(40)), result{What: "unchanged"}},
-		"again, shorter":       {marked(30, 10*time.Second), ptr(int64(12)), result{"marked", 12, 2 * time.Second}},
-		"again, at once":       {marked(30, 10*time.Second), ptr(int64(0)), result{What: "removed"}},
+		"again, longer":        {marked(30, 10*time.Second), new(int64(40)), result{What: "unchanged"}},
+		"again, shorter":       {marked(30, 10*time.Second), new(int64(12)), result{"marked", 12, 2 * time.Second}},
+		"again, at once":       {marked(30, 10*time.Second), new(int64(0)), result{What: "removed"}},
 		"ended since":          {func(p *corev1.Pod) { marked(30, 0)(p); p.Status.Phase = corev1.PodFailed }, nil, result{What: "removed"}},
-		"at once, held":        {func(p *corev1.Pod) { p.Finalizers = []string{"x.dev/y"} }, ptr(int64(0)), result{"marked", 0, 0}},
-		"again at once, held":  {func(p *corev1.Pod) { marked(0, 0)(p); p.Finalizers = []string{"x.dev/y"} }, ptr(int64(0)), result{What: "unchanged"}},
-		"again for good, held": {func(p *corev1.Pod) { marked(30, 0)(p); p.Finalizers = []string{"x.dev/y"} }, ptr(int64(0)), result{"marked", 0, 0}},
+		"at once, held":        {func(p *corev1.Pod) { p.Finalizers = []string{"x.dev/y"} }, new(int64(0)), result{"marked", 0, 0}},
+		"again at once, held":  {func(p *corev1.Pod) { marked(0, 0)(p); p.Finalizers = []string{"x.dev/y"} }, new(int64(0)), result{What: "unchanged"}},
+		"again for good, held": {func(p *corev1.Pod) { marked(30, 0)(p); p.Finalizers = []string{"x.dev/y"} }, new(int64(0)), result{"marked", 0, 0}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := pod("p")

@@ -13,12 +13,12 @@ import (
 // deployFlags are what a function may be given on the command line, beside or
 // instead of its entry in stack.yaml.
 type deployFlags struct {
-	image, name, process, namespace   string
-	env, labels, annotations          []string
-	secrets, constraints              []string
-	cpuLimit, memoryLimit             string
-	cpuRequest, memoryRequest         string
-	readOnly, update, replace, noWait bool
+	image, name, process, namespace string
+	env, labels, annotations        []string
+	secrets, constraints            []string
+	cpuLimit, memoryLimit           string
+	cpuRequest, memoryRequest       string
+	readOnly, update, replace       bool
 }
 
 func (d *deployFlags) add(f *pflag.FlagSet) {

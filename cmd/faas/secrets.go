@@ -30,7 +30,7 @@ func (o *options) secretWrite(verb string) *cobra.Command {
 			defer cancel()
 			value := []byte(literal)
 			if !cmd.Flags().Changed("from-literal") {
-				var r io.Reader = cmd.InOrStdin()
+				r := cmd.InOrStdin()
 				if file != "" {
 					f, err := os.Open(file)
 					if err != nil {
@@ -60,8 +60,8 @@ func (o *options) secretWrite(verb string) *cobra.Command {
 				return err
 			}
 			s := openfaas.Secret{Name: args[0], Namespace: ns, RawValue: value}
-			switch {
-			case verb == "update":
+			switch verb {
+			case "update":
 				err = c.UpdateSecret(ctx, s)
 			default:
 				err = c.CreateSecret(ctx, s)

@@ -11,7 +11,7 @@ import (
 
 // needs lists the keys that Secrets of a type must have.
 func needs(t corev1.SecretType) []string {
-	switch t { //nolint:exhaustive // the other types need no key
+	switch t {
 	case corev1.SecretTypeDockercfg:
 		return []string{corev1.DockerConfigKey}
 	case corev1.SecretTypeDockerConfigJson:

@@ -148,7 +148,7 @@ func TestNamespaceDelete(t *testing.T) {
 		}
 		took := c.eventually("end", func() error {
 			if _, err := c.Get(c.ctx, api.Namespaces, "", "x"); !apierrors.IsNotFound(err) {
-				return fmt.Errorf("the namespace is there: %v", err)
+				return fmt.Errorf("the namespace is there: %w", err)
 			}
 			return nil
 		})

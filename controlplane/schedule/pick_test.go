@@ -260,7 +260,9 @@ func requests(cpu, memory string) func(*corev1.Pod) {
 }
 
 func phase(ph corev1.PodPhase) func(*corev1.Pod) { return func(p *corev1.Pod) { p.Status.Phase = ph } }
-func app(v string) func(*corev1.Pod)             { return func(p *corev1.Pod) { p.Labels["app"] = v } }
+
+func app(v string) func(*corev1.Pod) { return func(p *corev1.Pod) { p.Labels["app"] = v } }
+
 func function(v string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { p.Labels["faas_function"] = v }
 }

@@ -48,7 +48,9 @@ func diff(have, want []state, from, to int64) ([]state, bool) {
 	slices.SortStableFunc(gone, func(a, b deletion) int { return cmp.Compare(a.before, b.before) })
 	rev := from
 	for _, d := range gone {
-		for rev++; used[rev]; rev++ {
+		rev++
+		for used[rev] {
+			rev++
 		}
 		if rev > to || rev >= d.before {
 			return nil, false

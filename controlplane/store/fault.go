@@ -17,8 +17,7 @@ var errSilent = errors.New("etcd did not answer in time")
 func errStopped() error { return apierrors.NewServiceUnavailable("the store is stopped") }
 
 func codeOf(err error) codes.Code {
-	var e rpctypes.EtcdError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[rpctypes.EtcdError](err); ok {
 		return e.Code()
 	}
 	return status.Code(err)

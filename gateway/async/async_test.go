@@ -261,7 +261,7 @@ func TestRetryAndDeadLetter(t *testing.T) {
 	}})
 	enqueue(t, q, call(1, "flaky"))
 	enqueue(t, q, call(2, "poison"))
-	m, err := (&Call{ID: "x", Function: types.NamespacedName{Namespace: "openfaas-fn", Name: "broken"}}).message(prefix)
+	m, err := (&Call{ID: "x", Function: types.NamespacedName{Namespace: "openfaas-fn", Name: "broken"}}).message()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"time"
 
@@ -38,7 +39,7 @@ var ErrFull = errors.New("the queue of asynchronous calls is full")
 // dropped, until Config.Hold is over; then it is unknown whether the call was
 // stored.
 func (q *Queue) Enqueue(ctx context.Context, c Call) error {
-	m, err := c.message(prefix)
+	m, err := c.message()
 	if err != nil {
 		return err
 	}
@@ -83,12 +84,12 @@ const (
 // message is the call as it is stored. The message id names the attempt and its
 // round, so that the stream drops a copy of the same attempt, but not what is
 // called again because somebody wants it.
-func (c *Call) message(to string) (*nats.Msg, error) {
+func (c *Call) message() (*nats.Msg, error) {
 	meta, err := json.Marshal(c)
 	if err != nil {
 		return nil, err
 	}
-	m := nats.NewMsg(to + c.Function.Namespace + "." + c.Function.Name)
+	m := nats.NewMsg(prefix + c.Function.Namespace + "." + c.Function.Name)
 	m.Header.Set(headerCall, string(meta))
 	id := fmt.Sprintf("%s/%s/%d", c.ID, c.Function, c.Attempt)
 	if c.Round > 0 {
@@ -115,9 +116,7 @@ func decode(h nats.Header, data []byte) (*Call, error) {
 // bury stores a message that is given up.
 func (q *Queue) bury(ctx context.Context, subject string, h nats.Header, data []byte, reason string) error {
 	m := nats.NewMsg(deadPrefix + subject[min(len(prefix), len(subject)):])
-	for k, v := range h {
-		m.Header[k] = v
-	}
+	maps.Copy(m.Header, h)
 	m.Header.Set(headerReason, reason)
 	m.Data = data
 	if err := q.store(ctx, m); err != nil {

@@ -82,7 +82,7 @@ func (q *Queue) Redrive(ctx context.Context, seq uint64) error {
 	}
 	c.Attempt, c.After = 0, time.Time{}
 	c.Round++
-	next, err := c.message(prefix)
+	next, err := c.message()
 	if err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func TestDeadLettersPages(t *testing.T) {
 	for i := range 5 {
 		enqueue(t, q, call(i, []string{"a", "b"}[i%2]))
 	}
-	m, err := (&Call{ID: "x", Function: types.NamespacedName{Namespace: "openfaas-fn", Name: "c"}}).message(prefix)
+	m, err := (&Call{ID: "x", Function: types.NamespacedName{Namespace: "openfaas-fn", Name: "c"}}).message()
 	if err != nil {
 		t.Fatal(err)
 	}

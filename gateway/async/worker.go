@@ -96,7 +96,7 @@ func (w *workers) take(ctx context.Context, batch jetstream.MessageBatch) error 
 				return nil
 			}
 			w.slots <- struct{}{}
-			w.wg.Go(func() {
+			w.wg.Go(func() { //nolint:contextcheck // calls outlive the fetch, by Drain
 				defer func() { <-w.slots }()
 				w.handle(m)
 			})
@@ -210,7 +210,7 @@ func (w *workers) attempt(c *Call) error {
 		next := *c
 		next.Attempt++
 		next.After = time.Now().Add(v.after)
-		m, err := next.message(prefix)
+		m, err := next.message()
 		if err != nil {
 			return err
 		}
@@ -223,7 +223,7 @@ func (w *workers) attempt(c *Call) error {
 		q.call(w.ctx, c, a, took)
 	}
 	if v.dead != "" {
-		m, err := c.message(prefix)
+		m, err := c.message()
 		if err != nil {
 			return err
 		}

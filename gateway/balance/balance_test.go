@@ -38,7 +38,7 @@ func TestAcquire(t *testing.T) {
 				rs[n] = s.Add(n, l)
 			}
 			var got []string
-			for _, op := range strings.Fields(tt.script) {
+			for op := range strings.FieldsSeq(tt.script) {
 				r := rs[op[1:]]
 				switch op[0] {
 				case '+':
@@ -90,8 +90,8 @@ func TestInvariants(t *testing.T) {
 				r := s.Add(len(limit), l)
 				limit[r] = l
 			},
-			"remove": func(t *rapid.T) { s.Remove(pick()) },
-			"toggle": func(t *rapid.T) { r := pick(); s.SetOpen(r, !r.Open()) },
+			"remove": func(*rapid.T) { s.Remove(pick()) },
+			"toggle": func(*rapid.T) { r := pick(); s.SetOpen(r, !r.Open()) },
 			"limit": func(t *rapid.T) {
 				r := pick()
 				limit[r] = rapid.IntRange(0, 3).Draw(t, "limit")

@@ -1,6 +1,7 @@
 package dialect
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -116,7 +117,7 @@ func setForwarded(h http.Header, r *http.Request) {
 
 // PathStatus is the status for an error of route.Parse.
 func PathStatus(err error) int {
-	if err == route.ErrNoName {
+	if errors.Is(err, route.ErrNoName) {
 		return http.StatusNotFound
 	}
 	return http.StatusBadRequest

@@ -66,17 +66,18 @@ func kindName(t reflect.Type) string {
 		return "a list"
 	case reflect.Pointer:
 		return kindName(t.Elem())
+	default:
+		return t.String()
 	}
-	return t.String()
 }
 
-func write(w http.ResponseWriter, status int, v any) error {
+// write answers with v, as JSON.
+func write(w http.ResponseWriter, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("encode answer: %w", err)
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
 	_, _ = w.Write(b) // nobody to tell when the client is gone
 	return nil
 }

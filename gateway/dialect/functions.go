@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 
@@ -40,7 +41,7 @@ func (d *Dialect) listFunctions(w http.ResponseWriter, r *http.Request) error {
 			out = append(out, d.status(f, byName[f.Name]))
 		}
 	}
-	return write(w, http.StatusOK, out)
+	return write(w, out)
 }
 
 func (d *Dialect) getFunction(w http.ResponseWriter, r *http.Request) error {
@@ -63,7 +64,7 @@ func (d *Dialect) getFunction(w http.ResponseWriter, r *http.Request) error {
 	if q := r.URL.Query().Get("usage"); (q == "1" || q == "true") && d.c.Agents != nil {
 		out.Usage = d.used(r.Context(), ns, f.Name)
 	}
-	return write(w, http.StatusOK, out)
+	return write(w, out)
 }
 
 // function gets one that exists and is not being deleted.
@@ -94,9 +95,7 @@ func (d *Dialect) status(f *api.Function, dep *appsv1.Deployment) openfaas.Funct
 		InvocationCount:        float64(d.c.Invocations(types.NamespacedName{Namespace: f.Namespace, Name: f.Name})),
 		CreatedAt:              f.CreationTimestamp.UTC(),
 	}
-	for k, v := range f.Spec.Labels {
-		s.Labels[k] = v
-	}
+	maps.Copy(s.Labels, f.Spec.Labels)
 	if dep == nil {
 		least, _ := d.c.Bounds(f)
 		s.Replicas = uint64(max(least, 0))

@@ -8,7 +8,7 @@ import (
 )
 
 func (d *Dialect) info(w http.ResponseWriter, _ *http.Request) error {
-	return write(w, http.StatusOK, d.c.Info)
+	return write(w, d.c.Info)
 }
 
 // alert takes Alertmanager's webhook. Scaling does not need it: the gateway
@@ -28,7 +28,7 @@ func (d *Dialect) alert(w http.ResponseWriter, r *http.Request) error {
 
 // telemetry: this platform sends none.
 func (d *Dialect) telemetry(w http.ResponseWriter, _ *http.Request) error {
-	return write(w, http.StatusOK, struct {
+	return write(w, struct {
 		Enabled bool `json:"enabled"`
 	}{})
 }

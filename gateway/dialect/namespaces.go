@@ -70,7 +70,7 @@ func (d *Dialect) listNamespaces(w http.ResponseWriter, r *http.Request) error {
 	if len(out) == 0 {
 		out = append(out, api.FunctionNamespace)
 	}
-	return write(w, http.StatusOK, out)
+	return write(w, out)
 }
 
 func (d *Dialect) namespaceUnnamed(http.ResponseWriter, *http.Request) error {
@@ -96,7 +96,7 @@ func (d *Dialect) getNamespace(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	out := openfaas.Namespace{Name: n.Name, Labels: own(n.Labels), Annotations: own(n.Annotations)}
-	return write(w, http.StatusOK, out)
+	return write(w, out)
 }
 
 // reserved reports whether a label or annotation is Kubernetes' own.

@@ -31,7 +31,7 @@ func (d *Dialect) listSecrets(w http.ResponseWriter, r *http.Request) error {
 	for _, s := range items {
 		out = append(out, openfaas.Secret{Name: s.Name, Namespace: s.Namespace})
 	}
-	return write(w, http.StatusOK, out)
+	return write(w, out)
 }
 
 // readSecret reads and judges; the value too, when there has to be one.

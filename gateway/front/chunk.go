@@ -92,8 +92,9 @@ func (c *chunks) step(x byte) (end, ok bool) {
 		return false, x == '\n'
 	case trailerEndLF:
 		return x == '\n', x == '\n'
+	default: // chunkData is skipped as a whole
+		return false, false
 	}
-	return false, false
 }
 
 func (c *chunks) sizeByte(x byte) bool {

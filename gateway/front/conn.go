@@ -149,7 +149,7 @@ func (c *conn) fill(p []byte) (n int, err error) {
 // vet says how many bytes at the start of b may be handed on. A head that is
 // bad, and begins b, sets c.out to the request that stands for it.
 func (c *conn) vet(b []byte) (good int) {
-	for good < len(b) && c.fault != errChunk {
+	for good < len(b) && !errors.Is(c.fault, errChunk) {
 		rest := b[good:]
 		switch c.now {
 		case inTunnel:

@@ -27,7 +27,7 @@ func check(b []byte, whole bool) head {
 	if len(b) > MaxHeaderBytes {
 		return refuse(http.StatusRequestHeaderFieldsTooLarge, "the request's head is larger than 64 KiB")
 	}
-	if i := bytes.IndexByte(b, 0); i >= 0 {
+	if bytes.Contains(b, []byte{0}) {
 		return bad("a NUL byte in the request's head")
 	}
 	if i := bytes.IndexByte(b, '\n'); i >= 0 && (i == 0 || b[i-1] != '\r') {

@@ -111,6 +111,7 @@ func (c *capacity) send(e api.EndpointEvent) {
 				break
 			}
 		}
+	case api.EndpointDrain, api.EndpointsSynced, api.EndpointsFailing: // not part of what there is
 	}
 	for s := range c.streams {
 		s.ch <- e

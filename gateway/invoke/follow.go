@@ -42,8 +42,8 @@ func (v *Invoker) followOnce(ctx context.Context) (synced bool, err error) {
 	defer s.Stop()
 	seen := map[types.UID]bool{}
 	for e := range s.Events() {
-		switch {
-		case e.Type == api.EndpointsSynced:
+		switch e.Type {
+		case api.EndpointsSynced:
 			if !synced {
 				synced = true
 				v.forgetUnseen(seen)
@@ -66,18 +66,14 @@ func (v *Invoker) followOnce(ctx context.Context) (synced bool, err error) {
 func (v *Invoker) Endpoint(e api.EndpointEvent) {
 	v.change.Lock()
 	defer v.change.Unlock()
+	f, ok := v.table.Get(e.Function)
 	switch e.Type {
 	case api.EndpointReady:
 		v.function(e.Function).ready(e.Endpoint)
-		return
 	case api.EndpointsFailing:
-		if f, ok := v.table.Get(e.Function); ok {
+		if ok {
 			f.startFailed(e.Reason)
 		}
-		return
-	}
-	f, ok := v.table.Get(e.Function)
-	switch e.Type {
 	case api.EndpointDrain:
 		if !ok || f.drain(e.Endpoint.Pod) {
 			v.drains.add(e.Endpoint.Pod)
@@ -87,6 +83,7 @@ func (v *Invoker) Endpoint(e api.EndpointEvent) {
 			f.gone(e.Endpoint.Pod)
 			v.prune(f)
 		}
+	case api.EndpointsSynced: // about the stream, not about a function
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -257,9 +258,7 @@ func (c *call) answer(resp *http.Response) error {
 		}
 		return nil
 	}
-	for k, v := range resp.Trailer {
-		h[k] = v
-	}
+	maps.Copy(h, resp.Trailer)
 	return nil
 }
 

@@ -42,7 +42,7 @@ func (v *Invoker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c := &call{v: v, f: f, w: w, r: r, target: t, id: id, start: start, began: now}
-	c.serve()
+	c.serve() //nolint:contextcheck // it goes by the request's
 }
 
 // Known is nil when the function is deployed; otherwise the error has a method

@@ -154,7 +154,7 @@ func TestConcurrencyLimit(t *testing.T) {
 	entered, release := make(chan struct{}, requests), make(chan struct{})
 	for _, name := range []string{"a", "b"} {
 		var mine atomic.Int32
-		_, e := r.replica(name, func(w http.ResponseWriter, _ *http.Request) {
+		_, e := r.replica(name, func(http.ResponseWriter, *http.Request) {
 			if mine.Add(1) > limit {
 				t.Errorf("more than %d requests at replica %s", limit, name)
 			}
@@ -416,7 +416,7 @@ func TestCancelWhileWaiting(t *testing.T) {
 func TestDrain(t *testing.T) {
 	r := newRig(t, invoke.Config{})
 	began, end := make(chan struct{}), make(chan struct{})
-	_, a := r.replica("a", func(w http.ResponseWriter, req *http.Request) {
+	_, a := r.replica("a", func(w http.ResponseWriter, _ *http.Request) {
 		close(began)
 		<-end
 		io.WriteString(w, "a")

@@ -41,8 +41,8 @@ func (t *Table[V]) Get(k types.NamespacedName) (V, bool) {
 	return v, ok
 }
 
-// GetOrAdd looks a function up and adds what make answers if it is not there.
-func (t *Table[V]) GetOrAdd(k types.NamespacedName, make func() V) V {
+// GetOrAdd looks a function up and adds what create answers if it is not there.
+func (t *Table[V]) GetOrAdd(k types.NamespacedName, create func() V) V {
 	if v, ok := t.Get(k); ok {
 		return v
 	}
@@ -51,7 +51,7 @@ func (t *Table[V]) GetOrAdd(k types.NamespacedName, make func() V) V {
 	if v, ok := t.Get(k); ok {
 		return v
 	}
-	v := make()
+	v := create()
 	t.replace(k, func(m map[types.NamespacedName]V) { m[k] = v })
 	return v
 }

@@ -130,6 +130,7 @@ func (c *Config) id() string {
 func (c *Config) path(elem ...string) string {
 	return filepath.Join(append([]string{c.StateDir}, elem...)...)
 }
+
 func (c *Config) run(elem ...string) string {
 	return filepath.Join(append([]string{c.RunDir}, elem...)...)
 }

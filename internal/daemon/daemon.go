@@ -95,7 +95,7 @@ func Run(ctx context.Context, c Config) error {
 // first, so that one that is taken is told before anything runs.
 func (p *platform) start(ctx context.Context) error {
 	begin := time.Now()
-	ls, err := p.listen()
+	ls, err := p.listen(ctx)
 	if err != nil {
 		return err
 	}
@@ -184,7 +184,7 @@ func (p *platform) startChildren(ctx context.Context) (natsURL string, err error
 		p.c.Etcd = []string{embedded.EtcdEndpoint(p.c.run("etcd.sock"))}
 	}
 	if p.c.Containerd == "" {
-		kid, socket, err := newContainerdChild(&p.c)
+		kid, socket, err := newContainerdChild(&p.c) //nolint:contextcheck // the process ends by its supervisor
 		if err != nil {
 			return "", err
 		}
@@ -311,10 +311,10 @@ func (p *platform) startGateway(ctx context.Context, capacity api.Capacity, reg 
 	return nil
 }
 
-func (p *platform) listen() (map[string]net.Listener, error) {
+func (p *platform) listen(ctx context.Context) (map[string]net.Listener, error) {
 	out := map[string]net.Listener{}
 	for flag, addr := range map[string]string{"listen": p.c.Listen, "metrics-listen": p.c.MetricsListen, "api-listen": p.c.APIListen} {
-		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr) //nolint:forbidigo // binding does not wait
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 		if err != nil {
 			for _, l := range out {
 				l.Close()

@@ -96,7 +96,7 @@ func cleanUp(ctx context.Context, c Config) (err error) {
 	s := newStack(c.Log)
 	defer s.stop()
 	if c.Containerd == "" {
-		kid, socket, err := newContainerdChild(&c)
+		kid, socket, err := newContainerdChild(&c) //nolint:contextcheck // the process ends by its supervisor
 		if err != nil {
 			return err
 		}

@@ -44,7 +44,7 @@ func (c *Config) certificate() (tls.Certificate, []byte, error) {
 	} else {
 		t.DNSNames = append(t.DNSNames, host)
 	}
-	if _, _, err := issue(t, ca, caKey, crt, key); err != nil {
+	if err := issue(t, ca, caKey, crt, key); err != nil {
 		return tls.Certificate{}, nil, err
 	}
 	pair, err := tls.LoadX509KeyPair(crt, key)
@@ -57,7 +57,7 @@ func (c *Config) authority() (*x509.Certificate, *ecdsa.PrivateKey, []byte, erro
 	if errors.Is(err, fs.ErrNotExist) {
 		t := template("podsnap", 10*365*24*time.Hour)
 		t.IsCA, t.BasicConstraintsValid, t.KeyUsage = true, true, x509.KeyUsageCertSign
-		if _, _, err := issue(t, t, nil, crt, key); err != nil {
+		if err := issue(t, t, nil, crt, key); err != nil {
 			return nil, nil, nil, err
 		}
 		pair, err = tls.LoadX509KeyPair(crt, key)
@@ -86,26 +86,26 @@ func template(name string, life time.Duration) *x509.Certificate {
 
 // issue makes a key and a certificate for it, signed by parentKey (nil: by
 // itself), and writes both.
-func issue(t, parent *x509.Certificate, parentKey *ecdsa.PrivateKey, crt, key string) (crtPEM, keyPEM []byte, err error) {
+func issue(t, parent *x509.Certificate, parentKey *ecdsa.PrivateKey, crt, key string) error {
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	if parentKey == nil {
 		parentKey = k
 	}
 	der, err := x509.CreateCertificate(rand.Reader, t, parent, &k.PublicKey, parentKey)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	raw, err := x509.MarshalECPrivateKey(k)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	crtPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	keyPEM = pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: raw})
+	crtPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: raw})
 	if err := writeFile(key, string(keyPEM)); err != nil {
-		return nil, nil, err
+		return err
 	}
-	return crtPEM, keyPEM, writeFile(crt, string(crtPEM))
+	return writeFile(crt, string(crtPEM))
 }

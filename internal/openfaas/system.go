@@ -2,6 +2,7 @@ package openfaas
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"net/url"
 )
@@ -118,9 +119,7 @@ func namespacePath(name string) string { return "/system/namespace/" + url.PathE
 func marked(n Namespace) Namespace {
 	with := func(m map[string]string) map[string]string {
 		out := map[string]string{"openfaas": "1"}
-		for k, v := range m {
-			out[k] = v
-		}
+		maps.Copy(out, m)
 		return out
 	}
 	n.Labels, n.Annotations = with(n.Labels), with(n.Annotations)

@@ -128,7 +128,7 @@ func (c cgroups) limitPod(uid string, r runtime.Resources) error {
 // delegate makes a version 2 group and has its controllers on along the way.
 func (c cgroups) delegate(group string) error {
 	at := c.root
-	for _, name := range strings.Split(strings.Trim(group, "/"), "/") {
+	for name := range strings.SplitSeq(strings.Trim(group, "/"), "/") {
 		if err := os.WriteFile(filepath.Join(at, "cgroup.subtree_control"), []byte("+cpu +memory +pids"), 0o644); err != nil {
 			return fmt.Errorf("turn on cgroup controllers: %w", err)
 		}
@@ -277,7 +277,7 @@ func killGroup(dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range strings.Fields(string(b)) {
+	for s := range strings.FieldsSeq(string(b)) {
 		pid, err := strconv.Atoi(s)
 		if err != nil || pid <= 1 {
 			continue

@@ -60,8 +60,7 @@ func (e *Engine) StartContainer(ctx context.Context, s runtime.ContainerSpec) (r
 	defer sb.life.RUnlock()
 	c, err := e.startContainer(ctx, sb, s)
 	if err != nil {
-		var se *runtime.StartError
-		if !errors.As(err, &se) {
+		if _, ok := errors.AsType[*runtime.StartError](err); !ok {
 			err = &runtime.StartError{Reason: "CreateContainerError", Err: err}
 		}
 		return runtime.Container{}, err
@@ -160,12 +159,12 @@ func (e *Engine) createContainer(ctx context.Context, id string, rec record, lab
 	if err != nil {
 		return err
 	}
-	any, err := typeurl.MarshalAny(spec)
+	encoded, err := typeurl.MarshalAny(spec)
 	if err != nil {
 		return fmt.Errorf("encode spec: %w", err)
 	}
 	c := containers.Container{
-		ID: id, Labels: labels, Image: image, Spec: any, Extensions: ext,
+		ID: id, Labels: labels, Image: image, Spec: encoded, Extensions: ext,
 		Runtime: containers.RuntimeInfo{Name: runcRuntime},
 	}
 	if snapshot != "" {

@@ -28,7 +28,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // facts are the lines of `probe show`.
 func facts(out string) map[string]string {
 	m := map[string]string{}
-	for _, l := range strings.Split(out, "\n") {
+	for l := range strings.SplitSeq(out, "\n") {
 		k, v, _ := strings.Cut(l, "=")
 		m[k] = v
 	}

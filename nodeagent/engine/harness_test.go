@@ -421,7 +421,7 @@ func lookAround(t testing.TB, dir string) (w world) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, l := range strings.Split(string(b), "\n") {
+	for l := range strings.SplitSeq(string(b), "\n") {
 		if strings.Contains(l, dir) {
 			w.mounts = append(w.mounts, l)
 		}
@@ -432,7 +432,7 @@ func lookAround(t testing.TB, dir string) (w world) {
 		}
 	}
 	if out, err := exec.Command("nft", "list", "tables").Output(); err == nil {
-		for _, l := range strings.Split(string(out), "\n") {
+		for l := range strings.SplitSeq(string(out), "\n") {
 			if strings.Contains(l, "podsnap-enginetest") {
 				w.tables = append(w.tables, l)
 			}

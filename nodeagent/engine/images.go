@@ -72,8 +72,10 @@ func (i images) Ensure(ctx context.Context, ref string, policy corev1.PullPolicy
 			return runtime.Image{}, &runtime.PullError{Reason: "ErrImagePull", Err: err}
 		}
 		if policy == corev1.PullNever {
-			return runtime.Image{}, &runtime.PullError{Reason: "ErrImageNeverPull",
-				Err: fmt.Errorf("image %q is not on the node and its pull policy is Never", ref)}
+			return runtime.Image{}, &runtime.PullError{
+				Reason: "ErrImageNeverPull",
+				Err:    fmt.Errorf("image %q is not on the node and its pull policy is Never", ref),
+			}
 		}
 	}
 	// The pull belongs to all who wait for it: it goes on without the first.

@@ -46,8 +46,15 @@ func TestEnvironment(t *testing.T) {
 
 func TestWorkingDir(t *testing.T) {
 	for _, c := range []struct{ container, image, want string }{
-		{"", "", "/"}, {"", "/a/", "/a"}, {"/b", "/a", "/b"}, {"", "/a/../b", "/b"},
-		{"relative", "", ""}, {"", "/proc/self/fd/7", ""}, {"", "/a/../proc", ""}, {"/sys/x", "", ""}, {"", "/process", "/process"},
+		{"", "", "/"},
+		{"", "/a/", "/a"},
+		{"/b", "/a", "/b"},
+		{"", "/a/../b", "/b"},
+		{"relative", "", ""},
+		{"", "/proc/self/fd/7", ""},
+		{"", "/a/../proc", ""},
+		{"/sys/x", "", ""},
+		{"", "/process", "/process"},
 	} {
 		got, err := workingDir(c.container, c.image)
 		if got != c.want || (err == nil) == (c.want == "") {
@@ -201,13 +208,13 @@ func TestLayersStayInside(t *testing.T) {
 		}
 	}
 	l := layers{top, low}
-	if b, err := l.readFile("etc", "passwd"); err == nil || strings.Contains(string(b), "host") {
+	if b, err := l.readEtc("passwd"); err == nil || strings.Contains(string(b), "host") {
 		t.Errorf("a link out of the image: got %q, %v", b, err)
 	}
-	if b, err := l.readFile("etc", "group"); err != nil || string(b) != "g" {
+	if b, err := l.readEtc("group"); err != nil || string(b) != "g" {
 		t.Errorf("from the lower layer: got %q, %v", b, err)
 	}
-	if b, err := l.readFile("etc", "none"); err != nil || b != nil {
+	if b, err := l.readEtc("none"); err != nil || b != nil {
 		t.Errorf("nowhere: got %q, %v", b, err)
 	}
 }

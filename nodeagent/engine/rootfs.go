@@ -33,10 +33,10 @@ func layersOf(mounts []mount.Mount) (layers, error) {
 	return nil, errors.New("the snapshotter is not overlayfs")
 }
 
-// readFile reads a small file below one directory (etc/passwd). A file that
-// is not there is empty.
-func (l layers) readFile(dir, name string) ([]byte, error) {
-	const limit = 4 << 20
+// readEtc reads a small file of /etc, such as passwd. One that is not there is
+// empty.
+func (l layers) readEtc(name string) ([]byte, error) {
+	const dir, limit = "etc", 4 << 20
 	for _, root := range l {
 		b, err := readIn(root, filepath.Join(dir, name), limit)
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -106,7 +106,7 @@ func (l layers) check() error {
 }
 
 func (l layers) accounts() (accounts, error) {
-	passwd, err1 := l.readFile("etc", "passwd")
-	group, err2 := l.readFile("etc", "group")
+	passwd, err1 := l.readEtc("passwd")
+	group, err2 := l.readEtc("group")
 	return accounts{passwd, group}, errors.Join(err1, err2)
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -38,9 +39,7 @@ func sandboxSpec(in sandboxInput) *specs.Spec {
 		// Processes without capabilities may serve port 80.
 		sysctl["net.ipv4.ip_unprivileged_port_start"] = "0"
 	}
-	for k, v := range in.spec.Sysctls {
-		sysctl[k] = v
-	}
+	maps.Copy(sysctl, in.spec.Sysctls)
 	return &specs.Spec{
 		Version:  specVersion,
 		Hostname: in.spec.Hostname,

@@ -28,9 +28,9 @@ func line(sec int, s Stream, text string) Line {
 	return Line{Time: at(sec), Stream: s, Text: []byte(text)}
 }
 
-func newWriter(t *testing.T, path string, max int64, files int) *Writer {
+func newWriter(t *testing.T, path string, limit int64, files int) *Writer {
 	t.Helper()
-	w, err := NewWriter(path, max, files)
+	w, err := NewWriter(path, limit, files)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,14 +4,15 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"slices"
 )
 
 // seekTail seeks to the last n lines of the files (oldest first), closes those
 // that are not needed and answers with the others. An unfinished line at the
 // end does not count.
 func seekTail(files []*os.File, n int) ([]*os.File, error) {
-	for i := len(files) - 1; i >= 0; i-- {
-		found, err := seekLines(files[i], n)
+	for i, file := range slices.Backward(files) {
+		found, err := seekLines(file, n)
 		if err != nil {
 			return files, err
 		}

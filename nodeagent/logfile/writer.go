@@ -20,16 +20,16 @@ type Writer struct {
 }
 
 // NewWriter opens the log at path for appending and makes its directory. When
-// a file would grow over max bytes (0 is 10 MiB) it is rotated; files (0 is 3)
+// a file would grow over limit bytes (0 is 10 MiB) it is rotated; files (0 is 3)
 // is how many are kept, the current one included.
-func NewWriter(path string, max int64, files int) (*Writer, error) {
-	if max <= 0 {
-		max = 10 << 20
+func NewWriter(path string, limit int64, files int) (*Writer, error) {
+	if limit <= 0 {
+		limit = 10 << 20
 	}
 	if files <= 0 {
 		files = 3
 	}
-	w := &Writer{path: path, max: max, files: files}
+	w := &Writer{path: path, max: limit, files: files}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make log directory: %w", err)
 	}

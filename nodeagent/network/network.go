@@ -77,7 +77,7 @@ func New(c Config) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{c: c, pool: p}
-	if err := writeSysctl("net/ipv4/ip_forward", "1"); err != nil {
+	if err := switchOn("net/ipv4/ip_forward"); err != nil {
 		return nil, err
 	}
 	lo, err := netlink.LinkByName("lo")
@@ -144,8 +144,8 @@ func (n *Network) attach(id, path string, ip netip.Addr) (err error) {
 	// Strict reverse path filtering drops what a pod sends under a foreign
 	// address. IPv6 is not used here and would only chatter.
 	if err := errors.Join(
-		writeSysctl("net/ipv4/conf/"+name+"/rp_filter", "1"),
-		ignoreMissing(writeSysctl("net/ipv6/conf/"+name+"/disable_ipv6", "1")),
+		switchOn("net/ipv4/conf/"+name+"/rp_filter"),
+		ignoreMissing(switchOn("net/ipv6/conf/"+name+"/disable_ipv6")),
 	); err != nil {
 		return err
 	}
@@ -183,7 +183,7 @@ func (n *Network) configurePod(ip netip.Addr) error {
 	if err := h.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("set lo up: %w", err)
 	}
-	if err := ignoreMissing(writeSysctl("net/ipv6/conf/"+podLink+"/disable_ipv6", "1")); err != nil {
+	if err := ignoreMissing(switchOn("net/ipv6/conf/" + podLink + "/disable_ipv6")); err != nil {
 		return err
 	}
 	l, err := h.LinkByName(podLink)
@@ -301,8 +301,9 @@ func macOf(ip netip.Addr) net.HardwareAddr {
 	return net.HardwareAddr{0x0a, 0x58, b[0], b[1], b[2], b[3]}
 }
 
-func writeSysctl(key, value string) error {
-	if err := os.WriteFile("/proc/sys/"+key, []byte(value), 0o644); err != nil {
+// switchOn sets a setting of the kernel to 1.
+func switchOn(key string) error {
+	if err := os.WriteFile("/proc/sys/"+key, []byte("1"), 0o644); err != nil {
 		return fmt.Errorf("set sysctl %s: %w", key, err)
 	}
 	return nil

@@ -54,7 +54,7 @@ func (l *ledger) missing(ids []string) error {
 
 // enqueue queues one call and answers with its id, "" when it was not accepted.
 func enqueue(p *platform.Platform, function, body, callback string) (id string, err error) {
-	req, err := http.NewRequest(http.MethodPost, p.URL+"/async-function/"+function, strings.NewReader(body)) //nolint:noctx // bounded by the client
+	req, err := http.NewRequest(http.MethodPost, p.URL+"/async-function/"+function, strings.NewReader(body))
 	if err != nil {
 		return "", err
 	}

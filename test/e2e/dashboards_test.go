@@ -37,7 +37,7 @@ func dashboards(t *testing.T, p *platform.Platform) {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command(prometheus, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr, "--log.level=error") //nolint:noctx // ended below
+	cmd := exec.Command(prometheus, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr, "--log.level=error")
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -138,7 +138,7 @@ func queries(t *testing.T, file string) map[string]string {
 }
 
 func hasData(addr, expr string) (bool, error) {
-	resp, err := http.Get("http://" + addr + "/api/v1/query?query=" + url.QueryEscape(expr)) //nolint:noctx // answers at once
+	resp, err := http.Get("http://" + addr + "/api/v1/query?query=" + url.QueryEscape(expr))
 	if err != nil {
 		return false, nil //nolint:nilerr // it is still starting
 	}

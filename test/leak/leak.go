@@ -109,7 +109,7 @@ func (s Snapshot) processes() {
 
 // tables needs the nft command; without it the rules are not looked at.
 func (s Snapshot) tables() {
-	out, err := exec.Command("nft", "list", "tables").Output() //nolint:noctx // answers at once
+	out, err := exec.Command("nft", "list", "tables").Output()
 	if err != nil {
 		return
 	}

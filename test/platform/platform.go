@@ -24,7 +24,7 @@ import (
 )
 
 // T is what a platform needs of its test; bench has one too.
-type T interface {
+type T interface { //nolint:interfacebloat // a part of testing.T, whose size it is
 	Helper()
 	Context() context.Context
 	Cleanup(f func())
@@ -61,12 +61,12 @@ var binary = sync.OnceValues(func() (string, error) {
 	if b := os.Getenv("FAAS_BINARY"); b != "" {
 		return filepath.Abs(b)
 	}
-	root, err := exec.Command("go", "env", "GOMOD").Output() //nolint:noctx // answers at once
+	root, err := exec.Command("go", "env", "GOMOD").Output()
 	if err != nil {
 		return "", err
 	}
 	dir := filepath.Dir(strings.TrimSpace(string(root)))
-	cmd := exec.Command("make", "-s", "-C", dir, "build") //nolint:noctx // bounded by the test's own limit
+	cmd := exec.Command("make", "-s", "-C", dir, "build")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("make build: %w\n%s", err, out)
@@ -140,7 +140,7 @@ func (p *Platform) Start() {
 	p.t.Helper()
 	p.mu.Lock()
 	p.log = &bytes.Buffer{}
-	p.cmd = exec.Command(p.Binary, append([]string{"server"}, p.args...)...) //nolint:noctx // Stop ends it
+	p.cmd = exec.Command(p.Binary, append([]string{"server"}, p.args...)...)
 	p.cmd.Env = p.env
 	out := &lockedWriter{w: p.log}
 	p.cmd.Stdout, p.cmd.Stderr = out, out
@@ -228,7 +228,7 @@ func (p *Platform) Stop() {
 	if p.t.Failed() {
 		p.t.Logf("the server's log:\n%s", tail(p.Log(), 120))
 	}
-	cmd := exec.Command(p.Binary, append([]string{"server", "stop"}, p.args...)...) //nolint:noctx // ends by itself
+	cmd := exec.Command(p.Binary, append([]string{"server", "stop"}, p.args...)...)
 	cmd.Env = p.env
 	if out, err := cmd.CombinedOutput(); err != nil {
 		p.t.Errorf("faas server stop: %v\n%s", err, out)
@@ -245,7 +245,7 @@ func (p *Platform) Faas(stdin string, args ...string) (string, error) {
 
 // FaasIn is Faas in a folder.
 func (p *Platform) FaasIn(dir, stdin string, args ...string) (string, error) {
-	cmd := exec.Command(p.Binary, args...) //nolint:noctx // ends by itself
+	cmd := exec.Command(p.Binary, args...)
 	cmd.Env, cmd.Dir = p.env, dir
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, errs bytes.Buffer

@@ -180,11 +180,10 @@ func TestRollingInvariants(t *testing.T) {
 		surge := rapid.IntRange(0, 3).Draw(t, "surge")
 		unavailable := rapid.IntRange(0, 3).Draw(t, "unavailable")
 		w := newWorld(want, surge, unavailable)
-		version := 1
 		for range rapid.IntRange(0, 120).Draw(t, "steps") {
 			switch rapid.IntRange(0, 9).Draw(t, "what") {
 			case 0:
-				version = rapid.IntRange(1, 4).Draw(t, "version")
+				version := rapid.IntRange(1, 4).Draw(t, "version")
 				w.template(strconv.Itoa(version))
 			case 1:
 				if w.settled() {
@@ -286,9 +285,8 @@ func TestRollsOneByOne(t *testing.T) {
 			got = append(got, fmt.Sprint(s))
 			continue
 		}
-		moved := false
 		for _, rs := range w.sets {
-			moved = w.settle(rs) || moved
+			w.settle(rs)
 			for i := range w.pods[rs.UID] {
 				w.pods[rs.UID][i] = true
 			}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -271,9 +272,7 @@ func refOf(p *corev1.Pod) *corev1.ObjectReference {
 // labelsOf are the service's labels, and the mark of a headless one.
 func labelsOf(svc *corev1.Service) map[string]string {
 	out := map[string]string{}
-	for k, v := range svc.Labels {
-		out[k] = v
-	}
+	maps.Copy(out, svc.Labels)
 	if svc.Spec.ClusterIP == corev1.ClusterIPNone {
 		out[corev1.IsHeadlessService] = ""
 	}

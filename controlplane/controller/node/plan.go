@@ -56,6 +56,7 @@ func taints(n *corev1.Node, now time.Time) bool {
 		key = corev1.TaintNodeUnreachable
 	case corev1.ConditionFalse:
 		key = corev1.TaintNodeNotReady
+	case corev1.ConditionTrue: // none of the two
 	}
 	var next []corev1.Taint
 	has := map[corev1.TaintEffect]bool{}
