@@ -193,6 +193,9 @@ func (o *options) serverStop(s *serverFlags, parent *cobra.Command) *cobra.Comma
 			if err := parent.PreRunE(cmd, nil); err != nil {
 				return err
 			}
+			if !cmd.Flags().Changed("log-level") {
+				s.logLevel = "error" // what happens is said in words
+			}
 			log, err := s.logger()
 			if err != nil {
 				return err

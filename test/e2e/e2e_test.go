@@ -429,3 +429,7 @@ func tail(s string, n int) string {
 	lines := bytes.Split([]byte(s), []byte("\n"))
 	return string(bytes.Join(lines[max(0, len(lines)-n):], []byte("\n")))
 }
+
+func splitLines(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == '\n' })
+}
