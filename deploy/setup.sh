@@ -74,7 +74,7 @@ unpack() {
 
 apt containerd=containerd runc=runc busybox=busybox-static update-ca-certificates=ca-certificates
 if [ "$what" = test ]; then
-	apt gcc=gcc curl=curl
+	apt gcc=gcc curl=curl nft=nftables
 	[ -e /usr/include/stdio.h ] || { apt-get update -qq >&2; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libc6-dev >&2; }
 	command -v prometheus >/dev/null 2>&1 || unpack prometheus usr/bin/prometheus
 fi
