@@ -3,6 +3,7 @@ package seamtest
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -82,7 +83,7 @@ func listPages(s *suite) {
 		if l.ResourceVersion != first.ResourceVersion {
 			s.Fatalf("a later page is as of %s, the first was as of %s", l.ResourceVersion, first.ResourceVersion)
 		}
-		got = append(got[:len(got):len(got)], l.Items...)
+		got = append(slices.Clip(got), l.Items...)
 		token = l.Continue
 	}
 	if d := cmp.Diff(want, names(got)); d != "" {

@@ -86,10 +86,10 @@ func resolve(args []string, whole bool) error {
 	if err := cmd.ParseFlags(rest); err != nil && !errors.Is(err, pflag.ErrHelp) {
 		return err
 	}
-	if help, err := cmd.Flags().GetBool("help"); whole && !(err == nil && help) {
-		return cmd.ValidateArgs(cmd.Flags().Args())
+	if help, err := cmd.Flags().GetBool("help"); !whole || err == nil && help {
+		return nil
 	}
-	return nil
+	return cmd.ValidateArgs(cmd.Flags().Args())
 }
 
 // faas takes the arguments of the faas commands out of a line.

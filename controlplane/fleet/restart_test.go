@@ -2,6 +2,7 @@ package fleet_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -85,7 +86,7 @@ func TestStreamsEndWithTheFleet(t *testing.T) {
 		s := r.open("g1")
 		r.restart(func() {})
 		want(r, told(s), "SYNCED closed")
-		if s.Err() != context.Canceled {
+		if !errors.Is(s.Err(), context.Canceled) {
 			r.Fatalf("the stream's error is %v", s.Err())
 		}
 		want(r, told(r.open("g1")), "SYNCED")

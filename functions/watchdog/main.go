@@ -7,4 +7,4 @@ import (
 	"github.com/podsnap/podsnap/functions/watchdog/host"
 )
 
-func main() { os.Exit(host.Main(context.Background(), nil)) } //nolint:forbidigo // this is a main
+func main() { os.Exit(host.Main(context.Background(), nil)) }
