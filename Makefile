@@ -29,6 +29,7 @@ down: ## end the platform and all it runs; functions come back with the next mak
 	@if [ -x bin/faas ]; then bin/faas server stop --state-dir $(STATE); else echo "not built, so not started from here"; fi
 
 build: assets ## build bin/faas
+	@[ -e bin/faas ] || echo 'building bin/faas: the first time takes a minute or two'
 	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/faas ./cmd/faas
 
 assets:

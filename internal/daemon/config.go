@@ -137,7 +137,7 @@ func (c *Config) run(elem ...string) string {
 
 // dirs makes the folders; they hold secrets, so nobody else may look inside.
 func (c *Config) dirs() error {
-	for _, d := range []string{c.StateDir, c.path("auth"), c.path("log"), c.path("store"), c.path("registry"), c.path("node"), c.path("engine"), c.RunDir} {
+	for _, d := range []string{c.StateDir, c.path("auth"), c.path("log"), c.path("store"), c.path("registry"), c.path("node"), c.path("engine"), c.path("images"), c.RunDir} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return err
 		}

@@ -257,6 +257,7 @@ func (p *platform) startNode(ctx context.Context) error {
 	}
 	p.engine = e
 	p.stack.start(ctx, "engine", e.Run)
+	importArchives(ctx, e.Images(), p.c.path("images"), p.log)
 	rec := record.New(record.Config{Objects: p.objects, Component: "nodeagent", Host: p.c.NodeName, Log: p.log})
 	p.stack.start(ctx, "events", rec.Run)
 	p.agent, err = nodeagent.New(nodeagent.Config{

@@ -7,12 +7,15 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"time"
 
 	"github.com/podsnap/podsnap/internal/assets"
 	"github.com/podsnap/podsnap/nodeagent/engine"
 	"github.com/podsnap/podsnap/nodeagent/network"
+	"github.com/podsnap/podsnap/nodeagent/runtime"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -81,6 +84,32 @@ func newEngine(ctx context.Context, c *Config, log *slog.Logger, metrics prometh
 		return nil, fmt.Errorf("container engine: %w", err)
 	}
 	return e, nil
+}
+
+// importArchives loads the image archives that somebody has put into the state
+// directory's images folder: the way onto a machine that reaches no registry.
+func importArchives(ctx context.Context, images runtime.Images, dir string, log *slog.Logger) {
+	files, err := filepath.Glob(filepath.Join(dir, "*.tar"))
+	if err != nil {
+		log.Warn("image archives", slog.Any("error", err))
+	}
+	for _, file := range files {
+		names, err := importArchive(ctx, images, file)
+		if err != nil {
+			log.Warn("image archive not imported", slog.String("file", file), slog.Any("error", err))
+			continue
+		}
+		log.Info("imported images", slog.String("file", file), slog.Any("images", names))
+	}
+}
+
+func importArchive(ctx context.Context, images runtime.Images, file string) ([]string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return images.Import(ctx, f)
 }
 
 func registries(c *Config, s secrets) engine.Registries {

@@ -40,6 +40,7 @@ func TestPlatform(t *testing.T) {
 		{"faulty functions", faultyFunctions},
 		{"bad input", badInput},
 		{"rolling update", rollingUpdate},
+		{"curl", curl},
 		{"kubectl", kubectl},
 		{"dashboards", dashboards},
 	} {

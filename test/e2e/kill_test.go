@@ -151,6 +151,11 @@ func TestKill(t *testing.T) {
 			if now := containers(t, p, "steady"); !maps.Equal(was, now) {
 				t.Errorf("the containers are %v, they were %v", slices.Collect(maps.Keys(now)), slices.Collect(maps.Keys(was)))
 			}
+			// And it starts containers again.
+			deploy(t, p, openfaas.FunctionDeployment{Service: "after-" + victim})
+			if code, body, _ := invoke(t, p, "POST", "/function/after-"+victim, "x"); code != 200 || body != "x" {
+				t.Errorf("a function that was deployed after it: %d %q", code, body)
+			}
 			t.Logf("%d calls, %d failed while the %s was away, %d accepted and executed", calls, failed, victim, len(accepted))
 		})
 	}
@@ -172,7 +177,20 @@ func TestKill(t *testing.T) {
 		if left := after.Since(before); len(left) > 0 {
 			t.Errorf("after `faas server stop` there is still:\n%s", strings.Join(left, "\n"))
 		}
+		// Put beside the state, an archive is an image of the next start.
+		archive, err := os.ReadFile("testdata/build/crash.tar")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(p.StateDir, "images", "crash.tar"), archive, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(filepath.Join(p.StateDir, "registry")); err != nil {
+			t.Fatal(err)
+		}
 		p.Start()
+		deploy(t, p, openfaas.FunctionDeployment{Service: "archived", Image: "crash:latest"})
+		waiting(t, p, "archived", "CrashLoopBackOff") // it was found, and does what it does
 		platform.Eventually(t, 60*time.Second, available(t, p, "steady", 2))
 		if code, body, _ := invoke(t, p, "POST", "/function/steady", "back"); code != 200 || body != "back" {
 			t.Errorf("after a stop and a start: %d %q", code, body)
