@@ -345,6 +345,11 @@ func (p *platform) serve(ctx context.Context, ls map[string]net.Listener) error 
 	if err != nil {
 		return err
 	}
+	debug, err := debugListener(ctx, p.c.run("debug.sock"))
+	if err != nil {
+		return err
+	}
+	p.serveOne(ctx, "debug listener", debug, &http.Server{Handler: debugHandler(), ReadHeaderTimeout: 5 * time.Second}, time.Second)
 	p.serveOne(ctx, "metrics listener", ls["metrics-listen"], &http.Server{Handler: metricsHandler(p.metrics), ReadHeaderTimeout: 5 * time.Second}, time.Second)
 	p.serveOne(ctx, "API listener", ls["api-listen"], &http.Server{
 		Handler: apiServer, ReadHeaderTimeout: 10 * time.Second,
