@@ -1,12 +1,11 @@
 package invoke
 
 import (
-	"net"
-	"net/http"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/gateway/balance"
+	"github.com/podsnap/podsnap/gateway/upstream"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -29,29 +28,18 @@ const (
 type endpoint struct {
 	api.Endpoint
 	replica   *balance.Replica[*endpoint]
-	transport *http.Transport // of its own: addresses are used again by other pods
+	pool      *upstream.Pool // of its own: addresses are used again by other pods
 	draining  bool
 	former    bool // of a function that was deleted
 	refused   int  // connections in a row
 	probation *time.Timer
 }
 
-func newTransport() *http.Transport {
-	d := &net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}
-	return &http.Transport{
-		DialContext:            d.DialContext,
-		DisableCompression:     true, // the answer goes on as it is
-		MaxIdleConnsPerHost:    512,
-		IdleConnTimeout:        idleTimeout,
-		MaxResponseHeaderBytes: 256 << 10,
-	}
-}
-
 func (e *endpoint) close() {
 	if e.probation != nil {
 		e.probation.Stop()
 	}
-	e.transport.CloseIdleConnections()
+	e.pool.Close()
 }
 
 // ready adds a replica, or takes one back that was drained or refused.
@@ -65,7 +53,7 @@ func (f *function) ready(ep api.Endpoint) {
 		e = nil
 	}
 	if e == nil {
-		e = &endpoint{Endpoint: ep, transport: newTransport()}
+		e = &endpoint{Endpoint: ep, pool: upstream.New(ep.Address, upstream.Config{Connect: connectTimeout, Idle: idleTimeout})}
 		e.replica = f.replicas.Add(e, ep.Concurrency)
 		f.byPod[ep.Pod] = e
 	} else {

@@ -141,7 +141,7 @@ func (c *call) try() (retry bool, err error) {
 	defer cancel(nil)
 	timer := time.AfterFunc(limit, func() { cancel(errTimeout) })
 	defer timer.Stop()
-	resp, err := e.transport.RoundTrip(c.request(ctx, e))
+	resp, err := e.pool.RoundTrip(c.request(ctx, e))
 	if err != nil {
 		if refused(err) && ctx.Err() == nil && c.body.sendable() {
 			c.f.refuse(c.slot)

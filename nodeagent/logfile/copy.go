@@ -42,6 +42,9 @@ func pump(s Source, queue chan<- []Line) {
 	sp := splitter{stream: s.Stream}
 	buf := make([]byte, 32<<10)
 	dropped := 0
+	rest := time.NewTimer(0)
+	defer rest.Stop()
+	<-rest.C
 	for {
 		n, err := s.From.Read(buf)
 		lines := sp.feed(buf[:n], time.Now())
@@ -54,8 +57,16 @@ func pump(s Source, queue chan<- []Line) {
 		if err != nil {
 			return
 		}
+		// A busy container is read in gulps: a wake-up for each of its lines
+		// costs the machine more than the line.
+		rest.Reset(gulp)
+		<-rest.C
 	}
 }
+
+// gulp is how long lines are collected after a read. The pipe holds many times
+// what a container writes in it.
+const gulp = 2 * time.Millisecond
 
 // offer queues lines, waiting for at most patience; after a drop it does not
 // wait at all until there is room again. It answers with the count of lines
