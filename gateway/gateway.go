@@ -36,6 +36,8 @@ type Config struct {
 	Agents func(ctx context.Context, node string) (api.Agent, error)
 	// Enqueue stores an asynchronous call and returns when it is safe; nil: 501.
 	Enqueue func(context.Context, dialect.AsyncCall) error
+	// Queue looks into that queue.
+	Queue dialect.Queue
 	// Digest is the digest that an image's name has now, "" when unknown. nil:
 	// images are not pinned at the deploy.
 	Digest func(ctx context.Context, image string) string
@@ -119,7 +121,7 @@ func New(c Config) (*Gateway, error) {
 		Deployed:    func(f *api.Function) { g.invoker.SetFunction(keyOf(f), specOf(f)) },
 		Deleted:     g.forget,
 		Invocations: func(k types.NamespacedName) uint64 { return g.invoker.Load(k).Invocations },
-		Agents:      c.Agents, Enqueue: c.Enqueue, Known: g.invoker.Known, MaxAsyncBody: c.MaxAsyncBody,
+		Agents:      c.Agents, Enqueue: c.Enqueue, Queue: c.Queue, Known: g.invoker.Known, MaxAsyncBody: c.MaxAsyncBody,
 		Info: g.info(), Log: c.Log,
 	})
 	if c.Metrics != nil {

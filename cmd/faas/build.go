@@ -60,7 +60,7 @@ func (s *stackArgs) load() (*work, error) {
 	}
 	fns, err := st.Select(s.filter, s.regex)
 	if err != nil {
-		return nil, err
+		return nil, usageError{fmt.Errorf("%s: %w", file, err)}
 	}
 	if len(fns) == 0 {
 		return nil, usagef("%s has no functions: make one with `faas new NAME --lang go`", file)

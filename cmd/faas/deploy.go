@@ -137,6 +137,9 @@ func (o *options) deploy(ctx context.Context, cmd *cobra.Command, c *openfaas.Cl
 	default:
 		err = c.Create(ctx, f)
 	}
+	if openfaas.IsConflict(err) && !d.update {
+		return fmt.Errorf("%w; without --update=false it is updated", err)
+	}
 	if err != nil {
 		return o.explain(err, c)
 	}

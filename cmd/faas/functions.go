@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -20,6 +21,9 @@ func (o *options) listCmd() *cobra.Command {
 		Example: "  faas list\n  faas list -v\n  faas list -o json | jq '.[].name'",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !slices.Contains([]string{"name", "invocations", "creation"}, sort) {
+				return usagef("--sort %q: it must be name, invocations or creation", sort)
+			}
 			ctx, cancel := o.short(cmd.Context())
 			defer cancel()
 			c, err := o.client("")
@@ -69,6 +73,7 @@ func (o *options) listCmd() *cobra.Command {
 	f.StringVar(&sort, "sort", "name", "order: name, invocations or creation")
 	f.BoolVarP(&verbose, "verbose", "v", false, "more columns")
 	f.BoolVarP(&quiet, "quiet", "q", false, "only names")
+	_ = cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions([]string{"name", "invocations", "creation"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -230,12 +235,16 @@ func (o *options) logsCmd() *cobra.Command {
 		Example: "  faas logs hello -f\n  faas logs hello --lines 20\n  faas logs hello --since 10m",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: o.functionNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.output == "yaml" {
+				return usagef("logs are text or, with -o json, one JSON object a line")
+			}
 			ctx, cancel := o.long(cmd.Context())
 			defer cancel()
 			c, err := o.client("")
 			if err != nil {
 				return err
 			}
+			lineOf := json.NewEncoder(cmd.OutOrStdout())
 			q := openfaas.LogQuery{Namespace: ns, Name: args[0], Instance: instance, Tail: lines, Follow: follow && !noFollow}
 			if since > 0 {
 				q.Since = time.Now().Add(-since)
@@ -246,7 +255,7 @@ func (o *options) logsCmd() *cobra.Command {
 				}
 				switch {
 				case o.output == "json":
-					if err := o.print(cmd.OutOrStdout(), l, nil); err != nil {
+					if err := lineOf.Encode(l); err != nil {
 						return err
 					}
 				case plain:
@@ -320,34 +329,46 @@ func (o *options) readyCmd() *cobra.Command {
 	var interval time.Duration
 	cmd := &cobra.Command{
 		Use: "ready [NAME]", Short: "Wait until the gateway, or a function, is ready",
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: o.functionNames,
+		Example: "  faas ready\n  faas ready hello --attempts 10",
+		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: o.functionNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if attempts < 1 || interval < 0 {
+				return usagef("--attempts must be 1 or more, --interval not negative")
+			}
+			ctx, cancel := o.long(cmd.Context())
+			defer cancel()
 			c, err := o.client("")
 			if err != nil {
 				return err
 			}
-			var last error
-			for range attempts {
+			ask := func() error {
 				if len(args) == 0 {
-					last = c.Healthz(cmd.Context())
-				} else {
-					var f *openfaas.FunctionStatus
-					f, last = c.Function(cmd.Context(), ns, args[0], false)
-					if last == nil && f.AvailableReplicas == 0 {
-						last = fmt.Errorf("%s has no replica that is ready", args[0])
-					}
+					return c.Healthz(ctx)
 				}
-				if last == nil {
+				f, err := c.Function(ctx, ns, args[0], false)
+				if err == nil && f.AvailableReplicas == 0 {
+					return fmt.Errorf("%s has no replica that is ready", args[0])
+				}
+				return err
+			}
+			for i := 1; ; i++ {
+				err := ask()
+				switch status := openfaas.StatusOf(err); {
+				case err == nil:
 					say(cmd, "ready")
 					return nil
+				case i == attempts, status == 400, status == 401, status == 403: // asking again changes nothing
+					if len(args) == 1 {
+						err = notFound(err, args[0], ns)
+					}
+					return o.explain(err, c)
 				}
 				select {
-				case <-cmd.Context().Done():
-					return cmd.Context().Err()
+				case <-ctx.Done():
+					return fmt.Errorf("%w (last: %w)", ctx.Err(), err)
 				case <-time.After(interval):
 				}
 			}
-			return o.explain(last, c)
 		},
 	}
 	cmd.Flags().StringVarP(&ns, "namespace", "n", "", "namespace")

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -28,6 +29,9 @@ is a failure. With --async the call is queued, and its id is printed.`,
   faas invoke hello --method GET --path /version --query verbose=1`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: o.functionNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if callback != "" && !async {
+				return usagef("--callback is for calls with --async: the answer of this one comes here")
+			}
 			ctx, cancel := o.long(cmd.Context())
 			defer cancel()
 			c, err := o.client("")
@@ -40,15 +44,8 @@ is a failure. With --async the call is queued, and its id is printed.`,
 			if callback != "" {
 				in.Header.Set(openfaas.HeaderCallbackURL, callback)
 			}
-			for _, h := range headers {
-				k, v, ok := strings.Cut(h, "=")
-				if i := strings.Index(h, ":"); i > 0 && (!ok || i < len(k)) {
-					k, v, ok = h[:i], strings.TrimSpace(h[i+1:]), true
-				}
-				if !ok {
-					return usagef("--header %q: it must be Name=value", h)
-				}
-				in.Header.Add(k, v)
+			if err := addHeaders(in.Header, headers, !cmd.Flags().Changed("content-type")); err != nil {
+				return err
 			}
 			if len(query) > 0 {
 				in.Query = url.Values{}
@@ -58,7 +55,7 @@ is a failure. With --async the call is queued, and its id is printed.`,
 				}
 			}
 			if in.Method != http.MethodGet && in.Method != http.MethodHead {
-				in.Body = stdin(cmd)
+				in.Body = stdin(cmd, "the request")
 			}
 			resp, err := c.Invoke(ctx, in)
 			if err != nil {
@@ -72,8 +69,14 @@ is a failure. With --async the call is queued, and its id is printed.`,
 			}
 			if resp.StatusCode >= 400 {
 				text, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10))
-				err := &openfaas.Error{Op: "invoke " + args[0], Status: resp.StatusCode, Text: strings.TrimSpace(string(text))}
-				return fmt.Errorf("%w [call %s]", err, resp.Header.Get(openfaas.HeaderCallID))
+				var err error = &openfaas.Error{Op: "invoke " + args[0], Status: resp.StatusCode, Text: strings.TrimSpace(string(text))}
+				if id := resp.Header.Get(openfaas.HeaderCallID); id != "" {
+					err = fmt.Errorf("%w [call %s]", err, id)
+				}
+				if resp.Header.Get(openfaas.HeaderInternal) != "" { // not the function's own answer
+					err = notFound(err, args[0], ns)
+				}
+				return err
 			}
 			_, err = io.Copy(cmd.OutOrStdout(), resp.Body)
 			return err
@@ -91,13 +94,33 @@ is a failure. With --async the call is queued, and its id is printed.`,
 	return cmd
 }
 
-// stdin is the body of a call: standard input. Who sits before a terminal is
-// told that it waits.
-func stdin(cmd *cobra.Command) io.Reader {
+// addHeaders puts "Name=value" and "Name: value" into h. What the user says of
+// User-Agent and, with anyType, Content-Type replaces what is there.
+func addHeaders(h http.Header, in []string, anyType bool) error {
+	said := http.Header{}
+	for _, s := range in {
+		k, v, ok := strings.Cut(s, "=")
+		if i := strings.Index(s, ":"); i > 0 && (!ok || i < len(k)) {
+			k, v, ok = s[:i], strings.TrimSpace(s[i+1:]), true
+		}
+		if !ok || k == "" || strings.ContainsAny(k, " \t\r\n:") || strings.ContainsAny(v, "\r\n") {
+			return usagef("--header %q: it must be Name=value", s)
+		}
+		said.Add(k, v)
+	}
+	if said.Get("Content-Type") != "" && !anyType {
+		return usagef("--content-type and a header Content-Type exclude one another")
+	}
+	maps.Copy(h, said)
+	return nil
+}
+
+// stdin is standard input. Who sits before a terminal is told what it waits for.
+func stdin(cmd *cobra.Command, what string) io.Reader {
 	in := cmd.InOrStdin()
 	if f, ok := in.(*os.File); ok {
 		if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err == nil {
-			say(cmd, "reading the request from the terminal, end it with ctrl-D")
+			say(cmd, "reading %s from the terminal, end it with ctrl-D", what)
 		}
 	}
 	return in

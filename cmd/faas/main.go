@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/podsnap/podsnap/internal/openfaas"
@@ -32,7 +34,7 @@ func main() {
 		<-signals // who asks twice does not want to wait
 		os.Exit(exitFault)
 	}()
-	os.Exit(run(ctx, os.Args[1:]))
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 // interrupted is the end of a command's context by a signal.
@@ -40,14 +42,17 @@ type interrupted struct{ os.Signal }
 
 func (i *interrupted) Error() string { return i.Signal.String() }
 
-func run(ctx context.Context, args []string) int {
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := newRoot()
 	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(os.Stderr, "faas: %v\n", err)
+	fmt.Fprintf(stderr, "faas: %v\n", err)
 	return exitCode(err)
 }
 
@@ -86,8 +91,8 @@ to zero and back. ` + "`faas server`" + ` is the platform; the other commands ta
 		Example: `  faas new hello --lang go      # a function from a template
   faas up -f stack.yaml         # build, push and deploy it
   echo hi | faas invoke hello   # call it`,
-		SilenceUsage: true, SilenceErrors: true,
-		PersistentPreRun: func(*cobra.Command, []string) {},
+		SilenceUsage: true, SilenceErrors: true, DisableFlagsInUseLine: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error { return o.check() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	f := root.PersistentFlags()
@@ -107,15 +112,23 @@ to zero and back. ` + "`faas server`" + ` is the platform; the other commands ta
 		}
 	}
 	add("make", o.newCmd(), o.templateCmd(), o.buildCmd(), o.pushCmd(), o.deployCmd(), o.upCmd(), o.publishCmd(), o.removeCmd(), o.secretCmd(), o.namespaceCmd())
-	add("use", o.listCmd(), o.describeCmd(), o.invokeCmd(), o.logsCmd(), o.scaleCmd(), o.readyCmd())
+	add("use", o.listCmd(), o.describeCmd(), o.invokeCmd(), o.logsCmd(), o.scaleCmd(), o.readyCmd(), o.queueCmd())
 	add("platform", o.serverCmd(), o.loginCmd(), o.logoutCmd(), o.statusCmd(), o.versionCmd())
 	root.AddCommand(o.storeChildCmd())
-	wrapArgs(root)
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd("completion")
+	finish(root, o)
 	return root
 }
 
-// wrapArgs makes wrong arguments usage errors (exit code 2) on every command.
-func wrapArgs(c *cobra.Command) {
+// finish does for every command what would be forgotten on one: wrong arguments
+// are usage errors (exit code 2), a group of commands names what it has when
+// asked for what it has not, and flags are completed.
+func finish(c *cobra.Command, o *options) {
+	if c.HasSubCommands() && !c.Runnable() {
+		c.Args = member
+		c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+	}
 	if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
 			if err := check(c, args); err != nil {
@@ -124,7 +137,31 @@ func wrapArgs(c *cobra.Command) {
 			return nil
 		}
 	}
-	for _, s := range c.Commands() {
-		wrapArgs(s)
+	complete := func(flag string, f cobra.CompletionFunc) {
+		if c.Flag(flag) != nil {
+			_ = c.RegisterFlagCompletionFunc(flag, f) // an error is a flag that has one
+		}
 	}
+	complete("namespace", o.namespaceNames)
+	if !c.HasParent() {
+		complete("output", cobra.FixedCompletions([]string{"json", "yaml", "wide", "name"}, cobra.ShellCompDirectiveNoFileComp))
+	}
+	for _, s := range c.Commands() {
+		finish(s, o)
+	}
+}
+
+// member refuses what is not a command of a group.
+func member(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	msg := fmt.Sprintf("%s has no command %q", c.CommandPath(), args[0])
+	if c.SuggestionsMinimumDistance <= 0 {
+		c.SuggestionsMinimumDistance = 2
+	}
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		return fmt.Errorf("%s; did you mean %s?", msg, strings.Join(near, " or "))
+	}
+	return fmt.Errorf("%s; `%s --help` shows those that are", msg, c.CommandPath())
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -29,6 +30,19 @@ type options struct {
 	output   string
 	timeout  time.Duration
 	insecure bool
+}
+
+// check refuses what no command understands, before anything is done.
+func (o *options) check() error {
+	switch o.output {
+	case "", "json", "yaml", "wide", "name":
+	default:
+		return usagef("output %q: it must be json, yaml, wide or name", o.output)
+	}
+	if o.timeout < 0 {
+		return usagef("--timeout %s: it must not be negative", o.timeout)
+	}
+	return nil
 }
 
 // url is the gateway: flag, stack.yaml, environment, default.
@@ -104,6 +118,14 @@ func (o *options) explain(err error, c *openfaas.Client) error {
 		return fmt.Errorf("no gateway answers at %s. Start the platform with `make up` (or `faas server`), or name another with --gateway: %w", c.URL, err)
 	case openfaas.StatusOf(err) == http.StatusUnauthorized:
 		return fmt.Errorf("%w. Log in with `faas login --gateway %s`", err, c.URL)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%s did not answer in time; --timeout gives it longer: %w", c.URL, err)
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return fmt.Errorf("the certificate of %s can't be trusted; --tls-no-verify does without that check: %w", c.URL, err)
+	}
+	if e, ok := errors.AsType[*net.DNSError](err); ok && e.IsNotFound {
+		return fmt.Errorf("there is no host %s; name another gateway with --gateway: %w", e.Name, err)
 	}
 	return err
 }
@@ -127,7 +149,7 @@ func (o *options) print(w io.Writer, v any, text func(io.Writer)) error {
 		text(t)
 		return t.Flush()
 	}
-	return usagef("output %q: it must be json, yaml, wide or name", o.output)
+	return o.check()
 }
 
 // say tells the user what happened; it goes to standard error, so that
@@ -150,27 +172,4 @@ func keyValues(flag string, in []string) (map[string]string, error) {
 		out[k] = v
 	}
 	return out, nil
-}
-
-// functionNames completes names of functions; it gives up after half a second.
-func (o *options) functionNames(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), 500*time.Millisecond)
-	defer cancel()
-	c, err := o.client("")
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	ns, _ := cmd.Flags().GetString("namespace")
-	fns, err := c.Functions(ctx, ns)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var out []string
-	for _, f := range fns {
-		out = append(out, f.Name)
-	}
-	return out, cobra.ShellCompDirectiveNoFileComp
 }

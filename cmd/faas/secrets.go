@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"io"
@@ -29,18 +30,13 @@ func (o *options) secretWrite(verb string) *cobra.Command {
 			ctx, cancel := o.short(cmd.Context())
 			defer cancel()
 			value := []byte(literal)
-			if !cmd.Flags().Changed("from-literal") {
-				r := cmd.InOrStdin()
+			if cmd.Flags().Changed("from-literal") {
 				if file != "" {
-					f, err := os.Open(file)
-					if err != nil {
-						return err
-					}
-					defer f.Close()
-					r = f
+					return usagef("--from-literal and --from-file exclude one another")
 				}
+			} else {
 				var err error
-				if value, err = io.ReadAll(io.LimitReader(r, 1<<20+1)); err != nil {
+				if value, err = secretValue(cmd, file); err != nil {
 					return err
 				}
 			}
@@ -48,9 +44,7 @@ func (o *options) secretWrite(verb string) *cobra.Command {
 				return usagef("the secret %s has over 1 MiB, which is the limit", args[0])
 			}
 			if trim {
-				for len(value) > 0 && (value[len(value)-1] == '\n' || value[len(value)-1] == '\r') {
-					value = value[:len(value)-1]
-				}
+				value = bytes.TrimRight(value, "\r\n")
 			}
 			if len(value) == 0 {
 				return usagef("the secret %s would be empty", args[0])
@@ -60,19 +54,23 @@ func (o *options) secretWrite(verb string) *cobra.Command {
 				return err
 			}
 			s := openfaas.Secret{Name: args[0], Namespace: ns, RawValue: value}
+			done := verb
 			switch verb {
 			case "update":
 				err = c.UpdateSecret(ctx, s)
 			default:
 				err = c.CreateSecret(ctx, s)
 				if openfaas.IsConflict(err) && replace {
-					err = c.UpdateSecret(ctx, s)
+					done, err = "update", c.UpdateSecret(ctx, s)
 				}
 			}
-			if err != nil {
-				return o.explain(err, c)
+			switch {
+			case openfaas.IsConflict(err):
+				return fmt.Errorf("%w; --replace gives it the new value", err)
+			case err != nil:
+				return o.explain(noSecret(err, args[0], ns), c)
 			}
-			say(cmd, "%sd secret %s", verb, args[0])
+			say(cmd, "%sd secret %s", done, args[0])
 			return nil
 		},
 	}
@@ -83,8 +81,40 @@ func (o *options) secretWrite(verb string) *cobra.Command {
 	f.BoolVar(&trim, "trim", true, "drop line ends at the end of the value")
 	if verb == "create" {
 		f.BoolVar(&replace, "replace", false, "update the secret if it exists")
+	} else {
+		cmd.ValidArgsFunction = o.secretNames
 	}
 	return cmd
+}
+
+// secretValue reads a file or, when it is "", standard input; at most a byte
+// more than is allowed.
+func secretValue(cmd *cobra.Command, file string) ([]byte, error) {
+	if file == "" {
+		return io.ReadAll(io.LimitReader(stdin(cmd, "the secret"), 1<<20+1))
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, 1<<20+1))
+}
+
+// noSecret says which secret, and what to do.
+func noSecret(err error, name, ns string) error {
+	if !openfaas.IsNotFound(err) {
+		return err
+	}
+	return fmt.Errorf("there is no secret %q in namespace %s; `faas secret list -n %s` shows those that are (%w)", name, orNamespace(ns), orNamespace(ns), err)
+}
+
+// noNamespace says which namespace, and what to do.
+func noNamespace(err error, name string) error {
+	if !openfaas.IsNotFound(err) {
+		return err
+	}
+	return fmt.Errorf("there is no namespace %s for functions; `faas namespace list` shows those that are (%w)", name, err)
 }
 
 func (o *options) secretList() *cobra.Command {
@@ -125,6 +155,7 @@ func (o *options) secretRemove() *cobra.Command {
 	var ns string
 	cmd := &cobra.Command{
 		Use: "remove NAME", Aliases: []string{"rm", "delete"}, Short: "Remove a secret", Args: cobra.ExactArgs(1),
+		Example: "  faas secret remove api-key", ValidArgsFunction: o.secretNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := o.short(cmd.Context())
 			defer cancel()
@@ -133,7 +164,7 @@ func (o *options) secretRemove() *cobra.Command {
 				return err
 			}
 			if err := c.DeleteSecret(ctx, ns, args[0]); err != nil {
-				return o.explain(err, c)
+				return o.explain(noSecret(err, args[0], ns), c)
 			}
 			say(cmd, "removed secret %s", args[0])
 			return nil
@@ -176,11 +207,14 @@ func (o *options) namespaceWrite(verb string) *cobra.Command {
 				err = c.UpdateNamespace(ctx, n)
 			}
 			if err != nil {
-				return o.explain(err, c)
+				return o.explain(noNamespace(err, args[0]), c)
 			}
 			say(cmd, "%sd namespace %s", verb, args[0])
 			return nil
 		},
+	}
+	if verb == "update" {
+		cmd.ValidArgsFunction = o.namespaceArg
 	}
 	cmd.Flags().StringArrayVar(&labels, "label", nil, "label key=value, may be repeated")
 	cmd.Flags().StringArrayVar(&annotations, "annotation", nil, "annotation key=value, may be repeated")
@@ -190,6 +224,7 @@ func (o *options) namespaceWrite(verb string) *cobra.Command {
 func (o *options) namespaceGet() *cobra.Command {
 	return &cobra.Command{
 		Use: "get NAME", Short: "Show a namespace", Args: cobra.ExactArgs(1),
+		ValidArgsFunction: o.namespaceArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := o.short(cmd.Context())
 			defer cancel()
@@ -199,9 +234,13 @@ func (o *options) namespaceGet() *cobra.Command {
 			}
 			n, err := c.Namespace(ctx, args[0])
 			if err != nil {
-				return o.explain(err, c)
+				return o.explain(noNamespace(err, args[0]), c)
 			}
 			return o.print(cmd.OutOrStdout(), n, func(w io.Writer) {
+				if o.output == "name" {
+					fmt.Fprintln(w, n.Name)
+					return
+				}
 				fmt.Fprintf(w, "Name:\t%s\nLabels:\t%s\nAnnotations:\t%s\n", n.Name, flat(n.Labels), flat(n.Annotations))
 			})
 		},
@@ -234,6 +273,7 @@ func (o *options) namespaceList() *cobra.Command {
 func (o *options) namespaceRemove() *cobra.Command {
 	return &cobra.Command{
 		Use: "remove NAME", Aliases: []string{"rm", "delete"}, Short: "Remove a namespace and everything in it", Args: cobra.ExactArgs(1),
+		Example: "  faas namespace remove dev", ValidArgsFunction: o.namespaceArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := o.short(cmd.Context())
 			defer cancel()
@@ -242,7 +282,7 @@ func (o *options) namespaceRemove() *cobra.Command {
 				return err
 			}
 			if err := c.DeleteNamespace(ctx, args[0]); err != nil {
-				return o.explain(err, c)
+				return o.explain(noNamespace(err, args[0]), c)
 			}
 			say(cmd, "namespace %s is being removed", args[0])
 			return nil

@@ -5,14 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// ErrNoDeadLetter is a dead letter that is not there, or not any more.
-var ErrNoDeadLetter = errors.New("there is no such dead letter")
+// Errors of Redrive.
+var (
+	ErrNoDeadLetter = errors.New("there is no such dead letter") // or not any more
+	ErrUnreadable   = errors.New("it can't be called")           // and never will be
+)
 
 // DeadLetter is a call that was given up.
 type DeadLetter struct {
@@ -22,22 +26,33 @@ type DeadLetter struct {
 	Reason   string    `json:"reason"`
 	Attempts int       `json:"attempts"`         // that were made; 0 when it could not be read
 	Status   int       `json:"status,omitempty"` // of the last answer; 0 when none was had
-	Call     *Call     `json:"call,omitempty"`   // nil when it could not be read
+	Size     int       `json:"size"`             // of the call's body, bytes
+	Call     *Call     `json:"call,omitempty"`   // without its body; nil when it could not be read
+}
+
+// Function is whose call it was, as far as the subject tells.
+func (d *DeadLetter) Function() types.NamespacedName {
+	ns, name, _ := strings.Cut(strings.TrimPrefix(d.Subject, deadPrefix), ".")
+	return types.NamespacedName{Namespace: ns, Name: name}
 }
 
 // DeadLetters lists what was given up, oldest first, from sequence number from
-// on and at most limit. Of one function, or of all when f is empty. It asks
-// NATS once for each.
+// on and at most limit. Of one function, of a namespace when f has no name, or
+// of all when f is empty. It asks NATS once for each. The answer is never nil
+// without an error.
 func (q *Queue) DeadLetters(ctx context.Context, f types.NamespacedName, from uint64, limit int) ([]DeadLetter, error) {
 	s, err := q.js.Stream(ctx, deadStream)
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", deadStream, err)
 	}
 	subject := deadPrefix + ">"
-	if f != (types.NamespacedName{}) {
+	switch {
+	case f.Name != "":
 		subject = deadPrefix + f.Namespace + "." + f.Name
+	case f.Namespace != "":
+		subject = deadPrefix + f.Namespace + ".>"
 	}
-	var out []DeadLetter
+	out := []DeadLetter{}
 	for from = max(from, 1); len(out) < limit; {
 		m, err := s.GetMsg(ctx, from, jetstream.WithGetMsgSubject(subject))
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -53,9 +68,9 @@ func (q *Queue) DeadLetters(ctx context.Context, f types.NamespacedName, from ui
 }
 
 func letter(m *jetstream.RawStreamMsg) DeadLetter {
-	d := DeadLetter{Seq: m.Sequence, Time: m.Time, Subject: m.Subject, Reason: m.Header.Get(headerReason)}
+	d := DeadLetter{Seq: m.Sequence, Time: m.Time, Subject: m.Subject, Reason: m.Header.Get(headerReason), Size: len(m.Data)}
 	d.Status, _ = strconv.Atoi(m.Header.Get(headerStatus)) // absent is 0
-	if c, err := decode(m.Header, m.Data); err == nil {
+	if c, err := decode(m.Header, nil); err == nil {       // many bodies would not fit
 		d.Call, d.Attempts = c, c.Attempt+1
 	}
 	return d
@@ -78,7 +93,7 @@ func (q *Queue) Redrive(ctx context.Context, seq uint64) error {
 	}
 	c, err := decode(m.Header, m.Data)
 	if err != nil {
-		return fmt.Errorf("dead letter %d can't be called: %w", seq, err)
+		return fmt.Errorf("dead letter %d: %w: %w", seq, ErrUnreadable, err)
 	}
 	c.Attempt, c.After = 0, time.Time{}
 	c.Round++

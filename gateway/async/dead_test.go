@@ -44,7 +44,7 @@ func TestRedrive(t *testing.T) {
 		f.until(t, "both attempts", func(calls map[string]int) bool { return calls["call-1"] == 2*(round+1) })
 		empty(t, q)
 		l := list(poison)
-		if len(l) != 1 || l[0].Status != 500 || l[0].Attempts != 2 || l[0].Call == nil || string(l[0].Call.Body) != "body 1" || !strings.Contains(l[0].Reason, "500") {
+		if len(l) != 1 || l[0].Status != 500 || l[0].Attempts != 2 || l[0].Call == nil || l[0].Size != len("body 1") || l[0].Function() != poison || !strings.Contains(l[0].Reason, "500") {
 			t.Fatalf("round %d: the dead letters are %+v", round, l)
 		}
 		healed.Store(round == 2)
@@ -90,8 +90,8 @@ func TestDeadLettersPages(t *testing.T) {
 		for _, d := range l {
 			seen[d.Subject]++
 			if d.Call == nil {
-				if err := q.Redrive(t.Context(), d.Seq); err == nil {
-					t.Error("what can't be read was driven anew")
+				if err := q.Redrive(t.Context(), d.Seq); !errors.Is(err, ErrUnreadable) {
+					t.Errorf("what can't be read was driven anew: %v", err)
 				}
 			}
 		}
@@ -100,6 +100,14 @@ func TestDeadLettersPages(t *testing.T) {
 	want := map[string]int{deadPrefix + "openfaas-fn.a": 3, deadPrefix + "openfaas-fn.b": 2, deadPrefix + "openfaas-fn.c": 1}
 	if d := cmp.Diff(want, seen); d != "" {
 		t.Error(d)
+	}
+	for f, want := range map[types.NamespacedName]int{
+		{Namespace: "openfaas-fn"}: 6, {Namespace: "openfaas-fn", Name: "b"}: 2, {Namespace: "openfaas"}: 0, {Namespace: "openfaas-fn", Name: "none"}: 0,
+	} {
+		l, err := q.DeadLetters(t.Context(), f, 0, 100)
+		if err != nil || l == nil || len(l) != want {
+			t.Errorf("%s: %d dead letters, %v, want %d", f, len(l), err, want)
+		}
 	}
 }
 

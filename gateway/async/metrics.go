@@ -2,6 +2,7 @@ package async
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -61,15 +62,16 @@ func (p *pending) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// Pending counts the stored calls that are not done, by <function>.<namespace>.
+// Pending counts the stored calls that are not done, by <function>.<namespace>:
+// those that wait and those that are being made.
 func (q *Queue) Pending(ctx context.Context) (map[string]uint64, error) {
 	s, err := q.js.Stream(ctx, stream)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("stream %s: %w", stream, err)
 	}
 	info, err := s.Info(ctx, jetstream.WithSubjectFilter(prefix+">"))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("stream %s: %w", stream, err)
 	}
 	out := make(map[string]uint64, len(info.State.Subjects))
 	for subject, n := range info.State.Subjects {

@@ -57,7 +57,7 @@ func (d *Dialect) async(w http.ResponseWriter, r *http.Request) error {
 		return fault(http.StatusMethodNotAllowed, "asynchronous calls are made with POST, not %s", r.Method)
 	}
 	if d.c.Enqueue == nil {
-		return fault(http.StatusNotImplemented, "this gateway has no queue for asynchronous calls")
+		return errNoQueue
 	}
 	callback := r.Header.Get(openfaas.HeaderCallbackURL)
 	if err := checkCallback(callback); err != nil {

@@ -48,6 +48,7 @@ type Config struct {
 	// have a method HTTPStatus() int.
 	Known        func(context.Context, types.NamespacedName) error
 	MaxAsyncBody int64 // bytes; 0 is 1 MiB
+	Queue        Queue
 
 	Info openfaas.Info
 	Log  *slog.Logger // nil discards
@@ -120,4 +121,5 @@ func (d *Dialect) Mount(r chi.Router) {
 	r.Get("/system/logs", d.on(d.logs))
 	r.Post("/system/alert", d.on(d.alert))
 	r.Get("/system/telemetry", d.on(d.telemetry))
+	d.mountQueue(r)
 }

@@ -289,6 +289,7 @@ func (p *platform) startGateway(ctx context.Context, capacity api.Capacity, reg 
 				Header: c.Header, Body: c.Body, Callback: c.CallbackURL, Start: c.Start,
 			})
 		},
+		Queue:   lookInto(func() *async.Queue { return queue }),
 		Digest:  digests(reg),
 		Auth:    auth.Config{Disabled: p.c.NoAuth, User: p.secrets.user, Password: p.secrets.password},
 		Version: openfaas.Version{Release: p.c.Version, SHA: p.c.Revision},

@@ -143,3 +143,25 @@ type AlertItem struct {
 	Status string            `json:"status"` // firing or resolved
 	Labels map[string]string `json:"labels"` // alertname, function_name
 }
+
+// PendingCalls says how many asynchronous calls of a function are stored and
+// not done. It is an addition to the API: GET /system/async/pending.
+type PendingCalls struct {
+	Name      string `json:"name"`
+	Namespace string `json:"namespace"`
+	Pending   uint64 `json:"pending"` // those that wait and those that are being made
+}
+
+// DeadLetter is an asynchronous call that was given up. It is an addition to
+// the API: GET /system/async/dead-letters.
+type DeadLetter struct {
+	Seq       uint64    `json:"seq"`              // its name; unique, rising
+	CallID    string    `json:"callId,omitempty"` // "" when the call can't be read
+	Name      string    `json:"name"`             // of the function
+	Namespace string    `json:"namespace"`
+	Reason    string    `json:"reason"`
+	Attempts  int       `json:"attempts"`
+	Status    int       `json:"status,omitempty"` // of the last answer; 0 when none was had
+	Time      time.Time `json:"time"`             // when it was given up
+	Size      int       `json:"size"`             // of its body, bytes
+}
