@@ -1,128 +1,147 @@
 // Command bench measures the platform against baselines in the same run:
 // `make bench`. Every figure is a median over rounds in which ours and the
 // baseline take turns, and counts only when no call failed. It prints a table
-// and writes bench/latest.json.
+// and writes bench/latest.json. `-compare OLD NEW` compares two such files.
 package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
+	"flag"
 	"fmt"
 	"os"
+	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
-	"text/tabwriter"
+	"syscall"
 	"time"
 
 	"github.com/podsnap/podsnap/test/platform"
 )
 
-// row is one result, as it stands in latest.json.
-type row struct {
-	Name     string  `json:"name"`
-	Ours     float64 `json:"ours"`
-	Baseline float64 `json:"baseline"`
-	Ratio    float64 `json:"ratio"` // ours ÷ baseline, or the difference where the name says −
-	Goal     float64 `json:"goal"`  // the ratio is to be at most this
-	Pass     bool    `json:"pass"`
-
-	unit   string
-	spread string
+func main() {
+	os.Exit(run())
 }
 
-// rounds in which ours and the baseline take turns.
-const rounds = 5
-
-func main() {
-	b := &bench{}
-	err := b.run()
+func run() int {
+	only := flag.String("run", "", "measure only the rows whose names match this `regexp`")
+	rounds := flag.Int("rounds", 5, "`times` that ours and the baseline take turns")
+	out := flag.String("o", "bench/latest.json", "`file` that the rows are written to")
+	compare := flag.Bool("compare", false, "print how the ratios of two files, old and new, differ")
+	verbose := flag.Bool("v", false, "print each round's figures")
+	flag.Parse()
+	if *compare {
+		return exit(compareFiles(os.Stdout, flag.Args()))
+	}
+	match, err := regexp.Compile(*only)
+	if err != nil || *rounds < 1 {
+		return exit(errors.Join(err, errors.New("-rounds must be at least 1")))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	b := &bench{ctx: ctx, rounds: *rounds, verbose: *verbose}
+	rows := b.measure(match)
 	b.clean()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
+	if err := report(rows, *out); err != nil {
+		return exit(err)
 	}
 	if b.failed {
-		os.Exit(1)
+		return 1
+	}
+	return 0
+}
+
+func exit(err error) int {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return 1
+	}
+	return 0
+}
+
+// part is what is measured together; one name for each row.
+type part struct {
+	names   []string
+	measure func(*bench) []row
+}
+
+// parts are in the order that disturbs least: the idle platform comes first.
+func parts() []part {
+	return []part{
+		{[]string{nameRSS, nameCPU}, (*bench).idle},
+		{[]string{namePicks1k, namePicks5k, namePicks10k, nameGrowth}, (*bench).schedule},
+		{[]string{nameFanout}, (*bench).fanout},
+		{[]string{nameWarm}, (*bench).warm},
+		{[]string{nameThroughput}, (*bench).throughput},
+		{[]string{nameWarmTail}, (*bench).warmTail},
+		{[]string{nameAsync}, (*bench).async},
+		{[]string{nameCold, nameColdTail}, (*bench).cold},
+		{[]string{nameDeploy, nameDeployCold}, (*bench).deploy},
+		{[]string{nameColdRate}, (*bench).coldRate},
+		{[]string{nameStep, nameDecision}, (*bench).step},
+		{[]string{nameBurst}, (*bench).burst},
 	}
 }
 
-func (b *bench) run() (err error) {
+// measure takes the rows that match. One that fails is left out and told; the
+// others are measured all the same.
+func (b *bench) measure(match *regexp.Regexp) []row {
+	var rows []row
+	for _, p := range parts() {
+		if !slices.ContainsFunc(p.names, match.MatchString) || b.ctx.Err() != nil {
+			continue
+		}
+		start := time.Now()
+		got, err := b.try(p.measure)
+		if err != nil {
+			b.Errorf("bench: not measured: %s: %v", strings.Join(p.names, "; "), err)
+			continue
+		}
+		rows = append(rows, got...)
+		b.Logf("%s: done in %.1f s", strings.Join(p.names, "; "), time.Since(start).Seconds())
+	}
+	return rows
+}
+
+func (b *bench) try(f func(*bench) []row) (rows []row, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			if e, ok := r.(fatal); ok {
-				err = e
-				return
+			e, ok := r.(fatal)
+			if !ok {
+				b.clean()
+				panic(r)
 			}
-			panic(r)
+			err = e
 		}
 	}()
-	p := platform.New(b)
-	img := b.prepare(p)
-	var rows []row
-	for _, measure := range []func(*platform.Platform, *image) row{b.idle, b.warm, b.cold} {
-		r := measure(p, img)
-		rows = append(rows, r)
-		fmt.Fprintf(os.Stderr, "%s: done\n", r.Name)
-	}
-	return report(rows)
+	return f(b), nil
 }
-
-func report(rows []row) error {
-	t := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "NAME\tOURS\tBASELINE\tRATIO\tGOAL\tPASS\tSPREAD OF OURS")
-	for _, r := range rows {
-		fmt.Fprintf(t, "%s\t%.4g %s\t%.4g %s\t%.3g\t≤ %.3g\t%v\t%s\n", r.Name, r.Ours, r.unit, r.Baseline, r.unit, r.Ratio, r.Goal, r.Pass, r.spread)
-	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	out, err := json.MarshalIndent(rows, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile("bench/latest.json", append(out, '\n'), 0o644) //nolint:gosec // no secret
-}
-
-// quotient makes a row of the medians of rounds.
-func quotient(name, unit string, goal float64, ours, baseline []float64) row {
-	r := row{Name: name, Ours: median(ours), Baseline: median(baseline), Goal: goal, unit: unit, spread: spread(ours)}
-	r.Ratio = r.Ours / r.Baseline
-	r.Pass = r.Ratio <= goal
-	return r
-}
-
-func median(in []float64) float64 { return quantile(in, 0.5) }
-
-// quantile of a sample, by the nearest rank.
-func quantile(in []float64, q float64) float64 {
-	if len(in) == 0 {
-		return 0
-	}
-	s := slices.Clone(in)
-	slices.Sort(s)
-	return s[min(len(s)-1, int(q*float64(len(s))))]
-}
-
-func spread(in []float64) string {
-	return fmt.Sprintf("%.4g … %.4g", slices.Min(in), slices.Max(in))
-}
-
-func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-func us(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
 // bench is the platform's "test": what it starts is ended by clean.
 type bench struct {
+	ctx      context.Context //nolint:containedctx // it stands for a testing.T
+	rounds   int
+	verbose  bool
 	cleanups []func()
 	failed   bool
+
+	running *platform.Platform // see platform
+	image   string             // of the measured function; see prepare
+	dir     string
+	watched *pods
+	cold64  []string // functions at zero replicas
+	runc    *runc
 }
 
+// fatal ends the measurement of a part.
 type fatal struct{ error }
 
-func (*bench) Helper()                  {}
-func (*bench) Context() context.Context { return context.Background() }
-func (b *bench) Cleanup(f func())       { b.cleanups = append(b.cleanups, f) }
-func (b *bench) Failed() bool           { return b.failed }
-func (*bench) Logf(f string, a ...any)  { fmt.Fprintf(os.Stderr, f+"\n", a...) }
+func (*bench) Helper()                    {}
+func (b *bench) Context() context.Context { return b.ctx }
+func (b *bench) Cleanup(f func())         { b.cleanups = append(b.cleanups, f) }
+func (b *bench) Failed() bool             { return b.failed }
+func (*bench) Logf(f string, a ...any)    { fmt.Fprintf(os.Stderr, f+"\n", a...) }
 func (b *bench) Errorf(f string, a ...any) {
 	b.failed = true
 	b.Logf(f, a...)
@@ -133,14 +152,29 @@ func (*bench) Fatalf(f string, a ...any)  { panic(fatal{fmt.Errorf(f, a...)}) }
 func (b *bench) Skip(a ...any)            { b.Fatal(a...) }
 func (b *bench) Skipf(f string, a ...any) { b.Fatalf(f, a...) }
 
+// clean ends what was started, the newest first; one that fails does not stop
+// the others.
 func (b *bench) clean() {
-	for _, f := range slices.Backward(b.cleanups) {
-		f()
+	for len(b.cleanups) > 0 {
+		last := len(b.cleanups) - 1
+		f := b.cleanups[last]
+		b.cleanups = b.cleanups[:last]
+		if _, err := b.try(func(*bench) []row { f(); return nil }); err != nil {
+			b.Errorf("bench: clean up: %v", err)
+		}
 	}
 }
 
 func (b *bench) must(err error) {
 	if err != nil {
 		b.Fatal(err)
+	}
+}
+
+// each calls f for every round.
+func (b *bench) each(f func()) {
+	for range b.rounds {
+		b.must(b.ctx.Err())
+		f()
 	}
 }

@@ -2,16 +2,19 @@ package main
 
 import (
 	"archive/tar"
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -20,82 +23,143 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/podsnap/podsnap/test/platform"
-	corev1 "k8s.io/api/core/v1"
 )
 
-// The baseline's address, in a network namespace that is made for it.
-const (
-	runcNetns = "podsnap-bench"
-	runcHost  = "169.254.77.1"
-	runcIP    = "169.254.77.2"
-)
-
-// image is the measured function's image, unpacked for runc.
-type image struct {
-	bundle string
-	n      int
+// runc runs the measured function's image, unpacked, with `runc run`: the
+// baseline. Its containers have places, each with a network namespace that
+// stands ready (which favours the baseline).
+type runc struct {
+	dir  string // of the bundles, by place, and of the root file system that they share
+	name string // what containers, namespaces and cgroups of this run are called
+	net  string // the first three bytes of the addresses
 }
 
-// newImage takes the function's image out of the platform's registry and makes
-// a bundle of it, with a network namespace that stands ready (which favours
-// the baseline).
-func newImage(b *bench, p *platform.Platform, dir string) *image {
-	f, err := p.Client.Function(b.Context(), "", function, false)
-	b.must(err)
-	ref, err := name.ParseReference(strings.TrimPrefix(p.URL, "http://")+"/"+f.Image, name.Insecure)
+// baseline takes the function's image out of the platform's registry and makes
+// bundles of it, at the first call.
+func (b *bench) baseline() *runc {
+	if b.runc != nil {
+		return b.runc
+	}
+	b.prepare()
+	p := b.platform()
+	ref, err := name.ParseReference(b.gateway()+"/"+b.image, name.Insecure)
 	b.must(err)
 	img, err := remote.Image(ref, remote.WithAuth(&authn.Basic{Username: "admin", Password: p.Password}))
 	b.must(err)
 	conf, err := img.ConfigFile()
 	b.must(err)
-	i := &image{bundle: filepath.Join(dir, "bundle")}
-	b.must(unpack(img, filepath.Join(i.bundle, "rootfs")))
-	b.must(writeSpec(filepath.Join(i.bundle, "config.json"), conf))
-	steps := [][]string{
-		{"netns", "add", runcNetns},
-		{"link", "add", "psbench0", "type", "veth", "peer", "name", "eth0", "netns", runcNetns},
-		{"addr", "add", runcHost + "/30", "dev", "psbench0"},
-		{"link", "set", "psbench0", "up"},
-		{"-n", runcNetns, "addr", "add", runcIP + "/30", "dev", "eth0"},
-		{"-n", runcNetns, "link", "set", "eth0", "up"},
-		{"-n", runcNetns, "link", "set", "lo", "up"},
+	// Named after the process, so that two runs do not meet.
+	id := os.Getpid()
+	r := &runc{dir: filepath.Join(b.dir, "runc"), name: fmt.Sprintf("podsnap-bench-%d", id), net: fmt.Sprintf("169.254.%d", 16+id%200)}
+	b.must(unpack(img, filepath.Join(r.dir, "rootfs")))
+	var batch strings.Builder
+	for i := range most {
+		b.must(os.MkdirAll(r.bundle(i), 0o700))
+		b.must(r.writeSpec(i, conf))
+		ns, veth := r.id(i), fmt.Sprintf("psb%x.%d", id, i)
+		fmt.Fprintf(&batch, "netns add %s\nlink add %s type veth peer name eth0 netns %s\naddr add %s/30 dev %s\nlink set %s up\n", ns, veth, ns, r.ip(i, 1), veth, veth)
 	}
-	b.Cleanup(func() { _ = exec.Command("ip", "netns", "del", runcNetns).Run() }) //nolint:noctx // answers at once
-	for _, s := range steps {
-		if out, err := exec.Command("ip", s...).CombinedOutput(); err != nil { //nolint:noctx // answers at once
-			b.Fatalf("ip %s: %v %s", strings.Join(s, " "), err, out)
+	b.Cleanup(r.clean)
+	b.must(ip(batch.String(), "-batch", "-"))
+	b.must(together(8, func(w int) error {
+		for i := w; i < most; i += 8 {
+			inside := fmt.Sprintf("addr add %s/30 dev eth0\nlink set eth0 up\nlink set lo up\n", r.ip(i, 2))
+			if err := ip(inside, "-n", r.id(i), "-batch", "-"); err != nil {
+				return err
+			}
 		}
-	}
-	return i
+		return nil
+	}))
+	b.runc = r
+	return r
 }
 
-// run starts the image with `runc run` and measures until it has answered.
-func (i *image) run(b *bench) time.Duration {
-	i.n++
-	id := fmt.Sprintf("podsnap-bench-%d", i.n)
-	cmd := exec.Command("runc", "run", "--bundle", i.bundle, id) //nolint:noctx // ended below
-	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: time.Second}).DialContext}}
-	start := time.Now()
-	b.must(cmd.Start())
-	for get(c, "http://"+runcIP+":8080/") != nil {
-		if time.Since(start) > 20*time.Second {
-			b.Fatal("the baseline did not answer")
-		}
+func (r *runc) id(i int) string     { return fmt.Sprintf("%s-%d", r.name, i) }
+func (r *runc) bundle(i int) string { return filepath.Join(r.dir, r.id(i)) }
+
+// ip is an address of a place's /30: 1 is the host's, 2 the container's.
+func (r *runc) ip(i, host int) string { return fmt.Sprintf("%s.%d", r.net, 4*i+host) }
+
+func ip(stdin string, args ...string) error {
+	cmd := exec.Command("ip", args...) //nolint:noctx // answers at once
+	cmd.Stdin = strings.NewReader(stdin)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("ip %s: %w %s", strings.Join(args, " "), err, out)
 	}
-	took := time.Since(start)
-	if out, err := exec.Command("runc", "kill", id, "KILL").CombinedOutput(); err != nil { //nolint:noctx // answers at once
-		b.Fatalf("runc kill: %v %s", err, out)
-	}
-	_ = cmd.Wait()                                          // it was killed
-	_ = exec.Command("runc", "delete", "--force", id).Run() //nolint:noctx // answers at once
-	return took
+	return nil
 }
 
-func writeSpec(path string, conf *v1.ConfigFile) error {
+// clean removes all of it, whatever a broken round has left.
+func (r *runc) clean() {
+	var batch strings.Builder
+	for i := range most {
+		_ = exec.Command("runc", "delete", "--force", r.id(i)).Run() //nolint:noctx // answers at once
+		fmt.Fprintf(&batch, "netns del %s\n", r.id(i))
+	}
+	_ = ip(batch.String(), "-force", "-batch", "-")
+	for _, pattern := range []string{"/sys/fs/cgroup/*/", "/sys/fs/cgroup/"} {
+		dirs, _ := filepath.Glob(pattern + r.name)
+		for _, d := range dirs {
+			_ = os.Remove(d)
+		}
+	}
+}
+
+// start runs the container of place i and measures until it has answered. The
+// caller stops it. crowd is how many are started at a time: it looks less often
+// then, so as not to take the CPU that it waits for.
+func (r *runc) start(ctx context.Context, i, crowd int) (took time.Duration, stop func() error, err error) {
+	pidFile := filepath.Join(r.bundle(i), "pid")
+	_ = os.Remove(pidFile) // the last one's process is gone
+	cmd := exec.Command("runc", "run", "--bundle", r.bundle(i), "--pid-file", pidFile, r.id(i)) //nolint:noctx // ended by stop
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	begin := time.Now()
+	if err := cmd.Start(); err != nil {
+		return 0, nil, err
+	}
+	stop = func() error {
+		// Straight to the process: what `runc kill` costs is not the baseline's fault.
+		raw, err := os.ReadFile(pidFile)
+		if err != nil {
+			return errors.Join(err, cmd.Process.Kill(), cmd.Wait())
+		}
+		pid, err := strconv.Atoi(string(raw))
+		if err != nil {
+			return err
+		}
+		err = syscall.Kill(pid, syscall.SIGKILL)
+		_ = cmd.Wait() // it was killed
+		return err
+	}
+	if err := r.answers(ctx, i, crowd); err != nil {
+		return 0, nil, errors.Join(err, stop(), errors.New(said.String()))
+	}
+	return time.Since(begin), stop, nil
+}
+
+func (r *runc) answers(ctx context.Context, i, crowd int) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("the baseline did not answer in 30 s"))
+	defer cancel()
+	again := time.NewTicker(time.Duration(1+crowd) * 300 * time.Microsecond)
+	defer again.Stop()
+	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for {
+		if fetch(ctx, c, "http://"+r.ip(i, 2)+":8080/") == nil {
+			return nil
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (r *runc) writeSpec(i int, conf *v1.ConfigFile) error {
 	s := specs.Spec{
 		Version: "1.0.2",
-		Root:    &specs.Root{Path: "rootfs"},
+		Root:    &specs.Root{Path: filepath.Join(r.dir, "rootfs")},
 		Process: &specs.Process{
 			Args: append(conf.Config.Entrypoint, conf.Config.Cmd...), Env: conf.Config.Env, Cwd: "/",
 			User: specs.User{UID: 65532, GID: 65532}, NoNewPrivileges: true,
@@ -111,9 +175,9 @@ func writeSpec(path string, conf *v1.ConfigFile) error {
 				{Type: specs.IPCNamespace},
 				{Type: specs.UTSNamespace},
 				{Type: specs.MountNamespace},
-				{Type: specs.NetworkNamespace, Path: "/run/netns/" + runcNetns},
+				{Type: specs.NetworkNamespace, Path: "/run/netns/" + r.id(i)},
 			},
-			CgroupsPath: "/podsnap-bench",
+			CgroupsPath: "/" + r.name + "/" + strconv.Itoa(i),
 		},
 	}
 	if conf.Config.WorkingDir != "" {
@@ -123,7 +187,7 @@ func writeSpec(path string, conf *v1.ConfigFile) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, b, 0o600)
+	return os.WriteFile(filepath.Join(r.bundle(i), "config.json"), b, 0o600)
 }
 
 // unpack writes an image's files below dir.
@@ -169,11 +233,4 @@ func writeAll(path string, r io.Reader, mode os.FileMode) error {
 		return err
 	}
 	return f.Close()
-}
-
-// pods lists the measured function's pods.
-func (b *bench) pods(p *platform.Platform) []corev1.Pod {
-	var l corev1.PodList
-	b.must(p.Get("/api/v1/namespaces/openfaas-fn/pods?labelSelector=faas_function%3D"+function, &l))
-	return l.Items
 }

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+const (
+	nameCold       = "cold start p50 ÷ runc run"
+	nameColdTail   = "cold start p99 ÷ runc run"
+	nameColdRate   = "cold starts/s, served and torn down ÷ runc run"
+	nameBurst      = "burst of 64 cold functions, last byte ÷ 64 runc run at once"
+	nameDeploy     = "deploy → first 200 ÷ goal"
+	nameDeployCold = "deploy → first 200 ÷ cold start"
+)
+
+// cold is a call at zero replicas against `runc run` of the same root file
+// system, both to the first byte.
+func (b *bench) cold() []row {
+	const each = 8
+	f, rc, c := b.colds(1)[0], b.baseline(), client()
+	defer c.CloseIdleConnections()
+	one := func() float64 {
+		b.must(b.cool(f))
+		took, err := b.call(c, f)
+		b.must(err)
+		return took
+	}
+	one() // the image is unpacked, whoever comes first
+	var ours, base, ourTails, baseTails []float64
+	b.each(func() {
+		var o, d []float64
+		for range each {
+			o = append(o, one())
+			d = append(d, b.runOne(rc))
+		}
+		b.note("cold starts %.4g ms, runc run %.4g ms", o, d)
+		ours, base = append(ours, median(o)), append(base, median(d))
+		ourTails, baseTails = append(ourTails, o...), append(baseTails, d...)
+	})
+	b.must(b.cool(f))
+	// The tail is one of all rounds: a round alone is too few.
+	tail := atMost(nameColdTail, "ms", 0.50, []float64{quantile(ourTails, 0.99)}, []float64{quantile(baseTails, 0.99)})
+	tail.spread = fmt.Sprintf("%s (all %d)", spread(ourTails), len(ourTails))
+	return []row{atMost(nameCold, "ms", 0.35, ours, base), tail}
+}
+
+func (b *bench) runOne(rc *runc) float64 {
+	took, stop, err := rc.start(b.ctx, 0, 0)
+	b.must(err)
+	b.must(stop())
+	return ms(took)
+}
+
+// deploy is a function's way from nothing, its image being on the node, to its
+// first answer: it is called at once.
+func (b *bench) deploy() []row {
+	f, c := b.colds(1)[0], client()
+	defer c.CloseIdleConnections()
+	var ours, base, goal []float64
+	n := 0
+	b.each(func() {
+		var o, d []float64
+		for range 3 {
+			n++
+			name := fmt.Sprintf("new-%02d", n)
+			start := time.Now()
+			b.must(b.create(name, nil))
+			created := ms(time.Since(start))
+			_, err := b.call(c, name)
+			b.must(err)
+			o = append(o, ms(time.Since(start)))
+			b.note("deploy: answer to the deploy call after %.3g ms, first 200 after %.4g ms", created, o[len(o)-1])
+			b.remove(name)
+			took, err := b.call(c, f)
+			b.must(err)
+			d = append(d, took)
+			b.must(b.cool(f))
+		}
+		ours, base, goal = append(ours, median(o)), append(base, median(d)), append(goal, 60)
+	})
+	return []row{atMost(nameDeploy, "ms", 1, ours, goal), atMost(nameDeployCold, "ms", 3, ours, base)}
+}
+
+// coldRate is how many full cycles (start, serve, tear down) get done in a
+// second, 8 under way at a time.
+func (b *bench) coldRate() []row {
+	const wide, cycles = 8, 32
+	names, rc, c := b.colds(wide), b.baseline(), client()
+	defer c.CloseIdleConnections()
+	var ours, base []float64
+	b.each(func() {
+		ours = append(ours, b.cycles(wide, cycles, func(i int) error {
+			if _, err := b.call(c, names[i]); err != nil {
+				return err
+			}
+			return b.cool(names[i])
+		}))
+		base = append(base, b.cycles(wide, cycles, func(i int) error {
+			_, stop, err := rc.start(b.ctx, i, wide)
+			if err != nil {
+				return err
+			}
+			return stop()
+		}))
+		b.note("%.3g cold starts/s, %.3g runc run/s", ours[len(ours)-1], base[len(base)-1])
+	})
+	return []row{atLeast(nameColdRate, "/s", 2.5, ours, base)}
+}
+
+// cycles calls f n times, wide at a time, each place with its own number, and
+// answers with the calls in a second.
+func (b *bench) cycles(wide, n int, f func(place int) error) float64 {
+	todo := make(chan struct{}, n)
+	for range n {
+		todo <- struct{}{}
+	}
+	close(todo)
+	start := time.Now()
+	b.must(together(wide, func(i int) error {
+		for range todo {
+			if err := f(i); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	return float64(n) / time.Since(start).Seconds()
+}
+
+// burst calls 64 cold functions at once and waits for the last answer.
+func (b *bench) burst() []row {
+	names, rc := b.colds(most), b.baseline()
+	var ours, base []float64
+	b.each(func() {
+		ours = append(ours, b.burstOf(names))
+		start := time.Now()
+		stops := make([]func() error, most)
+		took := make([]time.Duration, most)
+		err := together(most, func(i int) (err error) {
+			_, stops[i], err = rc.start(b.ctx, i, most)
+			took[i] = time.Since(start)
+			return err
+		})
+		last := 0.0
+		for i, stop := range stops {
+			last = max(last, ms(took[i]))
+			if stop != nil {
+				err = errors.Join(err, stop())
+			}
+		}
+		b.must(err)
+		base = append(base, last)
+		b.note("burst: ours %.4g ms, runc run %.4g ms", ours[len(ours)-1], last)
+	})
+	return []row{atMost(nameBurst, "ms", 0.30, ours, base)}
+}
+
+// burstOf calls cold functions at once, for the time to the last answer in ms,
+// and leaves them cold.
+func (b *bench) burstOf(names []string) float64 {
+	c := client()
+	defer c.CloseIdleConnections()
+	start := time.Now()
+	b.must(together(len(names), func(i int) error {
+		_, err := b.call(c, names[i])
+		return err
+	}))
+	took := ms(time.Since(start))
+	b.must(together(len(names), func(i int) error { return b.cool(names[i]) }))
+	return took
+}
+
+// together runs f n times at once.
+func together(n int, f func(i int) error) error {
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { errs[i] = f(i) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}

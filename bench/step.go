@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/internal/openfaas"
+	"k8s.io/apimachinery/pkg/fields"
+)
+
+const (
+	nameStep     = "autoscaler, step 1 → 16, all ready ÷ burst of 15 cold functions"
+	nameDecision = "autoscaler, step 1 → 16, decision stored ÷ goal"
+)
+
+// step puts 16 requests at once on a function that has one replica and wants
+// one for each request in flight.
+func (b *bench) step() []row {
+	const name, wide = "step", 16
+	names, objects := b.colds(wide-1), b.objects()
+	labels := map[string]string{
+		"com.openfaas.scale.min": "1", "com.openfaas.scale.max": "16", "com.openfaas.scale.type": "capacity",
+		"com.openfaas.scale.target": "1", "com.openfaas.scale.target-proportion": "1",
+	}
+	var ready, decided, burst, goal []float64
+	b.each(func() {
+		burst = append(burst, b.burstOf(names))
+		b.must(b.create(name, labels))
+		b.must(b.watched.ready(b.ctx, name, 1))
+		w, err := objects.Watch(b.ctx, api.Deployments, api.WatchOptions{
+			Namespace: openfaas.DefaultNamespace, Fields: fields.OneTermEqualSelector("metadata.name", name),
+		})
+		b.must(err)
+		defer w.Stop()
+		ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
+		defer cancel()
+		start := time.Now()
+		release := b.hold(name, wide)
+		defer release()
+		b.must(wanted(ctx, w, wide))
+		decided = append(decided, ms(time.Since(start)))
+		b.must(b.watched.ready(ctx, name, wide))
+		ready, goal = append(ready, ms(time.Since(start))), append(goal, 20)
+		b.note("step: decided after %.4g ms, ready after %.4g ms, a burst takes %.4g ms", decided[len(decided)-1], ready[len(ready)-1], burst[len(burst)-1])
+		release()
+		b.remove(name)
+	})
+	return []row{atMost(nameStep, "ms", 1.5, ready, burst), atMost(nameDecision, "ms", 1, decided, goal)}
+}
+
+// hold has n calls of a function in flight until release is called, which may
+// be done again.
+func (b *bench) hold(name string, n int) (release func()) {
+	ctx, cancel := context.WithCancel(b.ctx)
+	c := client()
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.platform().URL+"/function/"+name+"/hold", nil)
+			if err != nil {
+				return
+			}
+			resp, err := c.Do(req)
+			if err != nil {
+				return // released
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		})
+	}
+	return func() {
+		cancel()
+		wg.Wait()
+		c.CloseIdleConnections()
+	}
+}
