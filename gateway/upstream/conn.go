@@ -76,7 +76,7 @@ func (c *conn) stands() bool {
 	err = raw.Read(func(fd uintptr) bool {
 		var b [1]byte
 		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		open = err == syscall.EAGAIN //nolint:errorlint // it is an errno
+		open = err == syscall.EAGAIN
 		return true
 	})
 	return err == nil && open
@@ -84,14 +84,15 @@ func (c *conn) stands() bool {
 
 // exchange sends the request and reads the head of its answer.
 func (c *conn) exchange(r *http.Request) (*http.Response, error) {
-	c.answered, c.budget, c.ctx = false, maxHeader, r.Context()
+	ctx := r.Context()
+	c.answered, c.budget, c.ctx = false, maxHeader, ctx
 	// A context that ends makes reads and writes end.
-	c.release = context.AfterFunc(c.ctx, func() { _ = c.SetDeadline(past) })
+	c.release = context.AfterFunc(ctx, func() { _ = c.SetDeadline(past) })
 	resp, err := c.send(r)
 	if err != nil {
 		c.release()
-		if c.ctx.Err() != nil {
-			err = context.Cause(c.ctx)
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
 		}
 		return nil, err
 	}
@@ -111,7 +112,7 @@ func (c *conn) send(r *http.Request) (*http.Response, error) {
 	for {
 		resp, err := http.ReadResponse(c.in, r)
 		switch {
-		case err == io.ErrUnexpectedEOF && !c.answered:
+		case errors.Is(err, io.ErrUnexpectedEOF) && !c.answered:
 			return nil, io.EOF
 		case err != nil:
 			return nil, err
@@ -152,7 +153,7 @@ func (c *conn) write(r *http.Request) error {
 	line(w, "\r\n")
 	if r.Body != nil {
 		n, err := io.CopyN(w, r.Body, r.ContentLength)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {
@@ -205,7 +206,7 @@ func (a *answer) Read(b []byte) (int, error) {
 	}
 	n, err := a.ReadCloser.Read(b)
 	switch {
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		a.end(true)
 	case err != nil:
 		if a.c.ctx.Err() != nil {

@@ -130,7 +130,7 @@ func TestStack(t *testing.T) {
 
 func shell(script string) func() (*exec.Cmd, func(), error) {
 	return func() (*exec.Cmd, func(), error) {
-		return exec.Command("/bin/sh", "-c", script), func() {}, nil //nolint:noctx // the supervisor ends it
+		return exec.Command("/bin/sh", "-c", script), func() {}, nil
 	}
 }
 
@@ -179,7 +179,7 @@ func TestChildThatCannotStart(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	<-done
-	gone := newChild("gone", quiet, func() (*exec.Cmd, func(), error) { return exec.Command("/no/such/program"), func() {}, nil }, nil) //nolint:noctx // it does not start
+	gone := newChild("gone", quiet, func() (*exec.Cmd, func(), error) { return exec.Command("/no/such/program"), func() {}, nil }, nil)
 	if err := gone.run(t.Context()); err == nil || !strings.Contains(err.Error(), "gone did not start") {
 		t.Errorf("got %v", err)
 	}
