@@ -48,6 +48,12 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	root.InitDefaultCompletionCmd(args...) // it keeps the output that is set now
+	for _, c := range root.Commands() {
+		if c.Name() == "completion" {
+			c.Args, c.RunE = func(c *cobra.Command, args []string) error { return asUsage(member(c, args)) }, func(c *cobra.Command, _ []string) error { return c.Help() }
+		}
+	}
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
@@ -116,7 +122,6 @@ to zero and back. ` + "`faas server`" + ` is the platform; the other commands ta
 	add("platform", o.serverCmd(), o.loginCmd(), o.logoutCmd(), o.statusCmd(), o.versionCmd())
 	root.AddCommand(o.storeChildCmd())
 	root.InitDefaultHelpCmd()
-	root.InitDefaultCompletionCmd("completion")
 	finish(root, o)
 	return root
 }
@@ -149,6 +154,13 @@ func finish(c *cobra.Command, o *options) {
 	for _, s := range c.Commands() {
 		finish(s, o)
 	}
+}
+
+func asUsage(err error) error {
+	if err == nil {
+		return nil
+	}
+	return usageError{err}
 }
 
 // member refuses what is not a command of a group.
