@@ -114,8 +114,8 @@ func TestStackFile(t *testing.T) {
 	for _, verb := range []string{"build", "push", "publish", "up", "deploy", "remove"} {
 		cli(t, "", verb).want(t, 1, "", "no stack.yaml here", "faas new")
 	}
-	write(t, "stack.yaml", "version: 1.0\nprovider:\n  name: openfaas\nfunctions:\n  hi:\n    image: hi:1\n    skip_build: true\n    enviroment:\n      A: b\n")
-	cli(t, "", "deploy").want(t, 1, "", "line 8", "unknown field", "environment")
+	write(t, "stack.yaml", "version: 1.0\nprovider:\n  name: openfaas\nfunctions:\n  hi:\n    image: hi:1\n    skip_build: true\n    environ:\n      A: b\n")
+	cli(t, "", "deploy").want(t, 1, "", "line 8", "unknown field")
 	write(t, "stack.yaml", "version: 1.0\nprovider:\n  name: openfaas\nfunctions:\n  hi:\n    image: hi:1\n    skip_build: true\n    environment:\n      A: b\n")
 	cli(t, "", "deploy", "--filter", "x*").want(t, 2, "", `no function matches "x*"`)
 	cli(t, "", "deploy", "--regex", "(").want(t, 2, "", "regular expression")
