@@ -114,16 +114,13 @@ func functionPod(name, cpu string) *corev1.Pod {
 	}
 }
 
-// servers are an etcd and a NATS as the platform has them, in this process.
-type servers struct {
-	etcd, nats string
-}
-
-func (b *bench) embedded(c embedded.Config) servers {
-	dir, err := os.MkdirTemp("", "pse")
+// jetStream starts a NATS server as the platform has it, in this process, and
+// answers with its URL.
+func (b *bench) jetStream() string {
+	dir, err := os.MkdirTemp("", "psn")
 	b.must(err)
 	b.Cleanup(func() { os.RemoveAll(dir) })
-	c.Dir, c.Socket, c.NATS, c.NATSToken, c.Log = dir, filepath.Join(dir, "etcd.sock"), platform.FreePorts(b, 1)[0], "bench", slog.New(slog.DiscardHandler)
+	c := embedded.Config{Dir: dir, NATS: platform.FreePorts(b, 1)[0], NATSToken: "bench", NoEtcd: true, Log: slog.New(slog.DiscardHandler)}
 	ctx, cancel := context.WithCancel(b.ctx)
 	ready, end := make(chan struct{}), make(chan error, 1)
 	go func() { end <- embedded.Run(ctx, c, func() { close(ready) }) }()
@@ -132,23 +129,26 @@ func (b *bench) embedded(c embedded.Config) servers {
 	case <-ready:
 	case err := <-end:
 		end <- err
-		b.Fatalf("embedded servers: %v", err)
+		b.Fatalf("embedded NATS: %v", err)
 	}
-	return servers{etcd: embedded.EtcdEndpoint(c.Socket), nats: "nats://bench@" + c.NATS}
+	return "nats://bench@" + c.NATS
 }
 
 // fanout is the time from a write to the last of 1,000 watchers that learn of
-// it: watches of the store against as many of etcd's own client.
+// it: watches of a store against as many of etcd's own client, both in this
+// process, over the platform's etcd beside its own keys.
 func (b *bench) fanout() []row {
 	const watchers, writes = 1000, 20
+	b.platform() // it outlives the scope
 	defer b.scope()()
-	cli, err := store.Dial([]string{b.embedded(embedded.Config{NoNATS: true}).etcd}, nil, nil)
+	socket := filepath.Join(b.platform().StateDir, "run", "etcd.sock")
+	cli, err := store.Dial([]string{embedded.EtcdEndpoint(socket)}, nil, nil)
 	b.must(err)
 	b.Cleanup(func() { cli.Close() })
 	ctx, cancel := context.WithCancel(b.ctx)
 	var wg sync.WaitGroup
 	b.Cleanup(func() { cancel(); wg.Wait() })
-	s, err := store.New(store.Config{Client: cli})
+	s, err := store.New(store.Config{Client: cli, Prefix: "/bench/store"})
 	b.must(err)
 	wg.Go(func() { _ = s.Run(ctx) })
 	_, err = s.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "a"}})
@@ -167,7 +167,7 @@ func (b *bench) fanout() []row {
 				}
 			}
 		})
-		watch := cli.Watch(ctx, "/bench/", clientv3.WithPrefix(), clientv3.WithCreatedNotify())
+		watch := cli.Watch(ctx, "/bench/raw/", clientv3.WithPrefix(), clientv3.WithCreatedNotify())
 		<-watch
 		wg.Go(func() {
 			for range watch {
@@ -197,7 +197,7 @@ func (b *bench) fanout() []row {
 	}
 	baseWrite := func() error {
 		n++
-		_, err := cli.Put(ctx, fmt.Sprint("/bench/c", n), value)
+		_, err := cli.Put(ctx, fmt.Sprint("/bench/raw/c", n), value)
 		return err
 	}
 	all(ourWrite)
@@ -234,7 +234,7 @@ func (b *bench) async() []row {
 	b.must(err)
 	defer accept.close()
 	defer b.scope()()
-	conn, err := nats.Connect(b.embedded(embedded.Config{NoEtcd: true}).nats)
+	conn, err := nats.Connect(b.jetStream())
 	b.must(err)
 	b.Cleanup(conn.Close)
 	js, err := jetstream.New(conn)
