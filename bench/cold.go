@@ -140,7 +140,7 @@ func (b *bench) coldRate() []row {
 		}))
 		b.note("%.3g cold starts/s, %.3g runc run/s", ours[len(ours)-1], base[len(base)-1])
 	})
-	return []row{atLeast(nameColdRate, "/s", 2.5, ours, base)}
+	return []row{atLeast(nameColdRate, 2.5, ours, base)}
 }
 
 // cycles calls f n times, wide at a time, each place with its own number, and

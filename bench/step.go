@@ -56,12 +56,12 @@ func (b *bench) step() []row {
 // hold has n calls of a function in flight until release is called, which may
 // be done again; a call that ended before that is an error.
 func (b *bench) hold(name string, n int) (release func() error) {
+	c, url := client(), b.platform().URL+"/function/"+name+"/hold"
 	ctx, cancel := context.WithCancel(b.ctx)
-	c := client()
 	ended := make(chan error, 1)
 	go func() {
 		ended <- together(n, func(int) error {
-			err := fetch(ctx, c, b.platform().URL+"/function/"+name+"/hold")
+			err := fetch(ctx, c, url)
 			if ctx.Err() != nil {
 				return nil // released
 			}
