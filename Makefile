@@ -14,7 +14,7 @@ COMMIT := $(shell git rev-parse --short HEAD 2>/dev/null)
 LDFLAGS = -s -w -X main.release=$(VERSION) -X main.commit=$(COMMIT)
 SMALL = -s -w
 
-.PHONY: up down build assets test unit e2e lint bench fmt clean help
+.PHONY: up down build assets test unit e2e lint bench bench-compare fmt clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -56,6 +56,9 @@ lint: ## gofmt, vet and golangci-lint
 
 bench: build ## measure, as ratios to baselines in the same run
 	FAAS_BINARY=$(CURDIR)/bin/faas $(GO) run ./bench
+
+bench-compare: ## how the ratios of two runs differ: OLD=file NEW=file
+	@$(GO) run ./bench -compare $(OLD) $(NEW)
 
 clean: ## remove what was built
 	rm -rf bin internal/assets/bin/watchdog internal/assets/bin/pause bench/latest.json

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -29,6 +30,7 @@ const function = "bench"
 const handler = `package function
 
 import (
+	"cmp"
 	"io"
 	"net/http"
 )
@@ -220,7 +222,7 @@ func watchPods(b *bench) *pods {
 			}
 		}
 		w.mu.Lock()
-		w.err = fmt.Errorf("the watch of pods has ended: %v", watch.Err())
+		w.err = fmt.Errorf("the watch of pods has ended: %w", cmp.Or(watch.Err(), context.Canceled))
 		close(w.turn)
 		w.mu.Unlock()
 	}()

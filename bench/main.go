@@ -35,14 +35,20 @@ func run() int {
 		return exit(compareFiles(os.Stdout, flag.Args()))
 	}
 	match, err := regexp.Compile(*only)
-	if err != nil || *rounds < 1 {
-		return exit(errors.Join(err, errors.New("-rounds must be at least 1")))
+	if err != nil {
+		return exit(fmt.Errorf("-run: %w", err))
+	}
+	if *rounds < 1 || flag.NArg() > 0 {
+		return exit(errors.New("-rounds must be at least 1, and there are no arguments"))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	b := &bench{ctx: ctx, rounds: *rounds, verbose: *verbose}
 	rows := b.measure(match)
 	b.clean()
+	if ctx.Err() != nil {
+		return exit(context.Cause(ctx)) // the last figures stay
+	}
 	if err := report(rows, *out); err != nil {
 		return exit(err)
 	}

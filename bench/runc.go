@@ -110,7 +110,7 @@ func (r *runc) clean() {
 // then, so as not to take the CPU that it waits for.
 func (r *runc) start(ctx context.Context, i, crowd int) (took time.Duration, stop func() error, err error) {
 	pidFile := filepath.Join(r.bundle(i), "pid")
-	_ = os.Remove(pidFile) // the last one's process is gone
+	_ = os.Remove(pidFile)                                                                      // the last one's process is gone
 	cmd := exec.Command("runc", "run", "--bundle", r.bundle(i), "--pid-file", pidFile, r.id(i)) //nolint:noctx // ended by stop
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
@@ -120,13 +120,9 @@ func (r *runc) start(ctx context.Context, i, crowd int) (took time.Duration, sto
 	}
 	stop = func() error {
 		// Straight to the process: what `runc kill` costs is not the baseline's fault.
-		raw, err := os.ReadFile(pidFile)
+		pid, err := readPid(pidFile)
 		if err != nil {
 			return errors.Join(err, cmd.Process.Kill(), cmd.Wait())
-		}
-		pid, err := strconv.Atoi(string(raw))
-		if err != nil {
-			return err
 		}
 		err = syscall.Kill(pid, syscall.SIGKILL)
 		_ = cmd.Wait() // it was killed
@@ -136,6 +132,26 @@ func (r *runc) start(ctx context.Context, i, crowd int) (took time.Duration, sto
 		return 0, nil, errors.Join(err, stop(), errors.New(said.String()))
 	}
 	return time.Since(begin), stop, nil
+}
+
+// readPid waits for the file, which runc writes when the container runs
+// already, and maybe has answered.
+func readPid(file string) (int, error) {
+	limit := time.NewTimer(5 * time.Second)
+	defer limit.Stop()
+	again := time.NewTicker(time.Millisecond)
+	defer again.Stop()
+	for {
+		raw, err := os.ReadFile(file)
+		if err == nil {
+			return strconv.Atoi(string(raw))
+		}
+		select {
+		case <-again.C:
+		case <-limit.C:
+			return 0, err
+		}
+	}
 }
 
 func (r *runc) answers(ctx context.Context, i, crowd int) error {

@@ -1,9 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"io"
-	"net/http"
+	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -40,41 +41,37 @@ func (b *bench) step() []row {
 		defer cancel()
 		start := time.Now()
 		release := b.hold(name, wide)
-		defer release()
+		defer func() { _ = release() }() // it was asked for its error below
 		b.must(wanted(ctx, w, wide))
 		decided = append(decided, ms(time.Since(start)))
 		b.must(b.watched.ready(ctx, name, wide))
 		ready, goal = append(ready, ms(time.Since(start))), append(goal, 20)
 		b.note("step: decided after %.4g ms, ready after %.4g ms, a burst takes %.4g ms", decided[len(decided)-1], ready[len(ready)-1], burst[len(burst)-1])
-		release()
+		b.must(release())
 		b.remove(name)
 	})
 	return []row{atMost(nameStep, "ms", 1.5, ready, burst), atMost(nameDecision, "ms", 1, decided, goal)}
 }
 
 // hold has n calls of a function in flight until release is called, which may
-// be done again.
-func (b *bench) hold(name string, n int) (release func()) {
+// be done again; a call that ended before that is an error.
+func (b *bench) hold(name string, n int) (release func() error) {
+	c, url := client(), b.platform().URL+"/function/"+name+"/hold"
 	ctx, cancel := context.WithCancel(b.ctx)
-	c := client()
-	var wg sync.WaitGroup
-	for range n {
-		wg.Go(func() {
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.platform().URL+"/function/"+name+"/hold", nil)
-			if err != nil {
-				return
+	ended := make(chan error, 1)
+	go func() {
+		ended <- together(n, func(int) error {
+			err := fetch(ctx, c, url)
+			if ctx.Err() != nil {
+				return nil // released
 			}
-			resp, err := c.Do(req)
-			if err != nil {
-				return // released
-			}
-			_, _ = io.Copy(io.Discard, resp.Body)
-			resp.Body.Close()
+			return fmt.Errorf("a call that was to be held ended: %w", cmp.Or(err, errors.New("it was answered")))
 		})
-	}
-	return func() {
+	}()
+	return sync.OnceValue(func() error {
 		cancel()
-		wg.Wait()
+		err := <-ended
 		c.CloseIdleConnections()
-	}
+		return err
+	})
 }
