@@ -74,7 +74,7 @@ func TestKill(t *testing.T) {
 	}
 	p := platform.New(t)
 	build(t, p)
-	deploy(t, p, openfaas.FunctionDeployment{Service: "steady", Labels: map[string]string{"com.openfaas.scale.min": "2"}})
+	deploy(t, p, openfaas.FunctionDeployment{Service: "steady", Labels: map[string]string{"com.openfaas.scale.min": "2", "com.openfaas.scale.max": "2"}})
 	platform.Eventually(t, 30*time.Second, available(t, p, "steady", 2))
 	l := newLedger(t)
 	for _, victim := range []string{"store", "containerd", "server"} {
