@@ -30,7 +30,6 @@ const function = "bench"
 const handler = `package function
 
 import (
-	"cmp"
 	"io"
 	"net/http"
 )
