@@ -15,6 +15,10 @@ import (
 // a few reports, the first of them at once.
 const reportGap = 2 * time.Millisecond
 
+// riseGap is the least time between two reports of one function that are made
+// because its load has grown.
+const riseGap = 10 * time.Millisecond
+
 // reportTimeout bounds one report.
 const reportTimeout = 5 * time.Second
 
@@ -113,7 +117,7 @@ func (d *reporter) due(all bool) ([]*function, []api.Demand) {
 	clear(d.now)
 	out := make([]api.Demand, len(fs))
 	for i, f := range fs {
-		s := f.snapshot()
+		s := f.report()
 		out[i] = s
 		last := d.active[f]
 		d.active[f] = s.Arrived

@@ -28,7 +28,10 @@ type function struct {
 	byPod    map[types.UID]*endpoint
 	waiters  queue
 	inFlight int
-	failed   string // why the last start failed; "" since a replica became ready
+	told     int       // requests in flight at the last report
+	toldAt   time.Time // of the last report
+	rising   bool      // a report is on its way because the load has grown
+	failed   string    // why the last start failed; "" since a replica became ready
 	closed   bool
 }
 
@@ -51,11 +54,21 @@ func (f *function) String() string { return f.key.Name + "." + f.key.Namespace }
 // tryAcquire takes a slot if nobody has to wait.
 func (f *function) tryAcquire() (slot, bool) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	if f.waiters.n > 0 || f.spec.Load() == nil {
+		f.mu.Unlock()
 		return slot{}, false
 	}
-	return f.take()
+	s, ok := f.take()
+	// Load that has grown much since it was last reported is not left to the
+	// clock.
+	rise := !f.rising && f.inFlight > f.told+f.told/4
+	f.rising = f.rising || rise
+	wait := riseGap - time.Since(f.toldAt)
+	f.mu.Unlock()
+	if rise {
+		time.AfterFunc(wait, func() { f.v.demand.urgent(f) }) // at once if it is not positive
+	}
+	return s, ok
 }
 
 // acquire takes a slot. It waits for one until ctx is over, or the time limit
@@ -237,6 +250,19 @@ func (f *function) startFailed(reason string) {
 func (f *function) snapshot() api.Demand {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return f.demand()
+}
+
+// report is the demand as it is told to the control plane.
+func (f *function) report() api.Demand {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.told, f.toldAt, f.rising = f.inFlight, time.Now(), false
+	return f.demand()
+}
+
+// demand is to be called with f.mu held.
+func (f *function) demand() api.Demand {
 	return api.Demand{Function: f.key, Queued: f.waiters.n, InFlight: f.inFlight, Arrived: f.arrived.Load()}
 }
 
