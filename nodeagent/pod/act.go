@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/nodeagent/probe"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 	"github.com/podsnap/podsnap/nodeagent/volume"
@@ -27,12 +28,24 @@ const (
 	pullTimeout = time.Hour
 )
 
+// youth is the age below which a container may not have installed its handler
+// for SIGTERM. It is the first process of its namespace, so the kernel drops
+// the signal then, and the pod would wait for its whole grace period.
+const youth = time.Second
+
 // begin does an action in the background; its end is a message to the worker.
 func (w *Worker) begin(ctx context.Context, a Action, now time.Time) {
 	w.s.Begin(a)
 	w.log.DebugContext(ctx, "begin", slog.String("action", a.String()))
 	if a.Kind == StopContainer && w.s.Stop != nil {
 		w.event(corev1.EventTypeNormal, "Killing", "Stopping container "+a.Container)
+	}
+	if a.Kind == StopContainer && w.young(a, now) {
+		w.ops.Go(func() {
+			if pause(ctx, youth) {
+				w.warn("signal again", w.c.Runtime.Signal(ctx, a.ID, syscall.SIGTERM))
+			}
+		})
 	}
 	do := w.doing(a, w.s.Pod, w.s.Sandbox.Sandbox)
 	limit := actTimeout + a.deadline(now).Sub(now)
@@ -48,6 +61,26 @@ func (w *Worker) begin(ctx context.Context, a Action, now time.Time) {
 			w.late()
 		})
 	})
+}
+
+// young tells whether a container that is being stopped has only just begun.
+// One with hooks or a signal of its own gets just what it asks for.
+func (w *Worker) young(a Action, now time.Time) bool {
+	c := w.s.Containers[a.Container]
+	spec := find(w.s.Pod, a.Container)
+	return c != nil && c.Current != nil && spec != nil && spec.Lifecycle == nil && now.Sub(c.Current.StartedAt) < youth
+}
+
+// pause waits, and tells whether ctx still lives.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
 }
 
 // doing is what an action does: away from the worker's state, and then, as a
@@ -333,6 +366,9 @@ func (w *Worker) instance(container string) (string, error) {
 				continue
 			}
 			if cs.State.Running == nil {
+				if p.DeletionTimestamp != nil { // nor will it again: the pod is as good as gone
+					return "", apierrors.NewNotFound(api.Pods.GR(), p.Name)
+				}
 				return "", apierrors.NewBadRequest(fmt.Sprintf("container %q of pod %q does not run", cs.Name, p.Name))
 			}
 			return strings.TrimPrefix(cs.ContainerID, "containerd://"), nil

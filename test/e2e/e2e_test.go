@@ -33,6 +33,7 @@ func TestPlatform(t *testing.T) {
 		{"invocation", invocation},
 		{"burst from zero", burstFromZero},
 		{"scaling", scaling},
+		{"deleted while starting", deletedWhileStarting},
 		{"asynchronous calls", asynchronous},
 		{"secrets", secrets},
 		{"logs", logs},
@@ -304,6 +305,38 @@ func scaling(t *testing.T, p *platform.Platform) {
 	})
 	if code, body, _ := invoke(t, p, "POST", "/function/scaled", "back"); code != 200 || body != "back" {
 		t.Errorf("from zero: got %d %q", code, body)
+	}
+}
+
+// A pod that is deleted while it starts does not wait for its grace period:
+// the first process of a container loses a SIGTERM that it has no handler for.
+func deletedWhileStarting(t *testing.T, p *platform.Platform) {
+	deploy(t, p, openfaas.FunctionDeployment{Service: "hasty"})
+	for round := range 4 {
+		if err := p.Client.Scale(t.Context(), "", "hasty", 5); err != nil {
+			t.Fatal(err)
+		}
+		platform.Eventually(t, 20*time.Second, func() error {
+			running := 0
+			for _, pod := range pods(t, p, "hasty") {
+				if pod.Status.PodIP != "" {
+					running++
+				}
+			}
+			if running <= round {
+				return fmt.Errorf("only %d pods have begun", running)
+			}
+			return nil
+		})
+		if err := p.Client.Scale(t.Context(), "", "hasty", 0); err != nil {
+			t.Fatal(err)
+		}
+		platform.Eventually(t, 20*time.Second, func() error {
+			if n := len(pods(t, p, "hasty")); n > 0 {
+				return fmt.Errorf("%d pods are left", n)
+			}
+			return nil
+		})
 	}
 }
 
