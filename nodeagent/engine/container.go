@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -254,12 +255,15 @@ func (e *Engine) destroy(ctx context.Context, id, snapshot string) error {
 	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err) {
 		e.c.Log.Debug("kill before removal", logID(id), logError(err))
 	}
-	code, at := 137, time.Now()
-	w, err := ts.Wait(ctx, &tasks.WaitRequest{ContainerID: id})
-	switch err = errgrpc.ToNative(err); {
-	case err == nil:
-		code, at = int(w.ExitStatus), w.ExitedAt.AsTime()
-	case !errdefs.IsNotFound(err):
+	code, at := lostExitCode, time.Now()
+	err = persist(ctx, func() error {
+		w, err := ts.Wait(ctx, &tasks.WaitRequest{ContainerID: id})
+		if err == nil {
+			code, at = int(w.ExitStatus), w.ExitedAt.AsTime()
+		}
+		return err
+	})
+	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("wait for its end: %w", err)
 	}
 	if done := e.exited(ctx, id, code, at); done != nil {
@@ -269,10 +273,12 @@ func (e *Engine) destroy(ctx context.Context, id, snapshot string) error {
 			return context.Cause(ctx)
 		}
 	}
-	if _, err := ts.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id}); err != nil {
-		if err = errgrpc.ToNative(err); !errdefs.IsNotFound(err) {
-			return fmt.Errorf("delete task: %w", err)
-		}
+	err = persist(ctx, func() error {
+		_, err := ts.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
+		return err
+	})
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("delete task: %w", err)
 	}
 	if err := e.client.ContainerService().Delete(ctx, id); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("delete container: %w", err)
@@ -284,6 +290,24 @@ func (e *Engine) destroy(ctx context.Context, id, snapshot string) error {
 		return fmt.Errorf("remove root file system: %w", err)
 	}
 	return nil
+}
+
+// persist calls the task service until its answer does not come from a shim
+// that has just ended. Two deletions of one task at once do that: the first
+// one has the shim exit, and containerd takes a moment to notice. After that
+// it says NotFound.
+func persist(ctx context.Context, call func() error) error {
+	for {
+		err := errgrpc.ToNative(call())
+		if err == nil || !strings.Contains(err.Error(), "ttrpc: closed") {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 func (e *Engine) container(id string) *container {
