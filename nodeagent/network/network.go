@@ -259,9 +259,9 @@ func (n *Network) Teardown(_ context.Context) error {
 }
 
 func (n *Network) deleteLinks(which func(name string) bool) error {
-	links, err := netlink.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return fmt.Errorf("list links: %w", err)
+	links, err := listLinks()
+	if err != nil {
+		return err
 	}
 	for _, l := range links {
 		a := l.Attrs()
@@ -275,6 +275,20 @@ func (n *Network) deleteLinks(which func(name string) bool) error {
 		}
 	}
 	return err
+}
+
+// listLinks answers with all links of the host. The kernel says when others
+// changed links meanwhile, so that some may be missing: then it is asked again.
+func listLinks() ([]netlink.Link, error) {
+	for tries := 1; ; tries++ {
+		links, err := netlink.LinkList()
+		if err == nil || errors.Is(err, netlink.ErrDumpInterrupted) && tries >= 100 {
+			return links, nil
+		}
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return nil, fmt.Errorf("list links: %w", err)
+		}
+	}
 }
 
 func (n *Network) linkName(id string) string {

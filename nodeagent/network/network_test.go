@@ -41,7 +41,7 @@ func newTestNetwork(t *testing.T) *Network {
 
 func links(t *testing.T, prefix string) (names []string) {
 	t.Helper()
-	all, err := netlink.LinkList()
+	all, err := listLinks()
 	if err != nil {
 		t.Fatal(err)
 	}
