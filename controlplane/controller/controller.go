@@ -19,6 +19,7 @@ import (
 	"github.com/podsnap/podsnap/internal/record"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // Name is the controllers' own in events.
@@ -30,6 +31,9 @@ type Config struct {
 	// Apply brings a function's Deployment and Service in line with it; nil
 	// runs no function controller.
 	Apply func(ctx context.Context, o api.Objects, f *api.Function) error
+	// Place picks nodes for new pods of sets, see replicas.Config; nil leaves
+	// all to the scheduler.
+	Place func(*corev1.Pod) (node string, settle func(created *corev1.Pod))
 
 	Grace      time.Duration // a node whose lease is older is lost; 0 is 4 s
 	EvictAfter time.Duration // how long pods stay on it; 0 is 2 s
@@ -56,7 +60,7 @@ func New(c Config) *Controllers {
 	v := view.New(c.Objects, c.Log)
 	rec := record.New(record.Config{Objects: c.Objects, Component: Name, Log: c.Log})
 	cs := &Controllers{c: c, view: v, record: rec}
-	cs.add(replicas.New(replicas.Config{Objects: c.Objects, View: v, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
+	cs.add(replicas.New(replicas.Config{Objects: c.Objects, View: v, Place: c.Place, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(deployment.New(deployment.Config{Objects: c.Objects, View: v, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(endpoint.New(endpoint.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(node.New(node.Config{

@@ -126,6 +126,7 @@ func (s *Scheduler) podChanged(t api.EventType, old, now *corev1.Pod) {
 	}
 	if now.Spec.NodeName != "" {
 		s.mu.Lock()
+		s.cluster.Remove(reserved(keyOf(now)))
 		s.cluster.Assign(now, now.Spec.NodeName)
 		delete(s.waiting, keyOf(now))
 		switch {

@@ -29,6 +29,7 @@ type bench struct {
 	ctx context.Context
 	*store
 	reg *prometheus.Registry
+	s   *scheduler.Scheduler
 }
 
 // store refuses every n-th bind.
@@ -51,9 +52,10 @@ func run(t *testing.T, f func(b *bench)) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		b := &bench{t: t, ctx: ctx, store: &store{Objects: memory.New()}, reg: prometheus.NewRegistry()}
+		b.s = scheduler.New(scheduler.Config{Objects: b.store, Metrics: b.reg})
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			if err := scheduler.New(scheduler.Config{Objects: b.store, Metrics: b.reg}).Run(ctx); err != nil {
+			if err := b.s.Run(ctx); err != nil {
 				t.Error(err)
 			}
 		})

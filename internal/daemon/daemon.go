@@ -22,6 +22,7 @@ import (
 	"github.com/podsnap/podsnap/controlplane/controller"
 	"github.com/podsnap/podsnap/controlplane/fleet"
 	"github.com/podsnap/podsnap/controlplane/scheduler"
+	"github.com/podsnap/podsnap/controlplane/soft"
 	"github.com/podsnap/podsnap/controlplane/store"
 	"github.com/podsnap/podsnap/functions"
 	"github.com/podsnap/podsnap/gateway"
@@ -219,11 +220,18 @@ func (p *platform) startStore(ctx context.Context) error {
 		defer client.Close()
 		return s.Run(ctx)
 	})
-	p.objects = s
+	so, err := soft.New(soft.Config{
+		Durable: s, Kinds: soft.ReplicaKinds(), Soft: soft.Replicas, Admit: admission.Admit, Log: p.log, Metrics: p.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	p.stack.start(ctx, "soft store", so.Run)
+	p.objects = so
 	wait, cancel := context.WithTimeoutCause(ctx, 30*time.Second, fmt.Errorf("etcd at %s does not answer", strings.Join(p.c.Etcd, ", ")))
 	defer cancel()
 	select {
-	case <-s.Ready():
+	case <-so.Ready():
 		return nil
 	case <-wait.Done():
 		return context.Cause(wait)
@@ -235,8 +243,8 @@ func (p *platform) startControl(ctx context.Context) (*fleet.Fleet, error) {
 	if err != nil {
 		return nil, err
 	}
-	controllers := controller.New(controller.Config{Objects: p.objects, Apply: functions.Apply, Log: p.log, Metrics: p.metrics})
 	sched := scheduler.New(scheduler.Config{Objects: p.objects, Log: p.log, Metrics: p.metrics})
+	controllers := controller.New(controller.Config{Objects: p.objects, Apply: functions.Apply, Place: sched.Place, Log: p.log, Metrics: p.metrics})
 	p.stack.start(ctx, "controllers", controllers.Run)
 	p.stack.start(ctx, "scheduler", sched.Run)
 	p.stack.start(ctx, "fleet", fl.Run)

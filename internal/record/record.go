@@ -25,6 +25,7 @@ type Config struct {
 	Host      string        // "" is the machine's name
 	Limit     int           // distinct events that may wait to be written; 0 is 1024. More are dropped.
 	Interval  time.Duration // one event is written at most so often; 0 is 1 s
+	Rate      float64       // Normal events a second that are taken on, after a burst of five seconds' worth; 0 is 10. More are dropped
 	Log       *slog.Logger  // nil discards
 }
 
@@ -37,6 +38,8 @@ type Recorder struct {
 	pending map[string]*entry // by the Event's namespace and name
 	order   []string
 	dropped int
+	tokens  float64 // Normal events that may be taken on now
+	filled  time.Time
 }
 
 type entry struct {
@@ -54,6 +57,9 @@ func New(c Config) *Recorder {
 	}
 	if c.Interval == 0 {
 		c.Interval = time.Second
+	}
+	if c.Rate == 0 {
+		c.Rate = 10
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -81,12 +87,31 @@ func (r *Recorder) Event(obj api.Object, kind, reason, message string) {
 		r.dropped++
 		return
 	}
+	if kind == corev1.EventTypeNormal && !r.spend(time.Now()) {
+		return // routine, and there is much of it: each is a write to the store
+	}
 	r.pending[key] = &entry{event: e, count: 1}
 	r.order = append(r.order, key)
 	select {
 	case r.wake <- struct{}{}:
 	default:
 	}
+}
+
+// spend takes a token for a Normal event, if there is one. Called with r.mu held.
+func (r *Recorder) spend(now time.Time) bool {
+	most := 5 * r.c.Rate
+	if r.filled.IsZero() {
+		r.tokens = most
+	} else {
+		r.tokens = min(most, r.tokens+r.c.Rate*now.Sub(r.filled).Seconds())
+	}
+	r.filled = now
+	if r.tokens < 1 {
+		return false
+	}
+	r.tokens--
+	return true
 }
 
 // Eventf is Event with a format.

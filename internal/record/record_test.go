@@ -103,6 +103,34 @@ func TestBounded(t *testing.T) {
 	})
 }
 
+// Routine is thinned out under load, warnings are not.
+func TestRate(t *testing.T) {
+	with(t, record.Config{Rate: 2}, func(r *record.Recorder, events func() []*corev1.Event) {
+		count := func(kind string) (n int) {
+			for _, e := range events() {
+				if e.Type == kind {
+					n++
+				}
+			}
+			return n
+		}
+		for i := range 50 {
+			r.Event(pod(fmt.Sprint("p", i)), corev1.EventTypeNormal, "Started", "s")
+			r.Event(pod(fmt.Sprint("p", i)), corev1.EventTypeWarning, "BackOff", "b")
+		}
+		if n, w := count(corev1.EventTypeNormal), count(corev1.EventTypeWarning); n != 10 || w != 50 {
+			t.Errorf("%d normal events and %d warnings, want 10 and 50", n, w)
+		}
+		time.Sleep(time.Second)
+		for i := range 50 {
+			r.Event(pod(fmt.Sprint("q", i)), corev1.EventTypeNormal, "Started", "s")
+		}
+		if n := count(corev1.EventTypeNormal); n != 12 {
+			t.Errorf("%d normal events a second later, want 12", n)
+		}
+	})
+}
+
 func TestNilDrops(*testing.T) {
 	var r *record.Recorder
 	r.Event(pod("p"), corev1.EventTypeNormal, "R", "m")

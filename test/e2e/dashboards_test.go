@@ -37,7 +37,9 @@ func dashboards(t *testing.T, p *platform.Platform) {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command(prometheus, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr, "--log.level=error")
+	cmd := exec.Command(prometheus, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr,
+		"--web.external-url=http://"+addr, // else it is made from the name of the machine, which may have none
+		"--log.level=error")
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -64,6 +66,7 @@ func dashboards(t *testing.T, p *platform.Platform) {
 			_, _, _ = post(p.URL+"/function/seen?sleep=10ms", "x")
 			if i%10 == 0 {
 				_, _ = enqueue(p, "seen", "x", "")
+				_ = p.Get("/api/v1/nodes", &struct{}{})
 			}
 			if i%40 == 20 { // a cold start again and again
 				_ = p.Client.Scale(t.Context(), "", "seen", 0)

@@ -121,7 +121,12 @@ func (r *Controller) createOne(ctx context.Context, s set) error {
 	uid := s.obj.GetUID()
 	pod := podOf(s)
 	pod.Name = r.ledger.name(uid, time.Now(), func() string { return podName(s.obj.GetName()) })
+	settle := func(*corev1.Pod) {}
+	if r.c.Place != nil {
+		pod.Spec.NodeName, settle = r.c.Place(pod)
+	}
 	got, err := api.Create(ctx, r.c.Objects, pod)
+	settle(got)
 	switch {
 	case err == nil:
 		r.c.Record.Event(s.obj, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: "+got.Name)

@@ -24,6 +24,10 @@ import (
 type Config struct {
 	Objects api.Objects
 	View    *view.View
+	// Place picks a node for a pod that is about to be created, "" for none;
+	// settle is told what was created, nil for nothing. A nil Place leaves all
+	// to the scheduler.
+	Place   func(*corev1.Pod) (node string, settle func(created *corev1.Pod))
 	Record  *record.Recorder // nil: no events
 	Workers int              // sets worked on at once; 0 is 8
 	Log     *slog.Logger     // nil discards
