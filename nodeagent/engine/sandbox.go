@@ -92,8 +92,13 @@ func (e *Engine) startSandbox(ctx context.Context, sb *sandbox) error {
 	if err := e.cgroups.limitPod(string(s.UID), s.Resources); err != nil {
 		return err
 	}
+	spec := sandboxSpec(in)
+	var err error
+	if spec.Linux.Seccomp, err = e.profile(spec); err != nil {
+		return err
+	}
 	rec := record{Sandbox: &sb.info, Spec: &sb.spec}
-	if err := e.createContainer(ctx, id, rec, labels("sandbox", s), sandboxSpec(in), "", ""); err != nil {
+	if err := e.createContainer(ctx, id, rec, labels("sandbox", s), spec, "", ""); err != nil {
 		return err
 	}
 	t, err := e.client.TaskService().Create(ctx, &tasks.CreateTaskRequest{ContainerID: id})
