@@ -25,15 +25,16 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/podsnap/podsnap/nodeagent/cgroup"
 	"github.com/podsnap/podsnap/nodeagent/network"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
+	"github.com/podsnap/podsnap/nodeagent/spec"
 )
 
 // The engine is what the pod life cycle asks for.
@@ -82,8 +83,8 @@ type Engine struct {
 	client    *containerd.Client
 	conn      *grpc.ClientConn
 	snapshots snapshots.Snapshotter
-	cgroups   cgroups
-	privilege privilege
+	cgroups   cgroup.Tree
+	privilege spec.Privilege
 	pauseRoot string
 	pulls     singleflight.Group
 	metrics   metrics
@@ -95,7 +96,7 @@ type Engine struct {
 	sandboxes  map[string]*sandbox
 	containers map[string]*container
 	images     map[string]*image // by full name
-	profiles   map[string]*specs.LinuxSeccomp
+	profiles   spec.Profiles
 	listeners  map[*listener]struct{}
 	closed     bool
 }
@@ -108,14 +109,14 @@ func New(ctx context.Context, c Config) (*Engine, error) {
 	if c.Network == nil || len(c.PauseProgram) == 0 || !filepath.IsAbs(c.StateDir) {
 		return nil, errors.New("engine configuration: Network, PauseProgram and an absolute StateDir are required")
 	}
-	cg, err := openCgroups("/sys/fs/cgroup", c.CgroupParent)
+	cg, err := cgroup.Open("/sys/fs/cgroup", c.CgroupParent)
 	if err != nil {
 		return nil, err
 	}
 	e := &Engine{
 		c: c, cgroups: cg, privilege: ownPrivilege(),
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{},
-		images: map[string]*image{}, profiles: map[string]*specs.LinuxSeccomp{}, listeners: map[*listener]struct{}{},
+		images: map[string]*image{}, listeners: map[*listener]struct{}{},
 		stopped: make(chan struct{}),
 	}
 	e.metrics = newMetrics(c.Metrics)

@@ -202,7 +202,7 @@ func (e *Engine) finishContainer(ctx context.Context, c *container, code int, at
 	defer close(c.done)
 	ctx, cancel := e.cleanup(ctx)
 	defer cancel()
-	oom := code != 0 && e.cgroups.oomKills(c.cgroup) > 0 // before the group goes with the task
+	oom := code != 0 && e.cgroups.OOMKills(c.cgroup) > 0 // before the group goes with the task
 	<-c.started
 	c.logs.wait(logGrace)
 	e.mu.Lock()
