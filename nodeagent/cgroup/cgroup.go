@@ -227,9 +227,14 @@ func keyValues(path string) (map[string]int64, error) {
 
 // Pods lists the UIDs that have a group in any hierarchy.
 func (t Tree) Pods() []string {
+	return slices.DeleteFunc(t.below(t.Parent), func(name string) bool { return name == slots })
+}
+
+// below lists the groups right below one, of all hierarchies.
+func (t Tree) below(group string) []string {
 	var out []string
 	for _, h := range t.Controllers() {
-		all, _ := os.ReadDir(filepath.Join(h, t.Parent))
+		all, _ := os.ReadDir(filepath.Join(h, group))
 		for _, e := range all {
 			if e.IsDir() && !slices.Contains(out, e.Name()) {
 				out = append(out, e.Name())

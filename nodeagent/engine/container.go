@@ -22,6 +22,7 @@ import (
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/podsnap/podsnap/nodeagent/output"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 	"github.com/podsnap/podsnap/nodeagent/spec"
 )
@@ -31,7 +32,7 @@ import (
 type container struct {
 	life   sync.Mutex // held for removal
 	cgroup string
-	logs   *logs
+	logs   *output.Output
 
 	info    runtime.Container
 	exiting bool
@@ -119,9 +120,9 @@ func (e *Engine) startContainer(ctx context.Context, sb *sandbox, s runtime.Cont
 	if c.logs, err = e.startLogs(id, s.LogPath, false); err != nil {
 		return nil, startError("CreateContainerError", err)
 	}
-	defer c.logs.handOver()
+	defer c.logs.HandOver()
 	if err := e.register(func() { e.containers[id] = c }); err != nil {
-		c.logs.stop()
+		c.logs.Stop()
 		return nil, err
 	}
 	rec := record{Container: &c.info}
@@ -191,7 +192,7 @@ func (e *Engine) createContainer(ctx context.Context, id string, rec record, lab
 }
 
 func (e *Engine) runTask(ctx context.Context, c *container, mounts []mount.Mount) error {
-	req := &tasks.CreateTaskRequest{ContainerID: c.info.ID, Stdout: c.logs.stdout, Stderr: c.logs.stderr}
+	req := &tasks.CreateTaskRequest{ContainerID: c.info.ID, Stdout: c.logs.Stdout, Stderr: c.logs.Stderr}
 	for _, m := range mounts {
 		req.Rootfs = append(req.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
@@ -199,7 +200,7 @@ func (e *Engine) runTask(ctx context.Context, c *container, mounts []mount.Mount
 	if err != nil {
 		return runcError(err)
 	}
-	c.logs.handOver()
+	c.logs.HandOver()
 	e.mu.Lock()
 	c.info.Pid, c.info.StartedAt = int(t.Pid), time.Now()
 	e.mu.Unlock()
@@ -243,8 +244,8 @@ func (e *Engine) RemoveContainer(ctx context.Context, id string) error {
 	if err := e.destroy(ctx, id, id); err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
-	c.logs.wait(time.Second)
-	c.logs.stop()
+	c.logs.Wait(time.Second)
+	c.logs.Stop()
 	if err := errors.Join(os.RemoveAll(e.fifoDir(id)), e.cgroups.Remove(c.cgroup)); err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}

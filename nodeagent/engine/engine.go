@@ -32,7 +32,9 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/podsnap/podsnap/nodeagent/cgroup"
+	"github.com/podsnap/podsnap/nodeagent/exits"
 	"github.com/podsnap/podsnap/nodeagent/network"
+	"github.com/podsnap/podsnap/nodeagent/output"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 	"github.com/podsnap/podsnap/nodeagent/spec"
 )
@@ -89,15 +91,14 @@ type Engine struct {
 	pulls     singleflight.Group
 	metrics   metrics
 
-	work    sync.WaitGroup // exits being finished, logs being copied, listeners
-	stopped chan struct{}  // closed when Run ends
+	exits exits.Feed
+	work  sync.WaitGroup // exits being finished, logs being copied
 
 	mu         sync.Mutex
 	sandboxes  map[string]*sandbox
 	containers map[string]*container
 	images     map[string]*image // by full name
 	profiles   spec.Profiles
-	listeners  map[*listener]struct{}
 	closed     bool
 }
 
@@ -116,8 +117,7 @@ func New(ctx context.Context, c Config) (*Engine, error) {
 	e := &Engine{
 		c: c, cgroups: cg, privilege: ownPrivilege(),
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{},
-		images: map[string]*image{}, listeners: map[*listener]struct{}{},
-		stopped: make(chan struct{}),
+		images: map[string]*image{},
 	}
 	e.metrics = newMetrics(c.Metrics)
 	for _, d := range []string{e.sandboxDir(""), e.fifoDir("")} {
@@ -202,15 +202,13 @@ func (e *Engine) ns(ctx context.Context) context.Context {
 // close ends everything the engine runs and waits for it. Containers go on.
 func (e *Engine) close() {
 	e.mu.Lock()
-	if !e.closed {
-		e.closed = true
-		close(e.stopped)
-	}
+	e.closed = true
 	for _, c := range e.containers {
-		c.logs.stop()
+		c.logs.Stop()
 	}
 	e.mu.Unlock()
 	e.work.Wait()
+	e.exits.Close()
 	e.conn.Close()
 }
 
@@ -226,4 +224,11 @@ func newID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])
+}
+
+// startLogs begins to copy a container's output; see package output.
+func (e *Engine) startLogs(id, path string, adopted bool) (*output.Output, error) {
+	return output.Start(output.Config{
+		Dir: e.fifoDir(id), Log: path, MaxSize: e.c.LogMaxSize, Files: e.c.LogFiles, Adopted: adopted, Logger: e.c.Log,
+	}, &e.work)
 }

@@ -271,3 +271,6 @@ func (p Program) Explain(f *Fault) error {
 	}
 	return fmt.Errorf("%s: %w", p.Labels[f.Call], f.Errno)
 }
+
+// Len is the number of calls so far.
+func (b *Builder) Len() int { return len(b.ops) }
