@@ -130,7 +130,7 @@ func (e *Engine) startContainer(ctx context.Context, sb *sandbox, s runtime.Cont
 		return nil, startError("CreateContainerError", fmt.Errorf("container %q: %w", s.Name, err))
 	}
 	if err := e.runTask(ctx, c, mounts); err != nil {
-		return nil, startError("RunContainerError", explain(s.Name, made.Process, err))
+		return nil, startError("RunContainerError", spec.Explain(s.Name, made.Process, err))
 	}
 	return c, nil
 }

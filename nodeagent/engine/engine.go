@@ -115,7 +115,7 @@ func New(ctx context.Context, c Config) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{
-		c: c, cgroups: cg, privilege: ownPrivilege(),
+		c: c, cgroups: cg, privilege: OwnPrivilege(),
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{},
 		images: map[string]*image{},
 	}

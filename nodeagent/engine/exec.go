@@ -75,7 +75,7 @@ func (e *Engine) exec(ctx context.Context, c *container, x runtime.Exec) (int, e
 		return 0, err
 	}
 	if err := p.Start(ctx); err != nil {
-		return 0, startError("StartError", explain(c.info.Name, &process, runcError(err)))
+		return 0, startError("StartError", spec.Explain(c.info.Name, &process, runcError(err)))
 	}
 	in.onEOF(func() { _ = p.CloseIO(waiting, containerd.WithStdinCloser) })
 	select {

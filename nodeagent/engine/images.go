@@ -31,6 +31,9 @@ type image struct {
 	once     sync.Once
 	accounts spec.Accounts
 	err      error
+
+	view  sync.Mutex
+	lower []string // see Rootfs; nil until it is asked for
 }
 
 // inspect looks once into the image's layers for user names and for what

@@ -10,10 +10,10 @@ import (
 	"github.com/podsnap/podsnap/nodeagent/spec"
 )
 
-// ownPrivilege wants Kubernetes' score of -998 and 65536 files. Without
+// OwnPrivilege is what this process can give to containers. It wants Kubernetes' score of -998 and 65536 files. Without
 // CAP_SYS_RESOURCE a score cannot be lowered nor a hard limit raised: then it
 // is what we have ourselves.
-func ownPrivilege() spec.Privilege {
+func OwnPrivilege() spec.Privilege {
 	p := spec.Privilege{PauseScore: -998, OpenFiles: 65536}
 	p.Caps, _ = cap.Current() // fails only without /proc
 	if slices.Contains(p.Caps, "CAP_SYS_RESOURCE") {

@@ -43,6 +43,7 @@ type Keeper struct {
 	conn *Conn
 	up   chan struct{} // closed while conn is set
 	over bool
+	quit bool
 }
 
 // ErrClosed is a request to a keeper that has ended.
@@ -64,13 +65,11 @@ func Socket(dir string) string { return filepath.Join(dir, "launcher.sock") }
 func (k *Keeper) Run(ctx context.Context) error {
 	defer func() {
 		k.mu.Lock()
+		defer k.mu.Unlock()
 		k.over = true
-		if k.conn != nil {
-			k.conn.close(ErrClosed)
-		} else {
+		if k.conn == nil {
 			close(k.up)
 		}
-		k.mu.Unlock()
 	}()
 	for wait := 5 * time.Millisecond; ; {
 		c, w, err := k.connect(ctx)
@@ -104,9 +103,35 @@ func (k *Keeper) Run(ctx context.Context) error {
 		k.mu.Lock()
 		k.conn, k.up = nil, make(chan struct{})
 		k.mu.Unlock()
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || k.quitting() {
 			return nil
 		}
+	}
+}
+
+func (k *Keeper) quitting() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.quit
+}
+
+// Quit has the launcher leave, for good; Run returns after that.
+func (k *Keeper) Quit(ctx context.Context) error {
+	c, err := k.wait(ctx)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	k.quit = true
+	k.mu.Unlock()
+	if _, err := c.Do(ctx, Request{Op: Leave}, nil); err != nil && !errors.Is(err, ErrLost) {
+		return err
+	}
+	select {
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 

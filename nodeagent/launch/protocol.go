@@ -76,10 +76,10 @@ type Fault struct {
 
 // Welcome is what a launcher is and has.
 type Welcome struct {
-	Version   int       `json:"version"`
-	Pid       int       `json:"pid"`
-	Processes []Process `json:"processes"` // running, and ended but not forgotten
-	Held      []string  `json:"held"`
+	Version   int            `json:"version"`
+	Pid       int            `json:"pid"`
+	Processes []Process      `json:"processes"` // running, and ended but not forgotten
+	Held      map[string]int `json:"held"`      // name to descriptor: /proc/<Pid>/fd/<descriptor>
 }
 
 // Process is one that the launcher has started or adopted.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -183,17 +184,13 @@ func failure(err error) Reply {
 func (s *Server) welcome() *Welcome {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	w := &Welcome{Version: Version, Pid: os.Getpid(), Processes: []Process{}, Held: []string{}}
+	w := &Welcome{Version: Version, Pid: os.Getpid(), Processes: []Process{}, Held: maps.Clone(s.held)}
 	for _, p := range s.procs {
 		if !p.exec {
 			w.Processes = append(w.Processes, p.Process)
 		}
 	}
-	for name := range s.held {
-		w.Held = append(w.Held, name)
-	}
 	slices.SortFunc(w.Processes, func(a, b Process) int { return a.Pid - b.Pid })
-	slices.Sort(w.Held)
 	return w
 }
 

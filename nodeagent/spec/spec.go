@@ -207,3 +207,11 @@ type Privilege struct {
 	OpenFiles  uint64 // limit of open files in a container
 	Caps       []string
 }
+
+// Rootfs is an image as it lies on the node.
+type Rootfs struct {
+	Image    runtime.Image
+	Lower    []string // directories of its layers, uppermost first
+	Accounts Accounts
+	Chain    string // names the layers, whatever image has them
+}
