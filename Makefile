@@ -35,6 +35,7 @@ build: assets ## build bin/faas
 assets:
 	@$(GO) build -trimpath -ldflags '$(SMALL)' -o internal/assets/bin/watchdog ./functions/watchdog
 	@$(GO) build -trimpath -ldflags '$(SMALL)' -o internal/assets/bin/pause ./nodeagent/pause
+	@$(GO) build -trimpath -ldflags '$(SMALL)' -o internal/assets/bin/launcher ./nodeagent/launcher
 
 test: SETUP = test
 test: unit e2e ## every test: conventions, units with the race detector, the real platform
@@ -61,4 +62,4 @@ bench-compare: ## how the ratios of two runs differ: OLD=file NEW=file
 	@$(GO) run ./bench -compare $(OLD) $(NEW)
 
 clean: ## remove what was built
-	rm -rf bin internal/assets/bin/watchdog internal/assets/bin/pause bench/latest.json
+	rm -rf bin internal/assets/bin/watchdog internal/assets/bin/pause internal/assets/bin/launcher bench/latest.json

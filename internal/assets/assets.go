@@ -1,5 +1,5 @@
 // Package assets holds the small static programs that the platform puts into
-// containers. `make assets` builds them into bin/ before the faas binary is
+// containers, and the one that starts them. `make assets` builds them into bin/ before the faas binary is
 // built; bin/ is not tracked.
 package assets
 
@@ -16,6 +16,9 @@ func Watchdog() ([]byte, error) { return read("watchdog") }
 
 // Pause is the program that holds a pod's namespaces.
 func Pause() ([]byte, error) { return read("pause") }
+
+// Launcher is the program that starts the containers of the fast runtime.
+func Launcher() ([]byte, error) { return read("launcher") }
 
 func read(name string) ([]byte, error) {
 	b, err := bin.ReadFile("bin/" + name)

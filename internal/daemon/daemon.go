@@ -34,7 +34,6 @@ import (
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/internal/record"
 	"github.com/podsnap/podsnap/nodeagent"
-	"github.com/podsnap/podsnap/nodeagent/engine"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	appsv1 "k8s.io/api/apps/v1"
@@ -51,7 +50,7 @@ type platform struct {
 	secrets secrets
 
 	objects api.Objects
-	engine  *engine.Engine
+	node    *node
 	agent   *nodeagent.Agent
 	handler http.Handler
 }
@@ -259,17 +258,18 @@ func policy(d *appsv1.Deployment) autoscale.Policy {
 }
 
 func (p *platform) startNode(ctx context.Context) error {
-	e, err := newEngine(ctx, &p.c, p.log, p.metrics, registries(&p.c, p.secrets))
+	n, err := newNode(ctx, &p.c, p.log, p.metrics, registries(&p.c, p.secrets))
 	if err != nil {
 		return err
 	}
-	p.engine = e
-	p.stack.start(ctx, "engine", e.Run)
-	importArchives(ctx, e.Images(), p.c.path("images"), p.log)
+	p.node = n
+	n.start(ctx, p.stack)
+	run := n.runtime()
+	importArchives(ctx, n.engine.Images(), p.c.path("images"), p.log)
 	rec := record.New(record.Config{Objects: p.objects, Component: "nodeagent", Host: p.c.NodeName, Log: p.log})
 	p.stack.start(ctx, "events", rec.Run)
 	p.agent, err = nodeagent.New(nodeagent.Config{
-		NodeName: p.c.NodeName, Objects: p.objects, Runtime: e, Images: e.Images(), Stats: e,
+		NodeName: p.c.NodeName, Objects: p.objects, Runtime: run, Images: n.engine.Images(), Stats: run,
 		StateDir: p.c.path("node"), PodCIDR: p.c.PodCIDR, Version: p.c.Version, Recorder: rec, Log: p.log, Metrics: p.metrics,
 	})
 	if err != nil {
@@ -408,7 +408,7 @@ func (p *platform) tearDown(ctx context.Context) error {
 	err := p.agent.StopAll(ctx, 10*time.Second)
 	// The agent must not start anything while its ground is taken away.
 	p.stack.stopDownTo("node agent")
-	return errors.Join(err, p.engine.Teardown(ctx))
+	return errors.Join(err, p.node.tearDown(ctx))
 }
 
 // reach is an address at which a client of this machine reaches a listener.

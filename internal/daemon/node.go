@@ -14,8 +14,10 @@ import (
 
 	"github.com/podsnap/podsnap/internal/assets"
 	"github.com/podsnap/podsnap/nodeagent/engine"
+	"github.com/podsnap/podsnap/nodeagent/fast"
 	"github.com/podsnap/podsnap/nodeagent/network"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
+	"github.com/podsnap/podsnap/nodeagent/runtime/class"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -56,9 +58,53 @@ func answers(ctx context.Context, socket string) error {
 	}
 }
 
-// newEngine connects to containerd and takes over what runs there.
-func newEngine(ctx context.Context, c *Config, log *slog.Logger, metrics prometheus.Registerer, r engine.Registries) (*engine.Engine, error) {
+// node is what runs pods on this machine: the engine, the fast runtime beside it
+// unless the machine cannot have one, and the network that both use.
+type node struct {
+	network *network.Network
+	engine  *engine.Engine
+	fast    *fast.Runtime // nil: all pods are the engine's
+}
+
+// runtime is both as one.
+func (n *node) runtime() class.Runtime {
+	if n.fast == nil {
+		return n.engine
+	}
+	return class.New(n.fast, n.engine)
+}
+
+// start has both work.
+func (n *node) start(ctx context.Context, s *stack) {
+	s.start(ctx, "engine", n.engine.Run)
+	if n.fast != nil {
+		s.start(ctx, "fast runtime", n.fast.Run)
+	}
+}
+
+// tearDown removes what they have made in the kernel, while they run.
+func (n *node) tearDown(ctx context.Context) error {
+	var err error
+	if n.fast != nil {
+		err = n.fast.Teardown(ctx)
+	}
+	return errors.Join(err, n.engine.Teardown(ctx), n.network.Teardown(ctx))
+}
+
+// shared leaves the network to the node: it is not the engine's alone.
+type shared struct{ *network.Network }
+
+func (shared) Sweep(context.Context) error    { return nil }
+func (shared) Teardown(context.Context) error { return nil }
+
+// newNode connects to containerd and takes over what runs there, and what the
+// fast runtime has.
+func newNode(ctx context.Context, c *Config, log *slog.Logger, metrics prometheus.Registerer, r engine.Registries) (*node, error) {
 	pause, err := assets.Pause()
+	if err != nil {
+		return nil, err
+	}
+	launcher, err := assets.Launcher()
 	if err != nil {
 		return nil, err
 	}
@@ -70,20 +116,36 @@ func newEngine(ctx context.Context, c *Config, log *slog.Logger, metrics prometh
 	if c.StateDir != "/var/lib/podsnap" { // another platform beside the usual one
 		name, veth = "podsnap-"+c.id(), "p"+c.id()[:4]
 	}
-	net, err := network.New(network.Config{PodCIDR: cidr, Table: name, VethPrefix: veth, Log: log})
+	n := &node{}
+	n.network, err = network.New(network.Config{PodCIDR: cidr, Table: name, VethPrefix: veth, Log: log})
 	if err != nil {
 		return nil, fmt.Errorf("pod network: %w", err)
 	}
+	n.fast, err = fast.New(fast.Config{
+		StateDir: c.path("fast"), CgroupParent: "/" + name, Network: n.network, Launcher: launcher,
+		Privilege: engine.OwnPrivilege(), Log: log, Metrics: metrics,
+	})
+	if errors.Is(err, fast.ErrUnsupported) {
+		log.Info("all pods run with runc", slog.Any("reason", err))
+		n.fast, err = nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("fast runtime: %w", err)
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("containerd does not answer"))
 	defer cancel()
-	e, err := engine.New(ctx, engine.Config{
+	n.engine, err = engine.New(ctx, engine.Config{
 		Socket: c.Containerd, Namespace: name, StateDir: c.path("engine"), CgroupParent: "/" + name,
-		Network: net, PauseProgram: pause, Registries: r, Log: log, Metrics: metrics,
+		Network: shared{n.network}, PauseProgram: pause, Registries: r, Log: log, Metrics: metrics,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("container engine: %w", err)
 	}
-	return e, nil
+	if n.fast != nil {
+		n.fast.Use(n.engine)
+	}
+	// Both have said whose the links are.
+	return n, n.network.Sweep(ctx)
 }
 
 // importArchives loads the image archives that somebody has put into the state
@@ -135,10 +197,10 @@ func cleanUp(ctx context.Context, c Config) (err error) {
 			return err
 		}
 	}
-	e, err := newEngine(ctx, &c, c.Log, nil, engine.Registries{})
+	n, err := newNode(ctx, &c, c.Log, nil, engine.Registries{})
 	if err != nil {
 		return err
 	}
-	s.start(ctx, "engine", e.Run)
-	return e.Teardown(ctx)
+	n.start(ctx, s)
+	return n.tearDown(ctx)
 }

@@ -92,7 +92,7 @@ func (e *Engine) adoptContainer(ctx context.Context, info runtime.Container, t *
 		return false
 	}
 	c := &container{
-		cgroup: e.cgroups.of(string(sb.spec.UID), info.ID), info: info,
+		cgroup: e.cgroups.Of(string(sb.spec.UID), info.ID), info: info,
 		started: make(chan struct{}), done: make(chan struct{}),
 	}
 	close(c.started)
@@ -156,9 +156,9 @@ func (e *Engine) sweep(ctx context.Context) error {
 	for _, sb := range e.sandboxes {
 		uids = append(uids, string(sb.spec.UID))
 	}
-	for _, uid := range e.cgroups.pods() {
+	for _, uid := range e.cgroups.Pods() {
 		if !slices.Contains(uids, uid) {
-			if err := e.cgroups.remove(e.cgroups.pod(uid)); err != nil {
+			if err := e.cgroups.Remove(e.cgroups.Pod(uid)); err != nil {
 				return err
 			}
 		}
@@ -184,7 +184,7 @@ func (e *Engine) Teardown(ctx context.Context) error {
 		g.Go(func() error { return e.RemoveSandbox(ctx, id) })
 	}
 	err := g.Wait()
-	return errors.Join(err, e.sweep(ctx), e.c.Network.Teardown(ctx), e.cgroups.remove(e.cgroups.parent),
+	return errors.Join(err, e.sweep(ctx), e.c.Network.Teardown(ctx), e.cgroups.Remove(e.cgroups.Parent),
 		os.RemoveAll(e.sandboxDir("")), os.RemoveAll(e.fifoDir("")))
 }
 

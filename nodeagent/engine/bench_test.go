@@ -15,6 +15,7 @@ import (
 
 	"github.com/podsnap/podsnap/nodeagent/network"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
+	"github.com/podsnap/podsnap/nodeagent/spec"
 )
 
 // times collects samples; report gives their median and 90th percentile.
@@ -87,24 +88,24 @@ func (n *node) runcRun(b *testing.B, bundle, name string) time.Duration {
 		b.Fatal(err)
 	}
 	defer func() { _ = n.config.Network.Detach(b.Context(), id) }()
-	spec, err := containerSpec(containerInput{
-		sandbox: id, cgroup: n.cgroups.of("runc", id), shm: bundle, files: bundle, cgroupV2: n.cgroups.v2, privilege: n.privilege,
-		spec: runtime.ContainerSpec{Command: []string{"/bin/probe", "serve"}, Security: runtime.Security{User: new(int64(1000))}},
+	made, err := spec.Container(spec.Input{
+		Sandbox: id, Cgroup: n.cgroups.Of("runc", id), Shm: bundle, Files: bundle, CgroupV2: n.cgroups.V2, Privilege: n.privilege,
+		Spec: runtime.ContainerSpec{Command: []string{"/bin/probe", "serve"}, Security: runtime.Security{User: new(int64(1000))}},
 	})
 	if err != nil {
 		b.Fatal(err)
 	}
-	if spec.Linux.Seccomp, err = n.profile(spec); err != nil {
+	if made.Linux.Seccomp, err = n.profiles.Of(made); err != nil {
 		b.Fatal(err)
 	}
-	spec.Mounts = slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool { return m.Type == "bind" })
-	for i := range spec.Linux.Namespaces {
-		spec.Linux.Namespaces[i].Path = ""
-		if spec.Linux.Namespaces[i].Type == specs.NetworkNamespace {
-			spec.Linux.Namespaces[i].Path = path
+	made.Mounts = slices.DeleteFunc(made.Mounts, func(m specs.Mount) bool { return m.Type == "bind" })
+	for i := range made.Linux.Namespaces {
+		made.Linux.Namespaces[i].Path = ""
+		if made.Linux.Namespaces[i].Type == specs.NetworkNamespace {
+			made.Linux.Namespaces[i].Path = path
 		}
 	}
-	text, err := json.Marshal(spec)
+	text, err := json.Marshal(made)
 	if err != nil {
 		b.Fatal(err)
 	}

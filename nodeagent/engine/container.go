@@ -16,12 +16,15 @@ import (
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/podsnap/podsnap/nodeagent/output"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
+	"github.com/podsnap/podsnap/nodeagent/spec"
 )
 
 // container is what the engine knows of a container. Engine.mu guards info,
@@ -29,7 +32,7 @@ import (
 type container struct {
 	life   sync.Mutex // held for removal
 	cgroup string
-	logs   *logs
+	logs   *output.Output
 
 	info    runtime.Container
 	exiting bool
@@ -85,7 +88,7 @@ func (e *Engine) startContainer(ctx context.Context, sb *sandbox, s runtime.Cont
 	}
 	id := newID()
 	c := &container{
-		cgroup: e.cgroups.of(string(sb.spec.UID), id), started: make(chan struct{}), done: make(chan struct{}),
+		cgroup: e.cgroups.Of(string(sb.spec.UID), id), started: make(chan struct{}), done: make(chan struct{}),
 		info: runtime.Container{
 			ID: id, Sandbox: s.Sandbox, Name: s.Name, Attempt: s.Attempt, Image: s.Image, ImageID: img.ID,
 			State: runtime.Running, StartedAt: time.Now(), LogPath: s.LogPath, Labels: s.Labels,
@@ -99,7 +102,7 @@ func (e *Engine) startContainer(ctx context.Context, sb *sandbox, s runtime.Cont
 		}
 		undo, cancel := e.cleanup(ctx)
 		defer cancel()
-		err = errors.Join(err, e.destroy(undo, id, id), os.RemoveAll(e.fifoDir(id)), e.cgroups.remove(c.cgroup))
+		err = errors.Join(err, e.destroy(undo, id, id), os.RemoveAll(e.fifoDir(id)), e.cgroups.Remove(c.cgroup))
 		e.mu.Lock()
 		delete(e.containers, id)
 		e.mu.Unlock()
@@ -110,24 +113,24 @@ func (e *Engine) startContainer(ctx context.Context, sb *sandbox, s runtime.Cont
 	if err != nil {
 		return nil, startError("CreateContainerError", fmt.Errorf("container %q: prepare root file system: %w", s.Name, err))
 	}
-	spec, err := e.makeSpec(sb, pid, c, s, img, mounts)
+	made, err := e.makeSpec(sb, pid, c, s, img, mounts)
 	if err != nil {
 		return nil, startError("CreateContainerConfigError", fmt.Errorf("container %q: %w", s.Name, err))
 	}
 	if c.logs, err = e.startLogs(id, s.LogPath, false); err != nil {
 		return nil, startError("CreateContainerError", err)
 	}
-	defer c.logs.handOver()
+	defer c.logs.HandOver()
 	if err := e.register(func() { e.containers[id] = c }); err != nil {
-		c.logs.stop()
+		c.logs.Stop()
 		return nil, err
 	}
 	rec := record{Container: &c.info}
-	if err := e.createContainer(ctx, id, rec, labels("container", sb.spec, "podsnap.dev/container", s.Name), spec, id, s.Image); err != nil {
+	if err := e.createContainer(ctx, id, rec, labels("container", sb.spec, "podsnap.dev/container", s.Name), made, id, s.Image); err != nil {
 		return nil, startError("CreateContainerError", fmt.Errorf("container %q: %w", s.Name, err))
 	}
 	if err := e.runTask(ctx, c, mounts); err != nil {
-		return nil, startError("RunContainerError", explain(s.Name, spec.Process, err))
+		return nil, startError("RunContainerError", spec.Explain(s.Name, made.Process, err))
 	}
 	return c, nil
 }
@@ -138,29 +141,35 @@ func (e *Engine) makeSpec(sb *sandbox, pid int, c *container, s runtime.Containe
 	if err != nil {
 		return nil, err
 	}
-	spec, err := containerSpec(containerInput{
-		sandbox: sb.info.ID, cgroup: c.cgroup, pausePid: pid, pod: sb.spec,
-		shm: e.sandboxDir(sb.info.ID) + "/shm", files: e.sandboxDir(sb.info.ID),
-		image: img.Config, accounts: acc, spec: s, cgroupV2: e.cgroups.v2, swapLimit: e.cgroups.swap, privilege: e.privilege,
+	var devices []specs.LinuxDevice
+	if s.Security.Privileged {
+		if devices, err = oci.HostDevices(); err != nil {
+			return nil, fmt.Errorf("list the host's devices for a privileged container: %w", err)
+		}
+	}
+	out, err := spec.Container(spec.Input{
+		Sandbox: sb.info.ID, Cgroup: c.cgroup, PausePid: pid, Pod: sb.spec,
+		Shm: e.sandboxDir(sb.info.ID) + "/shm", Files: e.sandboxDir(sb.info.ID),
+		Image: img.Config, Accounts: acc, Spec: s, CgroupV2: e.cgroups.V2, SwapLimit: e.cgroups.Swap, Privilege: e.privilege, Devices: devices,
 	})
 	if err != nil {
 		return nil, err
 	}
 	if !s.Security.Privileged && !s.Security.SeccompUnconfined {
-		if spec.Linux.Seccomp, err = e.profile(spec); err != nil {
+		if out.Linux.Seccomp, err = e.profiles.Of(out); err != nil {
 			return nil, err
 		}
 	}
-	return spec, nil
+	return out, nil
 }
 
 // createContainer writes a container's metadata to containerd.
-func (e *Engine) createContainer(ctx context.Context, id string, rec record, labels map[string]string, spec *specs.Spec, snapshot, image string) error {
+func (e *Engine) createContainer(ctx context.Context, id string, rec record, labels map[string]string, of *specs.Spec, snapshot, image string) error {
 	ext, err := rec.any()
 	if err != nil {
 		return err
 	}
-	encoded, err := typeurl.MarshalAny(spec)
+	encoded, err := typeurl.MarshalAny(of)
 	if err != nil {
 		return fmt.Errorf("encode spec: %w", err)
 	}
@@ -183,7 +192,7 @@ func (e *Engine) createContainer(ctx context.Context, id string, rec record, lab
 }
 
 func (e *Engine) runTask(ctx context.Context, c *container, mounts []mount.Mount) error {
-	req := &tasks.CreateTaskRequest{ContainerID: c.info.ID, Stdout: c.logs.stdout, Stderr: c.logs.stderr}
+	req := &tasks.CreateTaskRequest{ContainerID: c.info.ID, Stdout: c.logs.Stdout, Stderr: c.logs.Stderr}
 	for _, m := range mounts {
 		req.Rootfs = append(req.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
@@ -191,7 +200,7 @@ func (e *Engine) runTask(ctx context.Context, c *container, mounts []mount.Mount
 	if err != nil {
 		return runcError(err)
 	}
-	c.logs.handOver()
+	c.logs.HandOver()
 	e.mu.Lock()
 	c.info.Pid, c.info.StartedAt = int(t.Pid), time.Now()
 	e.mu.Unlock()
@@ -235,9 +244,9 @@ func (e *Engine) RemoveContainer(ctx context.Context, id string) error {
 	if err := e.destroy(ctx, id, id); err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
-	c.logs.wait(time.Second)
-	c.logs.stop()
-	if err := errors.Join(os.RemoveAll(e.fifoDir(id)), e.cgroups.remove(c.cgroup)); err != nil {
+	c.logs.Wait(time.Second)
+	c.logs.Stop()
+	if err := errors.Join(os.RemoveAll(e.fifoDir(id)), e.cgroups.Remove(c.cgroup)); err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
 	e.mu.Lock()
@@ -322,7 +331,7 @@ func (e *Engine) Stats(_ context.Context, id string) (cpuSeconds float64, memory
 	if c == nil {
 		return 0, 0, notFound("containers", id)
 	}
-	cpuSeconds, memory, err = e.cgroups.usage(c.cgroup)
+	cpuSeconds, memory, err = e.cgroups.Usage(c.cgroup)
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, 0, notFound("containers", id) // it has ended
 	}

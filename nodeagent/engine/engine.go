@@ -25,15 +25,18 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/podsnap/podsnap/nodeagent/cgroup"
+	"github.com/podsnap/podsnap/nodeagent/exits"
 	"github.com/podsnap/podsnap/nodeagent/network"
+	"github.com/podsnap/podsnap/nodeagent/output"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
+	"github.com/podsnap/podsnap/nodeagent/spec"
 )
 
 // The engine is what the pod life cycle asks for.
@@ -82,21 +85,20 @@ type Engine struct {
 	client    *containerd.Client
 	conn      *grpc.ClientConn
 	snapshots snapshots.Snapshotter
-	cgroups   cgroups
-	privilege privilege
+	cgroups   cgroup.Tree
+	privilege spec.Privilege
 	pauseRoot string
 	pulls     singleflight.Group
 	metrics   metrics
 
-	work    sync.WaitGroup // exits being finished, logs being copied, listeners
-	stopped chan struct{}  // closed when Run ends
+	exits exits.Feed
+	work  sync.WaitGroup // exits being finished, logs being copied
 
 	mu         sync.Mutex
 	sandboxes  map[string]*sandbox
 	containers map[string]*container
 	images     map[string]*image // by full name
-	profiles   map[string]*specs.LinuxSeccomp
-	listeners  map[*listener]struct{}
+	profiles   spec.Profiles
 	closed     bool
 }
 
@@ -108,15 +110,14 @@ func New(ctx context.Context, c Config) (*Engine, error) {
 	if c.Network == nil || len(c.PauseProgram) == 0 || !filepath.IsAbs(c.StateDir) {
 		return nil, errors.New("engine configuration: Network, PauseProgram and an absolute StateDir are required")
 	}
-	cg, err := openCgroups("/sys/fs/cgroup", c.CgroupParent)
+	cg, err := cgroup.Open("/sys/fs/cgroup", c.CgroupParent)
 	if err != nil {
 		return nil, err
 	}
 	e := &Engine{
-		c: c, cgroups: cg, privilege: ownPrivilege(),
+		c: c, cgroups: cg, privilege: OwnPrivilege(),
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{},
-		images: map[string]*image{}, profiles: map[string]*specs.LinuxSeccomp{}, listeners: map[*listener]struct{}{},
-		stopped: make(chan struct{}),
+		images: map[string]*image{},
 	}
 	e.metrics = newMetrics(c.Metrics)
 	for _, d := range []string{e.sandboxDir(""), e.fifoDir("")} {
@@ -201,15 +202,13 @@ func (e *Engine) ns(ctx context.Context) context.Context {
 // close ends everything the engine runs and waits for it. Containers go on.
 func (e *Engine) close() {
 	e.mu.Lock()
-	if !e.closed {
-		e.closed = true
-		close(e.stopped)
-	}
+	e.closed = true
 	for _, c := range e.containers {
-		c.logs.stop()
+		c.logs.Stop()
 	}
 	e.mu.Unlock()
 	e.work.Wait()
+	e.exits.Close()
 	e.conn.Close()
 }
 
@@ -225,4 +224,11 @@ func newID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])
+}
+
+// startLogs begins to copy a container's output; see package output.
+func (e *Engine) startLogs(id, path string, adopted bool) (*output.Output, error) {
+	return output.Start(output.Config{
+		Dir: e.fifoDir(id), Log: path, MaxSize: e.c.LogMaxSize, Files: e.c.LogFiles, Adopted: adopted, Logger: e.c.Log,
+	}, &e.work)
 }

@@ -19,6 +19,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/podsnap/podsnap/nodeagent/cgroup"
 	"github.com/podsnap/podsnap/nodeagent/logfile"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 )
@@ -79,7 +80,7 @@ func testHardened(t *testing.T, n *node) {
 		"write.sysctl":      "open /proc/sys/kernel/hostname: read-only file system",
 		"write.root":        "open /written: read-only file system",
 		"masked./proc/keys": "0 <nil>", "masked./proc/timer_list": "0 <nil>", "masked./proc/interrupts": "0 <nil>",
-		"nofile": fmt.Sprint(n.privilege.openFiles),
+		"nofile": fmt.Sprint(n.privilege.OpenFiles),
 	})
 	for _, ns := range []string{"net", "ipc", "uts", "pid", "mnt"} {
 		mine, err := os.Readlink("/proc/self/ns/" + ns)
@@ -106,7 +107,7 @@ func testProcess(t *testing.T, n *node) {
 	if !strings.Contains(got["file./etc/hosts"], sb.IP+"\tprocess") {
 		t.Errorf("hosts: %q", got["file./etc/hosts"])
 	}
-	if n.cgroups.v2 {
+	if n.cgroups.V2 {
 		n.expect(got, map[string]string{
 			"file./sys/fs/cgroup/memory.max": "67108864", "file./sys/fs/cgroup/memory.swap.max": "0",
 			"file./sys/fs/cgroup/pids.max": "77", "file./sys/fs/cgroup/cpu.max": "50000 100000", "file./sys/fs/cgroup/cpu.weight": "20",
@@ -116,7 +117,7 @@ func testProcess(t *testing.T, n *node) {
 			"file./sys/fs/cgroup/memory/memory.limit_in_bytes": "67108864", "file./sys/fs/cgroup/pids/pids.max": "77",
 			"file./sys/fs/cgroup/cpu/cpu.cfs_quota_us": "50000", "file./sys/fs/cgroup/cpu/cpu.shares": "512",
 		})
-		if n.cgroups.swap {
+		if n.cgroups.Swap {
 			n.expect(got, map[string]string{"file./sys/fs/cgroup/memory/memory.memsw.limit_in_bytes": "67108864"})
 		}
 	}
@@ -391,8 +392,8 @@ func testFaults(t *testing.T, n *node) {
 			}
 		}
 	}
-	for _, h := range n.cgroups.controllers() {
-		if got := names(filepath.Join(h, n.cgroups.pod(string(sb.UID)))); len(got) > 1 && !strings.Contains(strings.Join(got, " "), "cgroup.procs") {
+	for _, h := range n.cgroups.Controllers() {
+		if got := names(filepath.Join(h, n.cgroups.Pod(string(sb.UID)))); len(got) > 1 && !strings.Contains(strings.Join(got, " "), "cgroup.procs") {
 			t.Errorf("cgroups left in %s: %v", h, got)
 		}
 	}
@@ -487,10 +488,10 @@ func testPodLimits(t *testing.T, n *node) {
 		t.Fatal(err)
 	}
 	file := "memory.limit_in_bytes"
-	if n.cgroups.v2 {
+	if n.cgroups.V2 {
 		file = "memory.max"
 	}
-	if got, err := number(n.cgroups.file("memory", n.cgroups.pod("uid-limits"), file)); err != nil || got != 40<<20 {
+	if got, err := cgroup.Number(n.cgroups.File("memory", n.cgroups.Pod("uid-limits"), file)); err != nil || got != 40<<20 {
 		t.Errorf("got %d, %v", got, err)
 	}
 	x, _ := n.run(n.spec(sb, "eat")) // the container has no limit of its own
@@ -578,7 +579,7 @@ func TestManySandboxes(t *testing.T) {
 			left = append(left, e)
 		}
 	}
-	if got := append(left, n.cgroups.pods()...); len(got) != 0 {
+	if got := append(left, n.cgroups.Pods()...); len(got) != 0 {
 		t.Errorf("left: %v", got)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/podsnap/podsnap/nodeagent/runtime"
+	"github.com/podsnap/podsnap/nodeagent/spec"
 )
 
 // Exec implements runtime.Runtime. When ctx ends first the process is killed
@@ -24,7 +25,7 @@ func (e *Engine) Exec(ctx context.Context, id string, x runtime.Exec) (int, erro
 		return 0, notFound("containers", id)
 	}
 	if len(x.Command) == 0 {
-		return 0, startError("StartError", errNoCommand)
+		return 0, startError("StartError", spec.ErrNoCommand)
 	}
 	code, err := e.exec(e.ns(ctx), c, x)
 	if err != nil {
@@ -38,7 +39,7 @@ func (e *Engine) exec(ctx context.Context, c *container, x runtime.Exec) (int, e
 	if err != nil {
 		return 0, err
 	}
-	spec, err := cont.Spec(ctx)
+	made, err := cont.Spec(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -49,7 +50,7 @@ func (e *Engine) exec(ctx context.Context, c *container, x runtime.Exec) (int, e
 	if err != nil {
 		return 0, err
 	}
-	process := *spec.Process
+	process := *made.Process
 	process.Args, process.Terminal = x.Command, false
 
 	in := &closer{Reader: x.Stdin}
@@ -74,7 +75,7 @@ func (e *Engine) exec(ctx context.Context, c *container, x runtime.Exec) (int, e
 		return 0, err
 	}
 	if err := p.Start(ctx); err != nil {
-		return 0, startError("StartError", explain(c.info.Name, &process, runcError(err)))
+		return 0, startError("StartError", spec.Explain(c.info.Name, &process, runcError(err)))
 	}
 	in.onEOF(func() { _ = p.CloseIO(waiting, containerd.WithStdinCloser) })
 	select {

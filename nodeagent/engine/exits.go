@@ -202,9 +202,9 @@ func (e *Engine) finishContainer(ctx context.Context, c *container, code int, at
 	defer close(c.done)
 	ctx, cancel := e.cleanup(ctx)
 	defer cancel()
-	oom := code != 0 && e.cgroups.oomKills(c.cgroup) > 0 // before the group goes with the task
+	oom := code != 0 && e.cgroups.OOMKills(c.cgroup) > 0 // before the group goes with the task
 	<-c.started
-	c.logs.wait(logGrace)
+	c.logs.Wait(logGrace)
 	e.mu.Lock()
 	c.info.State, c.info.Pid = runtime.Exited, 0
 	c.info.ExitCode, c.info.FinishedAt = code, at
@@ -216,7 +216,7 @@ func (e *Engine) finishContainer(ctx context.Context, c *container, code int, at
 	e.mu.Unlock()
 	if !failed {
 		e.metrics.exited(code, info.OOMKilled)
-		e.emit(runtime.Exit{Sandbox: info.Sandbox, Container: info.ID, ExitCode: code, OOMKilled: info.OOMKilled, At: at})
+		e.exits.Emit(runtime.Exit{Sandbox: info.Sandbox, Container: info.ID, ExitCode: code, OOMKilled: info.OOMKilled, At: at})
 		if err := e.saveRecord(ctx, info.ID, record{Container: &info}); err != nil && !errdefs.IsNotFound(err) {
 			e.c.Log.Warn("keep a container's exit", logID(info.ID), logError(err))
 		}
@@ -234,7 +234,7 @@ func (e *Engine) finishSandbox(ctx context.Context, sb *sandbox, code int, at ti
 	e.mu.Unlock()
 	if !gone {
 		e.c.Log.Warn("a sandbox's pause process has ended", slog.String("sandbox", sb.info.ID), slog.Int("exit_code", code))
-		e.emit(runtime.Exit{Sandbox: sb.info.ID, ExitCode: code, At: at})
+		e.exits.Emit(runtime.Exit{Sandbox: sb.info.ID, ExitCode: code, At: at})
 	}
 	e.deleteTask(ctx, sb.info.ID)
 }
@@ -256,89 +256,22 @@ func (e *Engine) saveRecord(ctx context.Context, id string, r record) error {
 	return err
 }
 
-// listener is one reader of exits. Its queue is bounded by the number of
-// containers that end, which is bounded by those that were started.
-type listener struct {
-	mu    sync.Mutex
-	queue []runtime.Exit
-	wake  chan struct{}
-}
-
-func (l *listener) put(x ...runtime.Exit) {
-	l.mu.Lock()
-	l.queue = append(l.queue, x...)
-	l.mu.Unlock()
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (e *Engine) emit(x runtime.Exit) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for l := range e.listeners {
-		l.put(x)
-	}
-}
-
 // Events implements runtime.Runtime. A new reader first hears of all
 // containers that have ended and are not removed yet. The channel is closed
 // at the end.
 func (e *Engine) Events(ctx context.Context) <-chan runtime.Exit {
-	out := make(chan runtime.Exit)
-	l := &listener{wake: make(chan struct{}, 1)}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed {
-		close(out)
-		return out
-	}
+	var first []runtime.Exit
 	for _, sb := range e.sandboxes {
 		if sb.exiting && !sb.gone && sb.info.Pid == 0 {
-			l.put(runtime.Exit{Sandbox: sb.info.ID, ExitCode: lostExitCode, At: time.Now()})
+			first = append(first, runtime.Exit{Sandbox: sb.info.ID, ExitCode: lostExitCode, At: time.Now()})
 		}
 	}
 	for _, c := range e.containers {
 		if i := c.info; i.State == runtime.Exited && !c.starting() {
-			l.put(runtime.Exit{Sandbox: i.Sandbox, Container: i.ID, ExitCode: i.ExitCode, OOMKilled: i.OOMKilled, At: i.FinishedAt})
+			first = append(first, runtime.Exit{Sandbox: i.Sandbox, Container: i.ID, ExitCode: i.ExitCode, OOMKilled: i.OOMKilled, At: i.FinishedAt})
 		}
 	}
-	e.listeners[l] = struct{}{}
-	e.work.Go(func() {
-		defer close(out)
-		l.run(ctx, e.stopped, out)
-		e.mu.Lock()
-		delete(e.listeners, l)
-		e.mu.Unlock()
-	})
-	return out
-}
-
-func (l *listener) run(ctx context.Context, stopped <-chan struct{}, out chan<- runtime.Exit) {
-	for {
-		l.mu.Lock()
-		batch := l.queue
-		l.queue = nil
-		l.mu.Unlock()
-		for _, x := range batch {
-			select {
-			case out <- x:
-			case <-ctx.Done():
-				return
-			case <-stopped:
-				return
-			}
-		}
-		if len(batch) > 0 {
-			continue
-		}
-		select {
-		case <-l.wake:
-		case <-ctx.Done():
-			return
-		case <-stopped:
-			return
-		}
-	}
+	return e.exits.Read(ctx, first)
 }

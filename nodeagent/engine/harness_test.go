@@ -27,6 +27,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/podsnap/podsnap/nodeagent/cgroup"
 	"github.com/podsnap/podsnap/nodeagent/logfile"
 	"github.com/podsnap/podsnap/nodeagent/network"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
@@ -426,7 +427,7 @@ func lookAround(t testing.TB, dir string) (w world) {
 			w.mounts = append(w.mounts, l)
 		}
 	}
-	for _, h := range (cgroups{root: "/sys/fs/cgroup"}).controllers() {
+	for _, h := range hierarchies(t) {
 		if _, err := os.Stat(filepath.Join(h, filepath.Base(dir))); err == nil {
 			w.cgroups = append(w.cgroups, h)
 		}
@@ -445,6 +446,15 @@ func lookAround(t testing.TB, dir string) (w world) {
 		}
 	}
 	return w
+}
+
+func hierarchies(t testing.TB) []string {
+	t.Helper()
+	tree, err := cgroup.Open("/sys/fs/cgroup", "/any")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tree.Controllers()
 }
 
 func (w world) compare(t testing.TB, after world) {

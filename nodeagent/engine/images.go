@@ -20,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/podsnap/podsnap/nodeagent/runtime"
+	"github.com/podsnap/podsnap/nodeagent/spec"
 )
 
 // image is an unpacked image of the node.
@@ -28,13 +29,16 @@ type image struct {
 	chainID string // of its topmost snapshot
 
 	once     sync.Once
-	accounts accounts
+	accounts spec.Accounts
 	err      error
+
+	view  sync.Mutex
+	lower []string // see Rootfs; nil until it is asked for
 }
 
 // inspect looks once into the image's layers for user names and for what
 // makes it unsafe. mounts are those of any snapshot on top of it.
-func (i *image) inspect(mounts []mount.Mount) (accounts, error) {
+func (i *image) inspect(mounts []mount.Mount) (spec.Accounts, error) {
 	i.once.Do(func() {
 		l, err := layersOf(mounts)
 		if err == nil {

@@ -180,7 +180,7 @@ func TestPowerLoss(t *testing.T) {
 	if left := append(names(n.sandboxDir("")), names(n.fifoDir(""))...); len(left) != 0 {
 		t.Errorf("files left: %v", left)
 	}
-	if left := n.cgroups.pods(); len(left) != 0 {
+	if left := n.cgroups.Pods(); len(left) != 0 {
 		t.Errorf("cgroups left: %v", left)
 	}
 	again := n.sandbox("gone") // the same pod starts anew

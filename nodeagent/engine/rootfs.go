@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
+
+	"github.com/podsnap/podsnap/nodeagent/spec"
 )
 
 // layers are the directories of a snapshot, uppermost first. They are read
@@ -105,8 +107,8 @@ func (l layers) check() error {
 	return nil
 }
 
-func (l layers) accounts() (accounts, error) {
+func (l layers) accounts() (spec.Accounts, error) {
 	passwd, err1 := l.readEtc("passwd")
 	group, err2 := l.readEtc("group")
-	return accounts{passwd, group}, errors.Join(err1, err2)
+	return spec.Accounts{Passwd: passwd, Group: group}, errors.Join(err1, err2)
 }

@@ -72,7 +72,7 @@ func (e *Engine) startSandbox(ctx context.Context, sb *sandbox) error {
 	if s.UID == "" || filepath.Base(string(s.UID)) != string(s.UID) {
 		return fmt.Errorf("pod uid %q cannot name a cgroup", s.UID)
 	}
-	in := sandboxInput{id: id, rootfs: e.pauseRoot, cgroup: e.cgroups.of(string(s.UID), id), oomScore: e.privilege.pauseScore, spec: s}
+	in := sandboxInput{id: id, rootfs: e.pauseRoot, cgroup: e.cgroups.Of(string(s.UID), id), oomScore: e.privilege.PauseScore, spec: s}
 	if !s.HostNetwork {
 		ns, err := network.NewNamespace()
 		if err != nil {
@@ -89,12 +89,12 @@ func (e *Engine) startSandbox(ctx context.Context, sb *sandbox) error {
 	if err := e.writePodFiles(sb); err != nil {
 		return err
 	}
-	if err := e.cgroups.limitPod(string(s.UID), s.Resources); err != nil {
+	if err := e.cgroups.LimitPod(string(s.UID), s.Resources); err != nil {
 		return err
 	}
 	spec := sandboxSpec(in)
 	var err error
-	if spec.Linux.Seccomp, err = e.profile(spec); err != nil {
+	if spec.Linux.Seccomp, err = e.profiles.Of(spec); err != nil {
 		return err
 	}
 	rec := record{Sandbox: &sb.info, Spec: &sb.spec}
@@ -163,12 +163,12 @@ func (e *Engine) RemoveSandbox(ctx context.Context, id string) error {
 func (e *Engine) removeSandbox(ctx context.Context, sb *sandbox) error {
 	id := sb.info.ID
 	uid := string(sb.spec.UID)
-	group := e.cgroups.pod(uid)
+	group := e.cgroups.Pod(uid)
 	e.mu.Lock()
 	sb.gone = true
 	for _, other := range e.sandboxes {
 		if other != sb && other.spec.UID == sb.spec.UID {
-			group = e.cgroups.of(uid, id) // the pod has a newer sandbox
+			group = e.cgroups.Of(uid, id) // the pod has a newer sandbox
 		}
 	}
 	var members []string
@@ -191,7 +191,7 @@ func (e *Engine) removeSandbox(ctx context.Context, sb *sandbox) error {
 	err := errors.Join(
 		e.c.Network.Detach(ctx, id),
 		removeMounted(e.sandboxDir(id)),
-		e.cgroups.remove(group),
+		e.cgroups.Remove(group),
 	)
 	if err != nil {
 		return err

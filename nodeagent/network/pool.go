@@ -77,3 +77,24 @@ func (p *pool) after(a netip.Addr) netip.Addr {
 	}
 	return p.gateway.Next()
 }
+
+// change gives an owner another address. The old one stays out of the pool
+// until it is freed.
+func (p *pool) change(owner string) (netip.Addr, error) {
+	old := p.byOwner[owner]
+	delete(p.byOwner, owner)
+	next, err := p.take(owner)
+	if err != nil {
+		p.byOwner[owner] = old
+		return netip.Addr{}, err
+	}
+	p.owner[old] = "" // nobody's, and taken
+	return next, nil
+}
+
+// free takes an address back that change has put aside.
+func (p *pool) free(a netip.Addr) {
+	if p.owner[a] == "" {
+		delete(p.owner, a)
+	}
+}

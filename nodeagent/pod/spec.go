@@ -30,7 +30,7 @@ func labels(p *corev1.Pod, container string) map[string]string {
 func sandboxSpec(p *corev1.Pod, pids int64) runtime.SandboxSpec {
 	s := runtime.SandboxSpec{
 		UID: p.UID, Namespace: p.Namespace, Name: p.Name, Hostname: volume.Hostname(p),
-		HostNetwork: p.Spec.HostNetwork, HostPID: p.Spec.HostPID,
+		HostNetwork: p.Spec.HostNetwork, HostPID: p.Spec.HostPID, Class: classOf(p),
 		Labels: labels(p, ""), Resources: podResources(p),
 	}
 	s.Resources.Pids = pids * int64(len(p.Spec.InitContainers)+len(p.Spec.Containers))

@@ -80,10 +80,20 @@ type SandboxSpec struct {
 	Hostname        string
 	HostNetwork     bool
 	HostPID         bool
+	Class           Class
 	Labels          map[string]string // kept, for adoption
 	Resources       Resources         // of the whole pod; zero is no limit
 	Sysctls         map[string]string
 }
+
+// Class says which of a node's runtimes runs a pod, where there are several.
+type Class string
+
+// The classes. The zero value is Runc.
+const (
+	Runc Class = "runc"    // containerd and runc, for every kind of pod
+	Fast Class = "podsnap" // the fast runtime: see package fast for what it does not do
+)
 
 // Sandbox is a pod's sandbox as it is.
 type Sandbox struct {
@@ -91,7 +101,7 @@ type Sandbox struct {
 	UID             types.UID
 	Namespace, Name string
 	IP              string // "" with HostNetwork
-	Pid             int    // of the pause process; 0 when it is dead
+	Pid             int    // of the process that holds it, such as a pause process; 0 when it is dead
 	CreatedAt       time.Time
 	Labels          map[string]string
 	Containers      []Container // filled by List, oldest attempt first

@@ -1,4 +1,4 @@
-package engine
+package spec
 
 import (
 	"bytes"
@@ -17,8 +17,8 @@ import (
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// errNoCommand is a container that has nothing to run.
-var errNoCommand = errors.New("neither the container nor its image names a command; set command or args")
+// ErrNoCommand is a container that has nothing to run.
+var ErrNoCommand = errors.New("neither the container nor its image names a command; set command or args")
 
 // arguments joins command and arguments by Kubernetes' rules: a command of the
 // container replaces the image's entrypoint and default arguments, arguments
@@ -32,7 +32,7 @@ func arguments(img runtime.ImageConfig, command, args []string) ([]string, error
 	}
 	all := append(slices.Clone(command), args...)
 	if len(all) == 0 || all[0] == "" {
-		return nil, errNoCommand
+		return nil, ErrNoCommand
 	}
 	return all, nil
 }
@@ -82,12 +82,12 @@ func workingDir(container, image string) (string, error) {
 	return clean, nil
 }
 
-// accounts are the files of an image that know user names.
-type accounts struct{ passwd, group []byte }
+// Accounts are the files of an image that know user names.
+type Accounts struct{ Passwd, Group []byte }
 
 // userOf is who the process runs as: the container's wish, else the image's.
 // Ids lie between 0 and 2³¹−1: larger ones have wrapped to root elsewhere.
-func userOf(s runtime.Security, imageUser string, a accounts) (specs.User, error) {
+func userOf(s runtime.Security, imageUser string, a Accounts) (specs.User, error) {
 	who := imageUser
 	if s.User != nil {
 		who = strconv.FormatInt(*s.User, 10)
@@ -102,7 +102,7 @@ func userOf(s runtime.Security, imageUser string, a accounts) (specs.User, error
 	if who == "" {
 		who = "0"
 	}
-	u, err := user.GetExecUser(who, nil, bytes.NewReader(a.passwd), bytes.NewReader(a.group))
+	u, err := user.GetExecUser(who, nil, bytes.NewReader(a.Passwd), bytes.NewReader(a.Group))
 	if err != nil {
 		return specs.User{}, fmt.Errorf("user %q: %w", who, err)
 	}

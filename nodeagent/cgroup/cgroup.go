@@ -1,4 +1,6 @@
-package engine
+// Package cgroup is the node's tree of control groups, version 1 (also hybrid)
+// or 2: limits, use and removal of the groups of pods and containers.
+package cgroup
 
 import (
 	"bufio"
@@ -16,69 +18,73 @@ import (
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 )
 
-// cgroups is the node's cgroup tree, version 1 (also hybrid) or 2.
-type cgroups struct {
+const period = 100_000 // of CPU quotas, microseconds
+
+// Tree is the node's cgroup tree, version 1 (also hybrid) or 2.
+type Tree struct {
 	root   string // /sys/fs/cgroup
-	parent string // of all pods, such as /podsnap
-	v2     bool
-	swap   bool // swap can be limited
+	Parent string // of all pods, such as /podsnap
+	V2     bool
+	Swap   bool // swap can be limited
 }
 
-func openCgroups(root, parent string) (cgroups, error) {
+// Open looks which version the tree below root has. parent is the group of all
+// pods, such as /podsnap.
+func Open(root, parent string) (Tree, error) {
 	if !filepath.IsAbs(parent) || filepath.Clean(parent) == "/" {
-		return cgroups{}, fmt.Errorf("cgroup parent %q: want an absolute path below the root", parent)
+		return Tree{}, fmt.Errorf("cgroup parent %q: want an absolute path below the root", parent)
 	}
-	c := cgroups{root: root, parent: filepath.Clean(parent)}
+	t := Tree{root: root, Parent: filepath.Clean(parent)}
 	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err == nil {
-		c.v2 = true
+		t.V2 = true
 	} else if _, err := os.Stat(filepath.Join(root, "memory")); err != nil {
-		return cgroups{}, fmt.Errorf("no memory cgroup controller below %s: mount the cgroup file systems", root)
+		return Tree{}, fmt.Errorf("no memory cgroup controller below %s: mount the cgroup file systems", root)
 	}
-	if c.v2 {
+	if t.V2 {
 		swap, err := os.ReadFile("/proc/swaps")
-		c.swap = err != nil || len(swap) > 0 // swap.max of a child is there with CONFIG_SWAP
+		t.Swap = err != nil || len(swap) > 0 // swap.max of a child is there with CONFIG_SWAP
 	} else {
 		_, err := os.Stat(filepath.Join(root, "memory", "memory.memsw.limit_in_bytes"))
-		c.swap = err == nil
+		t.Swap = err == nil
 	}
-	return c, nil
+	return t, nil
 }
 
-// pod is the path of a pod's cgroup in OCI's terms; of, of a container's.
-func (c cgroups) pod(uid string) string           { return filepath.Join(c.parent, uid) }
-func (c cgroups) of(uid, container string) string { return filepath.Join(c.pod(uid), container) }
+// Pod is the path of a pod's cgroup in OCI's terms; Of, of a container's.
+func (t Tree) Pod(uid string) string           { return filepath.Join(t.Parent, uid) }
+func (t Tree) Of(uid, container string) string { return filepath.Join(t.Pod(uid), container) }
 
-// controllers are the hierarchies that hold our groups: one in version 2.
-func (c cgroups) controllers() []string {
-	if c.v2 {
-		return []string{c.root}
+// Controllers are the hierarchies that hold our groups: one in version 2.
+func (t Tree) Controllers() []string {
+	if t.V2 {
+		return []string{t.root}
 	}
-	all, _ := os.ReadDir(c.root)
+	all, _ := os.ReadDir(t.root)
 	var out []string
 	for _, e := range all {
 		if e.IsDir() { // links such as cpu → cpu,cpuacct are left out
-			out = append(out, filepath.Join(c.root, e.Name()))
+			out = append(out, filepath.Join(t.root, e.Name()))
 		}
 	}
 	return out
 }
 
-// file is where a controller's file of a group lies.
-func (c cgroups) file(controller, group, name string) string {
-	if c.v2 {
-		return filepath.Join(c.root, group, name)
+// File is where a controller's file of a group lies.
+func (t Tree) File(controller, group, name string) string {
+	if t.V2 {
+		return filepath.Join(t.root, group, name)
 	}
-	return filepath.Join(c.root, controller, group, name)
+	return filepath.Join(t.root, controller, group, name)
 }
 
-// limitPod makes a pod's cgroup and sets the limits of the pod as a whole.
-func (c cgroups) limitPod(uid string, r runtime.Resources) error {
+// LimitPod makes a pod's cgroup and sets the limits of the pod as a whole.
+func (t Tree) LimitPod(uid string, r runtime.Resources) error {
 	if r == (runtime.Resources{}) {
 		return nil // runc makes the group with the first container
 	}
-	group := c.pod(uid)
-	if c.v2 {
-		if err := c.delegate(group); err != nil {
+	group := t.Pod(uid)
+	if t.V2 {
+		if err := t.Delegate(group); err != nil {
 			return err
 		}
 	}
@@ -86,31 +92,31 @@ func (c cgroups) limitPod(uid string, r runtime.Resources) error {
 	var set []setting
 	num := func(n int64) string { return strconv.FormatInt(n, 10) }
 	if r.Memory > 0 {
-		if c.v2 {
+		if t.V2 {
 			set = append(set, setting{"memory", "memory.max", num(r.Memory)}, setting{"memory", "memory.swap.max", "0"})
 		} else {
 			set = append(set, setting{"memory", "memory.limit_in_bytes", num(r.Memory)}, setting{"memory", "memory.memsw.limit_in_bytes", num(r.Memory)})
 		}
 	}
 	if r.CPUShares > 0 {
-		if c.v2 {
+		if t.V2 {
 			set = append(set, setting{"cpu", "cpu.weight", num(weight(r.CPUShares))})
 		} else {
 			set = append(set, setting{"cpu", "cpu.shares", num(max(2, r.CPUShares))})
 		}
 	}
 	if r.CPUQuota > 0 {
-		if c.v2 {
-			set = append(set, setting{"cpu", "cpu.max", num(r.CPUQuota) + " " + num(cpuPeriod)})
+		if t.V2 {
+			set = append(set, setting{"cpu", "cpu.max", num(r.CPUQuota) + " " + num(period)})
 		} else {
-			set = append(set, setting{"cpu", "cpu.cfs_period_us", num(cpuPeriod)}, setting{"cpu", "cpu.cfs_quota_us", num(r.CPUQuota)})
+			set = append(set, setting{"cpu", "cpu.cfs_period_us", num(period)}, setting{"cpu", "cpu.cfs_quota_us", num(r.CPUQuota)})
 		}
 	}
 	if r.Pids > 0 {
 		set = append(set, setting{"pids", "pids.max", num(r.Pids)})
 	}
 	for _, s := range set {
-		path := c.file(s.controller, group, s.file)
+		path := t.File(s.controller, group, s.file)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return fmt.Errorf("make pod cgroup: %w", err)
 		}
@@ -125,9 +131,9 @@ func (c cgroups) limitPod(uid string, r runtime.Resources) error {
 	return nil
 }
 
-// delegate makes a version 2 group and has its controllers on along the way.
-func (c cgroups) delegate(group string) error {
-	at := c.root
+// Delegate makes a version 2 group and has its controllers on along the way.
+func (t Tree) Delegate(group string) error {
+	at := t.root
 	for name := range strings.SplitSeq(strings.Trim(group, "/"), "/") {
 		if err := os.WriteFile(filepath.Join(at, "cgroup.subtree_control"), []byte("+cpu +memory +pids"), 0o644); err != nil {
 			return fmt.Errorf("turn on cgroup controllers: %w", err)
@@ -147,45 +153,45 @@ func weight(shares int64) int64 {
 	return 1 + ((shares-2)*9999)/262142
 }
 
-// oomKills is how many processes of the group the kernel has killed for lack
+// OOMKills is how many processes of the group the kernel has killed for lack
 // of memory; 0 when the group is gone.
-func (c cgroups) oomKills(group string) int64 {
+func (t Tree) OOMKills(group string) int64 {
 	name := "memory.oom_control"
-	if c.v2 {
+	if t.V2 {
 		name = "memory.events"
 	}
-	kv, _ := keyValues(c.file("memory", group, name))
+	kv, _ := keyValues(t.File("memory", group, name))
 	return kv["oom_kill"]
 }
 
-// usage is the group's CPU time in seconds and its working set in bytes: what
+// Usage is the group's CPU time in seconds and its working set in bytes: what
 // the kernel could not take back without swapping.
-func (c cgroups) usage(group string) (cpu float64, memory uint64, err error) {
+func (t Tree) Usage(group string) (cpu float64, memory uint64, err error) {
 	var used, inactive int64
-	if c.v2 {
-		kv, err := keyValues(c.file("cpu", group, "cpu.stat"))
+	if t.V2 {
+		kv, err := keyValues(t.File("cpu", group, "cpu.stat"))
 		if err != nil {
 			return 0, 0, err
 		}
 		cpu = float64(kv["usage_usec"]) / 1e6
-		if used, err = number(c.file("memory", group, "memory.current")); err != nil {
+		if used, err = Number(t.File("memory", group, "memory.current")); err != nil {
 			return 0, 0, err
 		}
-		kv, err = keyValues(c.file("memory", group, "memory.stat"))
+		kv, err = keyValues(t.File("memory", group, "memory.stat"))
 		if err != nil {
 			return 0, 0, err
 		}
 		inactive = kv["inactive_file"]
 	} else {
-		ns, err := number(c.file("cpuacct", group, "cpuacct.usage"))
+		ns, err := Number(t.File("cpuacct", group, "cpuacct.usage"))
 		if err != nil {
 			return 0, 0, err
 		}
 		cpu = float64(ns) / 1e9
-		if used, err = number(c.file("memory", group, "memory.usage_in_bytes")); err != nil {
+		if used, err = Number(t.File("memory", group, "memory.usage_in_bytes")); err != nil {
 			return 0, 0, err
 		}
-		kv, err := keyValues(c.file("memory", group, "memory.stat"))
+		kv, err := keyValues(t.File("memory", group, "memory.stat"))
 		if err != nil {
 			return 0, 0, err
 		}
@@ -194,7 +200,8 @@ func (c cgroups) usage(group string) (cpu float64, memory uint64, err error) {
 	return cpu, uint64(max(0, used-inactive)), nil
 }
 
-func number(path string) (int64, error) {
+// Number reads a file that holds one.
+func Number(path string) (int64, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return 0, err
@@ -218,11 +225,16 @@ func keyValues(path string) (map[string]int64, error) {
 	return out, nil
 }
 
-// pods lists the UIDs that have a group in any hierarchy.
-func (c cgroups) pods() []string {
+// Pods lists the UIDs that have a group in any hierarchy.
+func (t Tree) Pods() []string {
+	return slices.DeleteFunc(t.below(t.Parent), func(name string) bool { return name == slots })
+}
+
+// below lists the groups right below one, of all hierarchies.
+func (t Tree) below(group string) []string {
 	var out []string
-	for _, h := range c.controllers() {
-		all, _ := os.ReadDir(filepath.Join(h, c.parent))
+	for _, h := range t.Controllers() {
+		all, _ := os.ReadDir(filepath.Join(h, group))
 		for _, e := range all {
 			if e.IsDir() && !slices.Contains(out, e.Name()) {
 				out = append(out, e.Name())
@@ -232,11 +244,11 @@ func (c cgroups) pods() []string {
 	return out
 }
 
-// remove ends what still runs in a group and those below, in every hierarchy,
+// Remove ends what still runs in a group and those below, in every hierarchy,
 // and removes them. A group that is not there is no error.
-func (c cgroups) remove(group string) error {
+func (t Tree) Remove(group string) error {
 	var errs []error
-	for _, h := range c.controllers() {
+	for _, h := range t.Controllers() {
 		errs = append(errs, removeGroup(filepath.Join(h, group)))
 	}
 	return errors.Join(errs...)

@@ -1,0 +1,239 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podsnap/podsnap/nodeagent/runtime"
+)
+
+// slots is the name below the parent under which groups are made ahead.
+const slots = "fast"
+
+// Slot is the path of a group that is made before there is a container for it.
+func (t Tree) Slot(id string) string { return filepath.Join(t.Parent, slots, id) }
+
+// Slots lists the ids that have a group in any hierarchy.
+func (t Tree) Slots() []string { return t.below(filepath.Join(t.Parent, slots)) }
+
+// PrepareSlots makes what the groups of all slots lie below.
+func (t Tree) PrepareSlots() error {
+	group := filepath.Join(t.Parent, slots)
+	if t.V2 {
+		if err := t.Delegate(group); err != nil {
+			return err
+		}
+		return t.set(group, "", "cgroup.subtree_control", "+cpu +memory +pids")
+	}
+	for _, h := range t.Controllers() {
+		if err := os.MkdirAll(filepath.Join(h, group), 0o755); err != nil {
+			return fmt.Errorf("make cgroup: %w", err)
+		}
+	}
+	return t.inheritSets(group)
+}
+
+// inheritSets gives the groups down to one the processors and memory nodes of
+// those above: without, a version 1 group takes no process. Groups made below
+// it get them by themselves.
+func (t Tree) inheritSets(group string) error {
+	at := filepath.Join(t.root, "cpuset")
+	if _, err := os.Stat(filepath.Join(at, "cpuset.cpus")); err != nil {
+		return nil // not mounted
+	}
+	for name := range strings.SplitSeq(strings.Trim(group, "/"), "/") {
+		up := at
+		at = filepath.Join(at, name)
+		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+			have, err := os.ReadFile(filepath.Join(at, file))
+			if err != nil {
+				return fmt.Errorf("read cgroup: %w", err)
+			}
+			if strings.TrimSpace(string(have)) != "" {
+				continue
+			}
+			b, err := os.ReadFile(filepath.Join(up, file))
+			if err == nil {
+				err = os.WriteFile(filepath.Join(at, file), b, 0o644)
+			}
+			if err != nil {
+				return fmt.Errorf("set up cgroup: %w", err)
+			}
+		}
+	}
+	return os.WriteFile(filepath.Join(at, "cgroup.clone_children"), []byte("1"), 0o644)
+}
+
+// MakeSlot makes a slot's group in every hierarchy, without limits, and closes
+// the devices to it that containers do not have.
+func (t Tree) MakeSlot(id string) error {
+	group := t.Slot(id)
+	for _, h := range t.Controllers() {
+		if err := os.Mkdir(filepath.Join(h, group), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("make cgroup: %w", err)
+		}
+	}
+	if t.V2 {
+		return nil // see Devices
+	}
+	if err := t.set(group, "devices", "devices.deny", "a"); err != nil {
+		return err
+	}
+	for _, rule := range allowedDevices() {
+		if err := t.set(group, "devices", "devices.allow", rule); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// allowedDevices are those of every container: all may be made, few be used.
+func allowedDevices() []string {
+	return []string{
+		"c *:* m", "b *:* m", // mknod
+		"c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", // null, zero, full, random, urandom
+		"c 5:0 rwm", "c 5:2 rwm", "c 136:* rwm", // tty, ptmx, pts
+	}
+}
+
+func (t Tree) set(group, controller, file, value string) error {
+	if err := os.WriteFile(t.File(controller, group, file), []byte(value), 0o644); err != nil {
+		return fmt.Errorf("set up cgroup: %w", err)
+	}
+	return nil
+}
+
+// Join lists the files that a process enters a group by.
+func (t Tree) Join(group string) (files []string) {
+	for _, h := range t.Controllers() {
+		files = append(files, filepath.Join(h, group, "cgroup.procs"))
+	}
+	return files
+}
+
+// Limit sets all limits of a group; those that are not wanted are taken off.
+// Swap comes on top of no memory limit.
+func (t Tree) Limit(group string, r runtime.Resources) error {
+	num := func(n int64, none string) string {
+		if n <= 0 {
+			return none
+		}
+		return strconv.FormatInt(n, 10)
+	}
+	shares := max(2, r.CPUShares)
+	if t.V2 {
+		quota := num(r.CPUQuota, "max")
+		swap := "max"
+		if r.Memory > 0 {
+			swap = "0"
+		}
+		return errors.Join(
+			t.set(group, "", "cpu.weight", strconv.FormatInt(weight(shares), 10)),
+			t.set(group, "", "cpu.max", quota+" "+strconv.Itoa(period)),
+			t.set(group, "", "memory.max", num(r.Memory, "max")),
+			t.optional(group, "", "memory.swap.max", swap),
+			t.set(group, "", "pids.max", num(r.Pids, "max")),
+		)
+	}
+	// The limit with swap is never below the one without.
+	if err := errors.Join(t.optional(group, "memory", "memory.memsw.limit_in_bytes", "-1"),
+		t.set(group, "memory", "memory.limit_in_bytes", num(r.Memory, "-1"))); err != nil {
+		return err
+	}
+	if r.Memory > 0 {
+		if err := t.optional(group, "memory", "memory.memsw.limit_in_bytes", num(r.Memory, "-1")); err != nil {
+			return err
+		}
+	}
+	quota := num(r.CPUQuota, "-1")
+	if r.CPUQuota > 0 {
+		quota = num(max(1000, r.CPUQuota), "")
+	}
+	return errors.Join(
+		t.set(group, "cpu", "cpu.shares", strconv.FormatInt(shares, 10)),
+		t.set(group, "cpu", "cpu.cfs_quota_us", quota),
+		t.set(group, "pids", "pids.max", num(r.Pids, "max")),
+	)
+}
+
+// optional is for files that not every kernel has.
+func (t Tree) optional(group, controller, file, value string) error {
+	if !t.Swap && strings.Contains(file, "sw") {
+		return nil
+	}
+	return t.set(group, controller, file, value)
+}
+
+// residue is how much memory a group may still be charged for when it is used
+// again: page cache of an image's files, mostly, which the next container of
+// the image has for nothing.
+const residue = 32 << 20
+
+// ErrUsed is a group that is not as good as new.
+var ErrUsed = errors.New("the cgroup cannot be used again")
+
+// Reset makes a group ready for another container: empty, without limits,
+// counters at zero where the kernel lets them be. ErrUsed means that it has to
+// be replaced.
+func (t Tree) Reset(group string) error {
+	for _, f := range t.Join(group) {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return err
+		}
+		if len(b) > 0 {
+			return fmt.Errorf("%w: processes are left in it", ErrUsed)
+		}
+	}
+	if err := t.Limit(group, runtime.Resources{}); err != nil {
+		return err
+	}
+	usage := "memory.current"
+	if !t.V2 {
+		usage = "memory.usage_in_bytes"
+		if err := errors.Join(
+			t.set(group, "memory", "memory.max_usage_in_bytes", "0"),
+			t.set(group, "memory", "memory.failcnt", "0"),
+			t.set(group, "cpuacct", "cpuacct.usage", "0"),
+			t.optional(group, "memory", "memory.memsw.max_usage_in_bytes", "0"),
+		); err != nil {
+			return err
+		}
+	}
+	used, err := Number(t.File("memory", group, usage))
+	if err != nil {
+		return err
+	}
+	if used > residue {
+		return fmt.Errorf("%w: %d bytes are charged to it", ErrUsed, used)
+	}
+	return nil
+}
+
+// Kill ends all processes of a group, without waiting for them.
+func (t Tree) Kill(group string) error {
+	if t.V2 {
+		err := t.set(group, "", "cgroup.kill", "1")
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	b, err := os.ReadFile(t.File("pids", group, "cgroup.procs"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for s := range strings.FieldsSeq(string(b)) {
+		if pid, err := strconv.Atoi(s); err == nil && pid > 1 {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	return err
+}

@@ -1,0 +1,296 @@
+// Package confine compiles an OCI specification into a program of system calls
+// that puts a new process into its container, and another that puts one into a
+// container that runs. It is pure: everything it has to know of the machine is
+// in its input.
+//
+// The root file system is mounted and entered first; everything else is then
+// mounted from inside. A symbolic link of the image therefore leads nowhere but
+// to the image, whatever it says. What comes from the host (volumes, the
+// container's own control groups) is opened before that, as detached copies of
+// mounts. /proc comes last, so that no mount point is ever looked up through one
+// of its links.
+package confine
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/podsnap/podsnap/nodeagent/program"
+)
+
+// Root is a container's root file system: layers of the image below a directory
+// of its own.
+type Root struct {
+	Lower       []string // directories, uppermost first
+	Upper, Work string
+	At          string // a directory to mount it at; containers may share it, as none sees the other's mounts
+}
+
+// Mounted is one hierarchy of version 1 control groups: where a container sees
+// it, and its own group.
+type Mounted struct{ Name, Source string }
+
+// Input is what a program is compiled from.
+type Input struct {
+	ID     string // of the container
+	Spec   *specs.Spec
+	Root   Root
+	Files  map[string]bool // sources of mounts that are files and not directories
+	Join   []string        // cgroup.procs files to enter; with version 2 the child is born in its group
+	Groups []Mounted       // with version 1
+
+	Stdin, Stdout, Stderr string // FIFOs; "" is /dev/null
+	Filter                []byte // of system calls, as package seccomp makes it; nil is none
+}
+
+// The inputs of the programs (see program.Input).
+const (
+	// Netns is, for Start, an open network namespace.
+	Netns = 0
+	// Pidfd is, for Enter, a process of the container.
+	Pidfd = 0
+)
+
+// kept is the first descriptor of those that a program keeps for itself.
+const kept = 400
+
+type compiler struct {
+	program.Builder
+	in   Input
+	next int // descriptor
+}
+
+// Start is the program of a container's first process. Run it in a child with
+// the program's flags.
+func Start(in Input) (program.Program, error) {
+	if err := supported(in.Spec); err != nil {
+		return program.Program{}, err
+	}
+	c := &compiler{in: in, next: kept}
+	c.begin()
+	c.Call("enter the network namespace", unix.SYS_SETNS, program.Input(Netns), program.Int(unix.CLONE_NEWNET))
+	c.session()
+	c.Call("make mounts private", unix.SYS_MOUNT, null, program.Text("/"), null, program.Int(unix.MS_REC|unix.MS_PRIVATE), null)
+	sources, err := c.sources()
+	if err != nil {
+		return program.Program{}, err
+	}
+	groups := c.groups()
+	c.stdio(false)
+	if err := c.root(); err != nil {
+		return program.Program{}, err
+	}
+	if err := c.mounts(sources, groups); err != nil {
+		return program.Program{}, err
+	}
+	if name := in.Spec.Hostname; name != "" {
+		c.Call("set the host name", unix.SYS_SETHOSTNAME, program.Text(name), program.Int(len(name)))
+	}
+	c.proc()
+	c.null(0, unix.O_RDONLY, in.Stdin)
+	c.null(1, unix.O_WRONLY, in.Stdout)
+	c.null(2, unix.O_WRONLY, in.Stderr)
+	c.directory(in.Spec.Process.Cwd)
+	if in.Spec.Root.Readonly {
+		c.setattr("make the root file system read-only", atCwd, "/", 0, unix.MOUNT_ATTR_RDONLY, 0)
+	}
+	c.process()
+	p, err := c.Build()
+	for _, ns := range in.Spec.Linux.Namespaces {
+		p.Flags |= namespaceFlags[ns.Type]
+	}
+	p.Flags &^= unix.CLONE_NEWNET
+	return p, err
+}
+
+// Enter is the program of a process that joins a running container; second is
+// the call after which it is a second process (see program.Options.Forks).
+func Enter(in Input) (p program.Program, second int, err error) {
+	c := &compiler{in: in, next: kept}
+	c.begin()
+	c.stdio(true)
+	flags := uint64(0)
+	for _, ns := range in.Spec.Linux.Namespaces {
+		flags |= namespaceFlags[ns.Type]
+	}
+	c.Call("enter the container's namespaces", unix.SYS_SETNS, program.Input(Pidfd), program.Int(flags|unix.CLONE_NEWNET))
+	c.null(0, unix.O_RDONLY, in.Stdin)
+	c.null(1, unix.O_WRONLY, in.Stdout)
+	c.null(2, unix.O_WRONLY, in.Stderr)
+	// Nothing of the host is open when it becomes visible in the container.
+	c.Call("close files", unix.SYS_CLOSE_RANGE, program.Int(3), program.Int(^uint32(0)), program.Int(0))
+	second = c.Len()
+	// A process namespace is for children: the second process is in it. It is
+	// the caller's child too.
+	c.Call("make a process", unix.SYS_CLONE, program.Int(unix.CLONE_VM|unix.CLONE_VFORK|unix.CLONE_PARENT), null, null, null, null).
+		Leave().Into(c.Call("who it is", unix.SYS_GETPID), 5)
+	c.session()
+	c.score()
+	c.process()
+	p, err = c.Build()
+	return p, second, err
+}
+
+var null = program.Int(0)
+
+const atCwd = -100
+
+var namespaceFlags = map[specs.LinuxNamespaceType]uint64{
+	specs.MountNamespace: unix.CLONE_NEWNS, specs.PIDNamespace: unix.CLONE_NEWPID, specs.IPCNamespace: unix.CLONE_NEWIPC,
+	specs.UTSNamespace: unix.CLONE_NEWUTS, specs.CgroupNamespace: unix.CLONE_NEWCGROUP, specs.NetworkNamespace: unix.CLONE_NEWNET,
+}
+
+// supported refuses what a program cannot do; such containers are for runc.
+func supported(s *specs.Spec) error {
+	for _, ns := range s.Linux.Namespaces {
+		if _, ok := namespaceFlags[ns.Type]; !ok {
+			return fmt.Errorf("namespace %q is not supported", ns.Type)
+		}
+	}
+	if len(s.Linux.Devices) > 0 || s.Process.Terminal || s.Linux.RootfsPropagation != "" {
+		return errors.New("devices, terminals and shared mounts are not supported")
+	}
+	return nil
+}
+
+// begin has nothing but defaults inherited, and enters the control groups, so
+// that what follows is on the container's account.
+func (c *compiler) begin() {
+	c.Call("unblock signals", unix.SYS_RT_SIGPROCMASK, program.Int(sigSetmask), program.Bytes(make([]byte, 8)), null, program.Int(8))
+	c.Call("set umask", unix.SYS_UMASK, null)
+	for _, f := range c.in.Join {
+		c.write("enter control group "+path.Dir(f), f, "0")
+	}
+}
+
+const sigSetmask = 2
+
+func (c *compiler) write(label, file, text string) {
+	open := c.Call(label, unix.SYS_OPENAT, program.Int(atCwd), program.Text(file), program.Int(unix.O_WRONLY|unix.O_CLOEXEC), null)
+	open.Into(c.Call(label, unix.SYS_WRITE, null, program.Bytes([]byte(text)), program.Int(len(text))), 0)
+}
+
+// session is a session of its own, with a session keyring of its own that its
+// user may search: what runc does.
+func (c *compiler) session() {
+	c.Call("make a session", unix.SYS_SETSID).Allow(unix.EPERM)
+	const ringPerm = 0x3f1b0000 // everything for who has it; view, read, search and link for the user
+	join := c.Call("join the session keyring", unix.SYS_KEYCTL, program.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), program.Text("_ses."+c.in.ID)).Allow(unix.ENOSYS)
+	perm := c.Call("open up the session keyring", unix.SYS_KEYCTL, program.Int(unix.KEYCTL_SETPERM), null, program.Int(ringPerm)).Allow(unix.ENOSYS, unix.EACCES, unix.EINVAL)
+	join.Into(perm, 1)
+}
+
+// stdio opens the FIFOs, whose other ends are open: nothing blocks.
+func (c *compiler) stdio(stdin bool) {
+	if stdin && c.in.Stdin != "" {
+		c.dup("open standard input", 0, c.in.Stdin, unix.O_RDONLY)
+	}
+	if c.in.Stdout != "" {
+		c.dup("open standard output", 1, c.in.Stdout, unix.O_WRONLY)
+	}
+	if c.in.Stderr != "" {
+		c.dup("open standard error", 2, c.in.Stderr, unix.O_WRONLY)
+	}
+}
+
+func (c *compiler) dup(label string, fd int, file string, flags int) {
+	open := c.Call(label, unix.SYS_OPENAT, program.Int(atCwd), program.Text(file), program.Int(flags|unix.O_CLOEXEC), null)
+	open.Into(c.Call(label, unix.SYS_DUP3, null, program.Int(fd), null), 0)
+}
+
+// null gives a stream that goes nowhere the container's own /dev/null.
+func (c *compiler) null(fd, flags int, fifo string) {
+	if fifo == "" {
+		c.dup("open /dev/null", fd, "/dev/null", flags)
+	}
+}
+
+// keep has a new descriptor at a number that later calls know.
+func (c *compiler) keep(label string, from program.Step) int {
+	fd := c.next
+	c.next++
+	from.Into(c.Call(label, unix.SYS_DUP3, null, program.Int(fd), program.Int(unix.O_CLOEXEC)), 0)
+	return fd
+}
+
+// root mounts the root file system and makes it the process's.
+func (c *compiler) root() error {
+	r := c.in.Root
+	if len(r.Lower) == 0 {
+		return errors.New("the root file system has no layers")
+	}
+	base, lower := shorten(r.Lower)
+	options := "lowerdir=" + strings.Join(lower, ":") + ",upperdir=" + r.Upper + ",workdir=" + r.Work + ",index=off,volatile"
+	if len(options) >= 4096 {
+		return fmt.Errorf("the image has too many layers: %d", len(lower))
+	}
+	for _, p := range slices.Concat(lower, []string{r.Upper, r.Work}) {
+		if strings.ContainsAny(p, ":,\\") {
+			return fmt.Errorf("directory %q of the root file system: its name has a letter that overlay mounts do not take", p)
+		}
+	}
+	c.Call("change to "+base, unix.SYS_CHDIR, program.Text(base))
+	c.Call("mount the root file system", unix.SYS_MOUNT, program.Text("overlay"), program.Text(r.At), program.Text("overlay"), null, program.Text(options))
+	c.Call("change to "+r.At, unix.SYS_CHDIR, program.Text(r.At))
+	c.Call("change the root", unix.SYS_PIVOT_ROOT, program.Text("."), program.Text("."))
+	c.Call("leave the host's root", unix.SYS_UMOUNT2, program.Text("."), program.Int(unix.MNT_DETACH))
+	c.Call("change to /", unix.SYS_CHDIR, program.Text("/"))
+	return nil
+}
+
+// shorten takes the common parent of layers out: the kernel takes one page of
+// options.
+func shorten(lower []string) (base string, rest []string) {
+	base = path.Dir(lower[0])
+	for _, l := range lower {
+		for base != "/" && !strings.HasPrefix(l, base+"/") {
+			base = path.Dir(base)
+		}
+	}
+	for _, l := range lower {
+		rest = append(rest, strings.TrimPrefix(strings.TrimPrefix(l, base), "/"))
+	}
+	return base, rest
+}
+
+// directory makes a directory and those above it.
+func (c *compiler) directory(dir string) {
+	for i := 1; i <= len(dir); i++ {
+		if i == len(dir) || dir[i] == '/' {
+			if p := dir[:i]; p != "/" {
+				c.Call(fmt.Sprintf("make directory %q", p), unix.SYS_MKDIRAT, program.Int(atCwd), program.Text(p), program.Int(0o755)).Allow(unix.EEXIST, unix.EROFS)
+			}
+		}
+	}
+}
+
+// file makes an empty file to mount over. A link that leads nowhere gives way.
+func (c *compiler) file(name string) {
+	c.directory(path.Dir(name))
+	label := fmt.Sprintf("make file %q", name)
+	create := func(flags int) program.Step {
+		return c.Call(label, unix.SYS_OPENAT, program.Int(atCwd), program.Text(name), program.Int(unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_NONBLOCK|flags), program.Int(0o755))
+	}
+	create(0).Allow(unix.ENOENT, unix.EROFS).Skip(2)
+	c.Call(label, unix.SYS_UNLINKAT, program.Int(atCwd), program.Text(name), null).Allow(unix.ENOENT, unix.EROFS)
+	create(unix.O_EXCL).Allow(unix.EEXIST, unix.EROFS)
+}
+
+// setattr changes the flags of a mount, at a path or as an open one ("").
+func (c *compiler) setattr(label string, fd int, at string, flags int, set, propagation uint64) program.Step {
+	attr := program.Words(program.Int(set), program.Int(0), program.Int(propagation), program.Int(0))
+	if at == "" {
+		flags |= unix.AT_EMPTY_PATH
+	}
+	return c.Call(label, unix.SYS_MOUNT_SETATTR, program.Int(fd), program.Text(at), program.Int(flags), attr, program.Int(32))
+}
+
+// notThere are errors of paths that a kernel does not have.
+var notThere = []syscall.Errno{unix.ENOENT, unix.ENOTDIR}

@@ -1,0 +1,504 @@
+package fast
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/podsnap/podsnap/nodeagent/logfile"
+	"github.com/podsnap/podsnap/nodeagent/runtime"
+)
+
+// facts are the lines of `probe show`.
+func facts(out string) map[string]string {
+	m := map[string]string{}
+	for l := range strings.SplitSeq(out, "\n") {
+		k, v, _ := strings.Cut(l, "=")
+		m[k] = v
+	}
+	return m
+}
+
+func (n *node) expect(got map[string]string, want map[string]string) {
+	n.t.Helper()
+	for k, w := range want {
+		if got[k] != w {
+			n.t.Errorf("%s: got %q, want %q", k, got[k], w)
+		}
+	}
+}
+
+// One containerd serves all these: each has sandboxes of its own.
+func TestContainers(t *testing.T) {
+	n := newNode(t)
+	for name, test := range map[string]func(*testing.T, *node){
+		"defaults are hardened": testHardened, "process and limits": testProcess, "mounts": testMounts,
+		"exit codes and list": testExit, "out of memory": testOOM, "exec": testExec, "logs": testLogs,
+		"network": testNetwork, "restarts": testRestart, "faults": testFaults,
+		"unsafe images": testUnsafeImages,
+		"pod limits":    testPodLimits, "names that are not there": testUnknown,
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := *n
+			m.t = t
+			test(t, &m)
+		})
+	}
+}
+
+func testHardened(t *testing.T, n *node) {
+	sb := n.sandbox("hardened")
+	s := n.spec(sb, "show")
+	s.Security.ReadOnlyRoot = true
+	x, out := n.run(s)
+	if x.ExitCode != 0 {
+		t.Fatalf("%+v: %s", x, out)
+	}
+	got := facts(out)
+	n.expect(got, map[string]string{
+		"status.Seccomp": "2", "status.NoNewPrivs": "1", "status.CapEff": "0000000000000000", "status.CapBnd": "0000000000000000",
+		"uid": "1000", "gid": "2000", "groups": "[3000]", "pid": "1",
+		"mount": "operation not permitted", "unshare": "operation not permitted", "io_uring": "operation not permitted",
+		"mknod": "operation not permitted", "write.shm": "<nil>",
+		"write.sysctl":      "open /proc/sys/kernel/hostname: read-only file system",
+		"write.root":        "open /written: read-only file system",
+		"masked./proc/keys": "0 <nil>", "masked./proc/timer_list": "0 <nil>", "masked./proc/interrupts": "0 <nil>",
+		"nofile": fmt.Sprint(n.c.Privilege.OpenFiles),
+	})
+	for _, ns := range []string{"net", "ipc", "uts", "pid", "mnt"} {
+		mine, err := os.Readlink("/proc/self/ns/" + ns)
+		if err != nil || got["ns."+ns] == "" || got["ns."+ns] == mine {
+			t.Errorf("namespace %s: got %q, the host's is %q", ns, got["ns."+ns], mine)
+		}
+	}
+}
+
+func testProcess(t *testing.T, n *node) {
+	sb := n.sandbox("process")
+	s := n.spec(sb, "show", "a b", "")
+	s.Env = []string{"A=mine", "C=new=x"}
+	s.WorkingDir = "/data/deep"
+	s.Resources = runtime.Resources{CPUShares: 512, CPUQuota: 50_000, Memory: 64 << 20, Pids: 77}
+	s.Security = runtime.Security{User: new(int64(1234)), Group: new(int64(99)), Supplemental: []int64{7, 5}, AddCapabilities: []string{"NET_BIND_SERVICE"}}
+	_, out := n.run(s)
+	got := facts(out)
+	n.expect(got, map[string]string{
+		"args": "show,a b,", "env.A": "mine", "env.B": "image", "env.C": "new=x", "env.HOSTNAME": "process", "hostname": "process",
+		"cwd": "/data/deep", "uid": "1234", "gid": "99", "groups": "[5 7]", "status.CapBnd": "0000000000000400",
+		"file./etc/hostname": "process", "file./proc/self/oom_score_adj": "900",
+	})
+	if !strings.Contains(got["file./etc/hosts"], sb.IP+"\tprocess") {
+		t.Errorf("hosts: %q", got["file./etc/hosts"])
+	}
+	if n.cgroups.V2 {
+		n.expect(got, map[string]string{
+			"file./sys/fs/cgroup/memory.max": "67108864", "file./sys/fs/cgroup/memory.swap.max": "0",
+			"file./sys/fs/cgroup/pids.max": "77", "file./sys/fs/cgroup/cpu.max": "50000 100000", "file./sys/fs/cgroup/cpu.weight": "20",
+		})
+	} else {
+		n.expect(got, map[string]string{
+			"file./sys/fs/cgroup/memory/memory.limit_in_bytes": "67108864", "file./sys/fs/cgroup/pids/pids.max": "77",
+			"file./sys/fs/cgroup/cpu/cpu.cfs_quota_us": "50000", "file./sys/fs/cgroup/cpu/cpu.shares": "512",
+		})
+		if n.cgroups.Swap {
+			n.expect(got, map[string]string{"file./sys/fs/cgroup/memory/memory.memsw.limit_in_bytes": "67108864"})
+		}
+	}
+	// Nothing set: the image's command and arguments.
+	s = n.spec(sb, "default")
+	s.Args = nil
+	_, out = n.run(s)
+	n.expect(facts(out), map[string]string{"args": "show,from-image", "env.A": "image", "cwd": "/work"})
+	// A command replaces both.
+	s = n.spec(sb, "command")
+	s.Command, s.Args = []string{"probe", "show"}, nil
+	_, out = n.run(s)
+	n.expect(facts(out), map[string]string{"args": "show"})
+}
+
+func testMounts(t *testing.T, n *node) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("from the host"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	sb := n.sandbox("mounts")
+	s := n.spec(sb, "show")
+	s.Mounts = []runtime.Mount{{Source: dir, Target: "/data", ReadOnly: true}, {Source: filepath.Join(dir, "file"), Target: "/etc/hosts", ReadOnly: true}}
+	_, out := n.run(s)
+	n.expect(facts(out), map[string]string{"file./data/file": "from the host", "file./etc/hosts": "from the host"})
+	s = n.spec(sb, "write", "/data/new")
+	s.Mounts = []runtime.Mount{{Source: dir, Target: "/data", ReadOnly: true}}
+	if _, out := n.run(s); !strings.Contains(out, "read-only file system") {
+		t.Errorf("write to a read-only mount: %q", out)
+	}
+	s.Mounts[0].ReadOnly = false
+	s.Security.User = new(int64(0))
+	if _, out := n.run(s); !strings.HasSuffix(out, "<nil>\n") {
+		t.Errorf("write to a mount: %q", out)
+	}
+}
+
+func testExit(t *testing.T, n *node) {
+	sb := n.sandbox("exit")
+	s := n.spec(sb, "exit", "7")
+	s.Attempt, s.Labels = 3, map[string]string{"k": "v"}
+	ch := n.events()
+	c := n.start(s)
+	if x := n.exit(ch, c.ID); x.ExitCode != 7 || x.OOMKilled || x.Sandbox != sb.ID || time.Since(x.At) > time.Minute {
+		t.Errorf("got %+v", x)
+	}
+	got, ok := n.find(c.ID)
+	if !ok || got.State != runtime.Exited || got.ExitCode != 7 || got.Pid != 0 || got.Attempt != 3 || got.Labels["k"] != "v" || got.FinishedAt.IsZero() {
+		t.Errorf("got %+v, %v", got, ok)
+	}
+	if err := n.Signal(t.Context(), c.ID, syscall.SIGTERM); err != nil {
+		t.Errorf("signal to an exited container: %v", err)
+	}
+	// A later reader hears of it too.
+	if x := n.exit(n.events(), c.ID); x.ExitCode != 7 {
+		t.Errorf("a late reader got %+v", x)
+	}
+	for range 2 {
+		if err := n.RemoveContainer(t.Context(), c.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, ok := n.find(c.ID); ok {
+		t.Error("still listed after removal")
+	}
+	if _, err := os.Stat(s.LogPath); err != nil {
+		t.Errorf("the log must outlive the container: %v", err)
+	}
+	// SIGTERM is for the process to deal with, SIGKILL is 137.
+	srv := n.start(n.spec(sb, "serve"))
+	if _, err := get(sb.IP, "/"); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Signal(t.Context(), srv.ID, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if x := n.exit(ch, srv.ID); x.ExitCode != 0 {
+		t.Errorf("SIGTERM: got %+v", x)
+	}
+	srv = n.start(n.spec(sb, "sleep"))
+	if err := n.Signal(t.Context(), srv.ID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if x := n.exit(ch, srv.ID); x.ExitCode != 137 || x.OOMKilled {
+		t.Errorf("SIGKILL: got %+v", x)
+	}
+}
+
+func testOOM(t *testing.T, n *node) {
+	sb := n.sandbox("oom")
+	s := n.spec(sb, "eat")
+	s.Resources.Memory = 20 << 20
+	ch := n.events()
+	c := n.start(s)
+	if x := n.exit(ch, c.ID); x.ExitCode != 137 || !x.OOMKilled {
+		t.Errorf("got %+v, want an OOM kill", x)
+	}
+	if got, _ := n.find(c.ID); !got.OOMKilled || got.Signal != 9 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func testExec(t *testing.T, n *node) {
+	sb := n.sandbox("exec")
+	c := n.start(n.spec(sb, "sleep"))
+	var out, errOut bytes.Buffer
+	code, err := n.Exec(t.Context(), c.ID, runtime.Exec{Command: []string{"/bin/probe", "show"}, Stdout: &out, Stderr: &errOut})
+	if err != nil || code != 0 {
+		t.Fatalf("%d, %v: %s", code, err, errOut.String())
+	}
+	n.expect(facts(out.String()), map[string]string{"uid": "1000", "hostname": "exec", "status.Seccomp": "2", "status.NoNewPrivs": "1", "status.CapEff": "0000000000000000", "env.B": "image"})
+	code, err = n.Exec(t.Context(), c.ID, runtime.Exec{Command: []string{"/bin/probe", "exit", "5"}})
+	if err != nil || code != 5 {
+		t.Errorf("got %d, %v, want 5", code, err)
+	}
+	out.Reset()
+	big := strings.Repeat("0123456789", 100_000)
+	code, err = n.Exec(t.Context(), c.ID, runtime.Exec{Command: []string{"/bin/probe", "cat"}, Stdin: strings.NewReader(big), Stdout: &out})
+	if err != nil || code != 0 || out.String() != big {
+		t.Errorf("cat: %d, %v, %d of %d bytes", code, err, out.Len(), len(big))
+	}
+	if _, err = n.Exec(t.Context(), c.ID, runtime.Exec{Command: []string{"nope"}}); err == nil || !strings.Contains(err.Error(), `command "nope" is not in the image`) {
+		t.Errorf("got %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	begin := time.Now()
+	if _, err = n.Exec(ctx, c.ID, runtime.Exec{Command: []string{"/bin/probe", "sleep"}}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want a deadline", err)
+	}
+	if d := time.Since(begin); d > 3*time.Second {
+		t.Errorf("a killed exec took %v", d)
+	}
+}
+
+func testLogs(t *testing.T, n *node) {
+	sb := n.sandbox("logs")
+	s := n.spec(sb, "print", "3", "20000")
+	_, out := n.run(s)
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	if len(lines) != 3 || len(lines[2]) != len("line 2 ")+20000 {
+		t.Errorf("got %d lines", len(lines))
+	}
+	raw, err := os.ReadFile(s.LogPath)
+	if err != nil || strings.Count(string(raw), " stdout P ") != 3 || strings.Count(string(raw), " stdout F ") != 3 {
+		t.Errorf("want three lines in two pieces each: %v", err)
+	}
+	// 2 MB through files of 512 KiB: the last lines are there, the disk is bounded.
+	s = n.spec(sb, "print", "20000", "90")
+	s.LogPath += ".rotated"
+	_, out = n.run(s)
+	if !strings.HasSuffix(out, "line 19999 "+strings.Repeat("x", 90)+"\n") {
+		t.Errorf("the last line is missing: %q", out[max(0, len(out)-200):])
+	}
+	files, _ := filepath.Glob(s.LogPath + "*")
+	if len(files) != 3 {
+		t.Errorf("got files %v, want three", files)
+	}
+	// Both streams, followed while they come.
+	srv := n.start(n.spec(sb, "serve"))
+	r, err := logfile.Read(t.Context(), srv.LogPath, logfile.Options{Tail: -1, Follow: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := get(sb.IP, "/seen"); err != nil {
+		t.Fatal(err)
+	}
+	var got []byte
+	for !bytes.Contains(got, []byte("\nerr/seen\n")) && !bytes.Contains(got, []byte("err/seen\n/seen")) {
+		b := make([]byte, 1000)
+		k, err := r.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, b[:k]...)
+		if len(got) >= len("/seen\nerr/seen\n") {
+			break
+		}
+	}
+	if !bytes.Contains(got, []byte("err/seen\n")) || !bytes.Contains(got, []byte("/seen\n")) {
+		t.Errorf("got %q", got)
+	}
+}
+
+func testNetwork(t *testing.T, n *node) {
+	a, b := n.sandbox("net-a"), n.sandbox("net-b")
+	inA := n.start(n.spec(a, "serve"))
+	n.start(n.spec(b, "serve"))
+	for _, sb := range []runtime.Sandbox{a, b} {
+		if got, err := get(sb.IP, "/"); err != nil || got != "hello 10.217.0.1" {
+			t.Errorf("host to pod: %q, %v", got, err)
+		}
+	}
+	for to, seen := range map[string]string{b.IP: a.IP, "127.0.0.1": "127.0.0.1"} {
+		var out bytes.Buffer
+		code, err := n.Exec(t.Context(), inA.ID, runtime.Exec{Command: []string{"/bin/probe", "get", "http://" + to + ":8080/"}, Stdout: &out})
+		if err != nil || code != 0 || out.String() != "hello "+seen {
+			t.Errorf("pod to %s: %q, %d, %v", to, out.String(), code, err)
+		}
+	}
+	cpu, mem, err := n.Stats(t.Context(), inA.ID)
+	if err != nil || cpu <= 0 || mem == 0 || mem > 1<<30 {
+		t.Errorf("stats: %v s, %v bytes, %v", cpu, mem, err)
+	}
+}
+
+func (n *node) containersOf(id string) []runtime.Container {
+	n.t.Helper()
+	all, err := n.List(n.t.Context())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for _, s := range all {
+		if s.ID == id {
+			return s.Containers
+		}
+	}
+	return nil
+}
+
+// A container that ends is started again in the same sandbox.
+func testRestart(t *testing.T, n *node) {
+	sb := n.sandbox("restart")
+	for i := range 3 {
+		s := n.spec(sb, "serve")
+		s.Attempt = i
+		c := n.start(s)
+		if got, err := get(sb.IP, "/"); err != nil || got != "hello 10.217.0.1" {
+			t.Errorf("attempt %d: %q, %v", i, got, err)
+		}
+		ch := n.events()
+		if err := n.Signal(t.Context(), c.ID, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		n.exit(ch, c.ID)
+	}
+	if got := n.containersOf(sb.ID); len(got) != 3 || got[2].Attempt != 2 {
+		t.Errorf("got %+v", got)
+	}
+	n.start(n.spec(sb, "serve"))
+	if _, err := n.StartContainer(t.Context(), n.spec(sb, "serve")); err == nil || !strings.Contains(err.Error(), "one container") {
+		t.Errorf("a second container: got %v", err)
+	}
+}
+
+func testFaults(t *testing.T, n *node) {
+	sb := n.sandbox("faults")
+	base := n.spec(sb, "show")
+	for _, c := range []struct {
+		name, reason, text string
+		change             func(*runtime.ContainerSpec)
+	}{
+		{"missing image", "CreateContainerError", `image "nope:1" is not on the node`, func(s *runtime.ContainerSpec) { s.Image = "nope:1" }},
+		{"missing command", "RunContainerError", `command "/bin/nope" is not in the image`, func(s *runtime.ContainerSpec) { s.Command = []string{"/bin/nope"} }},
+		{"missing command in PATH", "RunContainerError", `command "nope" is not in the image`, func(s *runtime.ContainerSpec) { s.Command = []string{"nope"} }},
+		{"not executable", "RunContainerError", `command "/bin/text" is not executable for user 1000`, func(s *runtime.ContainerSpec) { s.Command = []string{"/bin/text"} }},
+		{"huge user", "CreateContainerConfigError", "must be in range", func(s *runtime.ContainerSpec) { s.Security.User = new(int64(1 << 31)) }},
+		{"root refused", "CreateContainerConfigError", "must not run as root", func(s *runtime.ContainerSpec) { s.Security.User, s.Security.RunAsNonRoot = new(int64(0)), true }},
+		{"working directory", "CreateContainerConfigError", "not allowed below /proc", func(s *runtime.ContainerSpec) { s.WorkingDir = "/proc/self/fd/7" }},
+		{"missing volume", "RunContainerError", "/missing/volume", func(s *runtime.ContainerSpec) {
+			s.Mounts = []runtime.Mount{{Source: "/missing/volume", Target: "/v"}}
+		}},
+		{"tiny memory", "RunContainerError", "", func(s *runtime.ContainerSpec) { s.Resources.Memory = 4096 }},
+	} {
+		s := base
+		c.change(&s)
+		_, err := n.StartContainer(t.Context(), s)
+		var se *runtime.StartError
+		if !errors.As(err, &se) || se.Reason != c.reason || !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%s: got %v, want %s with %q", c.name, err, c.reason, c.text)
+		}
+	}
+	if got := n.containersOf(sb.ID); len(got) != 0 {
+		t.Errorf("containers left: %+v", got)
+	}
+	if got := names(n.sandboxDir(sb.ID)); strings.Join(got, " ") != "hosts sandbox.json" && len(got) > 4 {
+		t.Errorf("files left: %v", got)
+	}
+	// The launcher is the same one still: a fault of a child is not its own.
+	if after, _ := n.List(t.Context()); len(after) == 0 || after[0].Pid != sb.Pid {
+		t.Errorf("the launcher was %d", sb.Pid)
+	}
+	if x, out := n.run(n.spec(sb, "show")); x.ExitCode != 0 {
+		t.Errorf("after all faults: %+v: %s", x, out)
+	}
+}
+
+func testUnsafeImages(t *testing.T, n *node) {
+	_, probe, _ := build(t)
+	bin := layer(t, file{name: "probe", body: probe, mode: 0o755})
+	sb := n.sandbox("unsafe")
+	for ref, c := range map[string]struct {
+		img  v1.Image
+		text string
+	}{
+		"podsnap.test/dev:1":  {testImage(t, v1.Config{Entrypoint: []string{"/probe"}}, bin, layer(t, file{name: "dev", link: "/tmp"})), "/dev is a symbolic link"},
+		"podsnap.test/cwd:1":  {testImage(t, v1.Config{Entrypoint: []string{"/probe"}, WorkingDir: "/proc/self/fd/9"}, bin), "not allowed below /proc"},
+		"podsnap.test/uid:1":  {testImage(t, v1.Config{Entrypoint: []string{"/probe"}, User: "4294967296"}, bin), "must be in range"},
+		"podsnap.test/who:1":  {testImage(t, v1.Config{Entrypoint: []string{"/probe"}, User: "nobody"}, bin), `user "nobody"`},
+		"podsnap.test/none:1": {testImage(t, v1.Config{}, bin), "names a command"},
+	} {
+		if _, err := n.engine.Images().Import(t.Context(), archive(t, ref, c.img)); err != nil {
+			t.Fatal(err)
+		}
+		s := n.spec(sb, "show")
+		s.Image, s.Args = ref, nil
+		if _, err := n.StartContainer(t.Context(), s); err == nil || !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%s: got %v, want %q", ref, err, c.text)
+		}
+	}
+}
+
+func testPodLimits(t *testing.T, n *node) {
+	sb, err := n.StartSandbox(t.Context(), runtime.SandboxSpec{
+		UID: "uid-limits", Namespace: "default", Name: "limits", Hostname: "limits",
+		Resources: runtime.Resources{Memory: 40 << 20, CPUShares: 100, CPUQuota: 20_000, Pids: 50},
+		Sysctls:   map[string]string{"net.ipv4.tcp_syncookies": "0"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, _ := n.run(n.spec(sb, "eat")) // the container has no limit of its own
+	if x.ExitCode != 137 || !x.OOMKilled {
+		t.Errorf("got %+v, want an OOM kill by the pod's limit", x)
+	}
+}
+
+func testUnknown(t *testing.T, n *node) {
+	ctx := t.Context()
+	_, err1 := n.StartContainer(ctx, runtime.ContainerSpec{Sandbox: "nope"})
+	_, err2 := n.Exec(ctx, "nope", runtime.Exec{Command: []string{"x"}})
+	_, _, err3 := n.Stats(ctx, "nope")
+	for i, err := range []error{err1, err2, err3, n.Signal(ctx, "nope", syscall.SIGTERM)} {
+		if !apierrors.IsNotFound(err) {
+			t.Errorf("%d: got %v, want NotFound", i, err)
+		}
+	}
+	if err := errors.Join(n.RemoveContainer(ctx, "nope"), n.RemoveSandbox(ctx, "nope"), n.engine.Images().Remove(ctx, "nope:1")); err != nil {
+		t.Error(err)
+	}
+}
+
+// 50 pods at once, all answer, all go.
+func TestManySandboxes(t *testing.T) {
+	n := newNode(t)
+	const count = 50
+	begin := time.Now()
+	ids := make([]string, count)
+	var wg sync.WaitGroup
+	for i := range count {
+		wg.Go(func() {
+			name := fmt.Sprintf("p%02d", i)
+			sb, err := n.StartSandbox(t.Context(), runtime.SandboxSpec{UID: types.UID("uid-" + name), Namespace: "default", Name: name, Hostname: name})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			ids[i] = sb.ID
+			if _, err := n.StartContainer(t.Context(), n.spec(sb, "serve")); err != nil {
+				t.Error(err)
+				return
+			}
+			if got, err := get(sb.IP, "/"); err != nil || !strings.HasPrefix(got, "hello") {
+				t.Errorf("%s: %q, %v", name, got, err)
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d pods served after %v", count, time.Since(begin))
+	all, err := n.List(t.Context())
+	if err != nil || len(all) != count {
+		t.Errorf("got %d sandboxes, %v", len(all), err)
+	}
+	begin = time.Now()
+	for _, id := range ids {
+		wg.Go(func() {
+			if err := n.RemoveSandbox(t.Context(), id); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("removed after %v", time.Since(begin))
+	n.pool.Wait()
+	if ready, target := n.pool.Size(); ready > target {
+		t.Errorf("%d are parked, want %d at most", ready, target)
+	}
+}

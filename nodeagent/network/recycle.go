@@ -1,0 +1,103 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ErrUsed is a namespace that is not as good as new.
+var ErrUsed = errors.New("the network namespace cannot be used again")
+
+// Recycle makes a sandbox's namespace ready for another one, once all of its
+// processes are gone: sockets that they left behind are destroyed, and it gets
+// a new address, so that a late packet for the old sandbox never reaches the
+// new one. When something else is left, that is ErrUsed, and the namespace has
+// to be thrown away. netns is as for Attach.
+func (n *Network) Recycle(_ context.Context, id, netns string) (netip.Addr, error) {
+	ns, err := os.Open(netns)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	defer ns.Close()
+	n.mu.Lock()
+	old, ok := n.pool.byOwner[id]
+	var next netip.Addr
+	if ok {
+		next, err = n.pool.change(id)
+	}
+	n.mu.Unlock()
+	if !ok || err != nil {
+		return netip.Addr{}, errors.Join(err, fmt.Errorf("sandbox %s is not attached, or there is no other address", id))
+	}
+	if err := n.readdress(ns, n.linkName(id), old, next); err != nil {
+		return netip.Addr{}, fmt.Errorf("recycle the network of sandbox %s: %w", id, err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.pool.free(old)
+	return next, nil
+}
+
+func (n *Network) readdress(ns *os.File, link string, old, next netip.Addr) error {
+	var mac []byte
+	if err := inNamespace(ns, func() (err error) {
+		if err := destroySockets(); err != nil {
+			return err
+		}
+		mac, err = n.renumber(old, next)
+		return err
+	}); err != nil {
+		return err
+	}
+	l, err := netlink.LinkByName(link)
+	if err != nil {
+		return err
+	}
+	idx := l.Attrs().Index
+	return errors.Join(
+		netlink.NeighSet(&netlink.Neigh{LinkIndex: idx, Family: unix.AF_INET, State: netlink.NUD_PERMANENT, IP: next.AsSlice(), HardwareAddr: mac}),
+		netlink.RouteReplace(&netlink.Route{LinkIndex: idx, Scope: netlink.SCOPE_LINK, Dst: host32(next), Src: n.pool.gateway.AsSlice()}),
+		netlink.RouteDel(&netlink.Route{LinkIndex: idx, Scope: netlink.SCOPE_LINK, Dst: host32(old)}),
+		netlink.NeighDel(&netlink.Neigh{LinkIndex: idx, Family: unix.AF_INET, IP: old.AsSlice()}),
+	)
+}
+
+// renumber runs inside the pod's namespace.
+func (n *Network) renumber(old, next netip.Addr) (mac []byte, err error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	l, err := h.LinkByName(podLink)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.AddrAdd(l, &netlink.Addr{IPNet: host32(next), Flags: unix.IFA_F_NODAD}); err != nil {
+		return nil, fmt.Errorf("add address %s: %w", next, err)
+	}
+	if err := h.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: linkGateway(), Src: next.AsSlice()}); err != nil {
+		return nil, fmt.Errorf("replace the default route: %w", err)
+	}
+	if err := h.AddrDel(l, &netlink.Addr{IPNet: host32(old)}); err != nil {
+		return nil, fmt.Errorf("delete address %s: %w", old, err)
+	}
+	return l.Attrs().HardwareAddr, nil
+}
+
+// Sysctl sets a parameter of a network namespace, such as
+// net/ipv4/ip_unprivileged_port_start.
+func Sysctl(ns *os.File, key, value string) error {
+	return inNamespace(ns, func() error {
+		if err := os.WriteFile("/proc/sys/"+key, []byte(value), 0o644); err != nil {
+			return fmt.Errorf("set sysctl %s: %w", key, err)
+		}
+		return nil
+	})
+}

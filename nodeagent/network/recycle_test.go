@@ -1,0 +1,113 @@
+package network
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A namespace with the remains of connections becomes one without, under
+// another address that works, and the old one leads nowhere.
+func TestRecycle(t *testing.T) {
+	n := newTestNetwork(t)
+	const id = "aaaaaaaaaaaaaaaa"
+	p := attach(t, n, id)
+	var l net.Listener
+	if err := inNamespace(p.ns, func() (err error) {
+		l, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp4", ":8080")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if c, err := l.Accept(); err == nil {
+			_, _ = io.WriteString(c, "x")
+			c.Close() // first: what waits after that is the pod's
+		}
+	}()
+	if got, err := ask(p.ip); err != nil || got != "x" {
+		t.Fatalf("got %q, %v", got, err)
+	}
+	<-done
+	l.Close()
+	sockets := func() (count int) {
+		t.Helper()
+		if err := inNamespace(p.ns, func() error {
+			fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			for _, f := range []uint8{unix.AF_INET, unix.AF_INET6} {
+				ids, err := listSockets(fd, f)
+				if err != nil {
+					return err
+				}
+				count += len(ids)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return count
+	}
+	if sockets() == 0 {
+		t.Fatal("there is nothing to clean up: the test shows nothing")
+	}
+	ip, err := n.Recycle(t.Context(), id, fmt.Sprintf("/proc/self/fd/%d", p.ns.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ip == p.ip {
+		t.Errorf("got the same address again")
+	}
+	if c := sockets(); c != 0 {
+		t.Errorf("%d sockets are left", c)
+	}
+	if err := n.Adopt("bbbbbbbbbbbbbbbb", p.ip); err != nil {
+		t.Errorf("the old address is not free: %v", err)
+	}
+	p.ip = ip
+	p.serve(t)
+	if got, err := ask(ip); err != nil || got != n.Gateway().String() {
+		t.Errorf("at the new address: got %q, %v", got, err)
+	}
+}
+
+// An address that is changed belongs to nobody until it is freed.
+func TestPoolChange(t *testing.T) {
+	p, err := newPool(netip.MustParsePrefix("10.9.0.8/29"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := p.take("x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := p.change("x")
+	if err != nil || a == b {
+		t.Fatalf("got %s, %v, want another one than %s", b, err, a)
+	}
+	if err := p.reserve("y", a); err == nil {
+		t.Errorf("%s was given away while it is still in use", a)
+	}
+	p.free(a)
+	if err := p.reserve("y", a); err != nil {
+		t.Error(err)
+	}
+	for i := range 4 {
+		_, _ = p.take(fmt.Sprint(i))
+	}
+	if _, err := p.change("x"); err == nil {
+		t.Error("a full CIDR: got no error")
+	}
+	if p.byOwner["x"] != b {
+		t.Errorf("the owner has lost %s", b)
+	}
+}

@@ -1,0 +1,270 @@
+// Package park keeps things ready that take long to make, such as the network
+// namespace of a sandbox: a pool that is filled ahead of need, and to which what
+// was used comes back when it is as good as new.
+package park
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Config says what a pool keeps and how many. Make and Destroy are required.
+type Config[T any] struct {
+	Make    func(ctx context.Context) (T, error)
+	Recycle func(T) (T, error) // nil: nothing is used twice. What cannot be, with its error, is destroyed
+	Destroy func(T)
+
+	Least int // ready at any time; 0 is 8
+	Most  int // 0 is 64
+	// AtOnce is how many are made, recycled or destroyed at a time; 0 is 4.
+	// Namespaces of Linux get slower, all together, above a few a core.
+	AtOnce int
+
+	Failed func(what string, err error) // told of faults in the background; nil is nobody
+	Made   func(d time.Duration)        // told how long one took; nil is nobody
+}
+
+// Pool is a pool. Run fills it; without Run it is empty and Take makes each.
+type Pool[T any] struct {
+	c     Config[T]
+	slots chan struct{}
+	wake  chan struct{}
+	work  sync.WaitGroup
+
+	mu     sync.Mutex
+	free   []T // the longest unused first
+	coming int // being made or recycled for the pool
+	rate   rate
+	closed bool
+}
+
+// New makes an empty pool.
+func New[T any](c Config[T]) *Pool[T] {
+	if c.Least == 0 {
+		c.Least = 8
+	}
+	if c.Most == 0 {
+		c.Most = 64
+	}
+	c.Most = max(c.Most, c.Least)
+	if c.AtOnce == 0 {
+		c.AtOnce = 4
+	}
+	if c.Failed == nil {
+		c.Failed = func(string, error) {}
+	}
+	if c.Made == nil {
+		c.Made = func(time.Duration) {}
+	}
+	return &Pool[T]{c: c, slots: make(chan struct{}, c.AtOnce), wake: make(chan struct{}, 1)}
+}
+
+// Take answers with one from the pool, or makes one if it is empty: then pooled
+// is false.
+func (p *Pool[T]) Take(ctx context.Context) (one T, pooled bool, err error) {
+	p.mu.Lock()
+	p.rate.took(time.Now())
+	if len(p.free) > 0 {
+		one = p.free[0]
+		p.free = p.free[1:]
+		p.mu.Unlock()
+		p.poke()
+		return one, true, nil
+	}
+	p.mu.Unlock()
+	p.poke()
+	select {
+	case p.slots <- struct{}{}:
+	case <-ctx.Done():
+		return one, false, context.Cause(ctx)
+	}
+	defer func() { <-p.slots }()
+	one, err = p.make(ctx)
+	return one, false, err
+}
+
+func (p *Pool[T]) make(ctx context.Context) (T, error) {
+	begin := time.Now()
+	one, err := p.c.Make(ctx)
+	if err == nil {
+		p.c.Made(time.Since(begin))
+	}
+	return one, err
+}
+
+// Give takes one back. It is made ready for the pool, if it is clean and the
+// pool has use for it, or destroyed, in the background.
+func (p *Pool[T]) Give(one T, clean bool) {
+	p.mu.Lock()
+	keep := clean && p.c.Recycle != nil && !p.closed && len(p.free)+p.coming < p.target()
+	if keep {
+		p.coming++
+	}
+	if !p.closed {
+		p.work.Go(func() { p.takeBack(one, keep) })
+		p.mu.Unlock()
+		return
+	}
+	p.mu.Unlock()
+	p.c.Destroy(one)
+}
+
+func (p *Pool[T]) takeBack(one T, keep bool) {
+	p.slots <- struct{}{}
+	defer func() { <-p.slots }()
+	if !keep {
+		p.c.Destroy(one)
+		return
+	}
+	again, err := p.c.Recycle(one)
+	p.mu.Lock()
+	p.coming--
+	if err == nil && !p.closed {
+		p.free = append(p.free, again)
+		p.mu.Unlock()
+		return
+	}
+	p.mu.Unlock()
+	if err != nil {
+		p.c.Failed("recycle", err)
+	}
+	p.c.Destroy(one)
+	p.poke()
+}
+
+// Put adds one that is ready, such as a former process left.
+func (p *Pool[T]) Put(one T) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free = append(p.free, one)
+}
+
+// Size is how many are ready, and how many should be.
+func (p *Pool[T]) Size() (ready, target int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.free), p.target()
+}
+
+// Each calls f for all that are ready.
+func (p *Pool[T]) Each(f func(T)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, one := range p.free {
+		f(one)
+	}
+}
+
+// target is as many as have lately been taken in the time that making needs.
+func (p *Pool[T]) target() int {
+	return min(p.c.Most, p.c.Least+p.rate.lately(time.Now()))
+}
+
+func (p *Pool[T]) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run fills the pool until ctx is done, one after the other; what is in it
+// stays there.
+func (p *Pool[T]) Run(ctx context.Context) error {
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	wait := 10 * time.Millisecond
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.wake:
+		case <-retry.C:
+		}
+		for p.wants() && ctx.Err() == nil {
+			if err := p.add(ctx); err != nil {
+				if ctx.Err() == nil {
+					p.c.Failed("make", err)
+				}
+				retry.Reset(wait)
+				wait = min(2*wait, 5*time.Second)
+				break
+			}
+			wait = 10 * time.Millisecond
+		}
+	}
+}
+
+func (p *Pool[T]) wants() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.closed && len(p.free)+p.coming < p.target()
+}
+
+func (p *Pool[T]) add(ctx context.Context) error {
+	select {
+	case p.slots <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-p.slots }()
+	one, err := p.make(ctx)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	if !p.closed {
+		p.free = append(p.free, one)
+		p.mu.Unlock()
+		return nil
+	}
+	p.mu.Unlock()
+	p.c.Destroy(one)
+	return nil
+}
+
+// Wait waits until everything that was given is dealt with. Nothing must be
+// given meanwhile.
+func (p *Pool[T]) Wait() { p.work.Wait() }
+
+// Close destroys all that is in the pool and whatever comes back later. Run
+// must have ended.
+func (p *Pool[T]) Close() {
+	p.mu.Lock()
+	p.closed = true
+	all := p.free
+	p.free = nil
+	p.mu.Unlock()
+	p.work.Wait()
+	for _, one := range all {
+		p.c.Destroy(one)
+	}
+}
+
+// rate counts what was taken in the present and the last second.
+type rate struct {
+	second    int64
+	now, last int
+}
+
+func (r *rate) roll(t time.Time) {
+	s := t.Unix()
+	switch {
+	case s == r.second:
+	case s == r.second+1:
+		r.second, r.last, r.now = s, r.now, 0
+	default:
+		r.second, r.last, r.now = s, 0, 0
+	}
+}
+
+func (r *rate) took(t time.Time) {
+	r.roll(t)
+	r.now++
+}
+
+// lately is half of the larger of both seconds' counts: what half a second needs.
+func (r *rate) lately(t time.Time) int {
+	r.roll(t)
+	return max(r.now, r.last) / 2
+}
