@@ -6,21 +6,29 @@ import (
 	"github.com/podsnap/podsnap/api"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // ReplicaKinds are the kinds that Replicas judges.
 func ReplicaKinds() []*api.Resource {
-	return []*api.Resource{api.Deployments, api.ReplicaSets, api.Pods}
+	return []*api.Resource{api.Functions, api.Deployments, api.ReplicaSets, api.Pods, api.Endpoints, api.EndpointSlices}
 }
 
 // Replicas says which writes are soft: those of functions' replicas, and of
 // how many there are. Everything about a pod that a set of a function owns is;
 // of the set and its Deployment, the number of replicas, the status and
-// annotations. What was deployed, and that it was deleted, is not.
+// annotations; of the function, its status; and the endpoints that a controller
+// works out from pods. What was deployed, and that it was deleted, is not.
 func Replicas(old, next api.Object) bool {
 	switch next := next.(type) {
+	case *api.Function:
+		old, ok := old.(*api.Function)
+		return ok && old.Generation == next.Generation && old.DeletionTimestamp == nil && next.DeletionTimestamp == nil &&
+			sameIdentity(old, next) && maps.Equal(old.Annotations, next.Annotations)
+	case *corev1.Endpoints, *discoveryv1.EndpointSlice:
+		return isDerived(next) && (old == nil || isDerived(old))
 	case *appsv1.Deployment:
 		old, ok := old.(*appsv1.Deployment)
 		if !ok || !ofFunction(old) || !sameIdentity(old, next) {
@@ -40,8 +48,22 @@ func Replicas(old, next api.Object) bool {
 	case *corev1.Pod:
 		return isReplica(next) && (old == nil || isReplica(old.(*corev1.Pod)))
 	}
-	p, ok := old.(*corev1.Pod)
-	return ok && isReplica(p)
+	if p, ok := old.(*corev1.Pod); ok {
+		return isReplica(p)
+	}
+	return isDerived(old)
+}
+
+// isDerived reports whether a controller keeps an object in line with pods, so
+// that it would make it anew.
+func isDerived(o api.Object) bool {
+	switch o := o.(type) {
+	case *corev1.Endpoints:
+		return o.Labels["endpoints.kubernetes.io/managed-by"] != ""
+	case *discoveryv1.EndpointSlice:
+		return o.Labels[discoveryv1.LabelManagedBy] != ""
+	}
+	return false
 }
 
 func ofFunction(o api.Object) bool { return o.GetLabels()[api.LabelFunction] != "" }

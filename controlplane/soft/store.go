@@ -198,8 +198,6 @@ func (s *Store) kind(ctx context.Context, r *api.Resource) (*kind, error) {
 	select {
 	case <-s.ended:
 		return nil, errStopped()
-	case <-s.ready:
-		return k, nil
 	default:
 	}
 	select {

@@ -41,6 +41,8 @@ type Controller struct {
 	c       Config
 	loop    *loop.Loop[types.NamespacedName]
 	written *written
+
+	templates templates
 }
 
 // New makes a controller and has the view's mirrors tell it of changes: to be
@@ -57,6 +59,7 @@ func New(c Config) *Controller {
 	c.View.Deployments.OnChange(func(t api.EventType, old, now *appsv1.Deployment) {
 		if t == api.Deleted {
 			r.written.forget(old.UID)
+			r.templates.forget(old.UID)
 			return
 		}
 		r.loop.Add(view.Key(now))
@@ -139,7 +142,7 @@ func (r *Controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 }
 
 func (r *Controller) member(rs *appsv1.ReplicaSet, d *appsv1.Deployment, now time.Time) *member {
-	m := &member{rs: rs}
+	m := &member{rs: rs, current: r.templates.same(rs, d)}
 	least := time.Duration(d.Spec.MinReadySeconds) * time.Second
 	for _, p := range r.c.View.Pods.By(view.Owner, string(rs.UID)) {
 		if podstate.Ended(p) {

@@ -17,6 +17,15 @@ type member struct {
 	pods      int // that count as replicas
 	ready     int
 	available int
+	current   *bool // whether it is the set of the deployment's template; nil: not known yet
+}
+
+// is reports whether the set is the one of d's template.
+func (m *member) is(d *appsv1.Deployment) bool {
+	if m.current == nil {
+		m.current = new(sameTemplate(&m.rs.Spec.Template, &d.Spec.Template))
+	}
+	return *m.current
 }
 
 // spec is the number of replicas the set is asked for.
@@ -53,7 +62,7 @@ func newState(d *appsv1.Deployment, sets []*member) state {
 		return strings.Compare(a.rs.Name, b.rs.Name)
 	})
 	for _, m := range s.all {
-		if s.cur == nil && sameTemplate(&m.rs.Spec.Template, &d.Spec.Template) {
+		if s.cur == nil && m.is(d) {
 			s.cur = m
 			continue
 		}

@@ -38,6 +38,10 @@ type Controller struct {
 	loop *loop.Loop[types.NamespacedName]
 }
 
+// batch is how long changes of a function's replicas are gathered: gateways know
+// them already, so its endpoints are for onlookers, and there are many changes.
+const batch = 200 * time.Millisecond
+
 // New makes a controller and has the view's mirrors tell it of changes: to be
 // called before the view runs.
 func New(c Config) *Controller {
@@ -91,9 +95,14 @@ func (r *Controller) podChanged(t api.EventType, old, now *corev1.Pod) {
 func (r *Controller) wake(p *corev1.Pod) {
 	for k, v := range p.Labels {
 		for _, svc := range r.c.View.Services.By(view.Selector, view.LabelKey(p.Namespace, k, v)) {
-			if labels.SelectorFromSet(svc.Spec.Selector).Matches(labels.Set(p.Labels)) {
-				r.loop.Add(view.Key(svc))
+			if !labels.SelectorFromSet(svc.Spec.Selector).Matches(labels.Set(p.Labels)) {
+				continue
 			}
+			if p.Labels[api.LabelFunction] != "" {
+				r.loop.AddAfter(view.Key(svc), batch)
+				continue
+			}
+			r.loop.Add(view.Key(svc))
 		}
 	}
 }

@@ -52,6 +52,10 @@ type generation struct {
 	s                             string // resourceVersion of the Service: it changes rarely
 }
 
+// batch is how long changes of replicas are gathered before the function's
+// status tells of them.
+const batch = 50 * time.Millisecond
+
 // New makes a controller and has the view's mirrors tell it of changes: to be
 // called before the view runs.
 func New(c Config) *Controller {
@@ -77,7 +81,7 @@ func New(c Config) *Controller {
 	c.View.Pods.OnChange(func(t api.EventType, old, now *corev1.Pod) {
 		p := either(t, old, now)
 		if f := p.Labels[api.LabelFunction]; f != "" {
-			r.loop.Add(types.NamespacedName{Namespace: p.Namespace, Name: f})
+			r.loop.AddAfter(types.NamespacedName{Namespace: p.Namespace, Name: f}, batch)
 		}
 	})
 	return r
