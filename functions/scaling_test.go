@@ -25,11 +25,17 @@ func TestScaling(t *testing.T) {
 		{"max=0", func(*Scale) {}, "from 1 to 10000"},
 		{"min=-1", func(*Scale) {}, "from 0 to 10000"},
 		{"min=two", func(*Scale) {}, "whole number"},
-		{"zero=true zero-duration=90", func(s *Scale) { s.Zero, s.ZeroAfter = true, 90*time.Second }, ""},
+		{"zero=true zero-duration=90", func(s *Scale) { s.Zero, s.ZeroAfter, s.ZeroGiven = true, 90*time.Second, true }, ""},
 		{"zero=yes", func(*Scale) {}, "true or false"},
 		{"zero-duration=0", func(*Scale) {}, "at least 1s"},
 		{"type=capacity target=10 target-proportion=0.5", func(s *Scale) { s.Type, s.Target, s.Proportion = "capacity", 10, 0.5 }, ""},
 		{"target=10", func(s *Scale) { s.Type, s.Target = "rps", 10 }, ""},
+		{"type=capacity target=10 target.cpu=500 target.queue=7.5", func(s *Scale) {
+			s.Type, s.Target, s.Also = "capacity", 10, Targets{CPU: 500, Queue: 7.5}
+		}, ""},
+		{"target.rps=5", func(s *Scale) { s.Type, s.Target, s.Also.RPS = "rps", 5, 5 }, ""},
+		{"target.capacity=0", func(*Scale) {}, "above 0"},
+		{"target.disk=1", func(*Scale) {}, "is no scaling label"},
 		{"type=magic", func(*Scale) {}, "one of rps, capacity, cpu, queue"},
 		{"target=0", func(s *Scale) { s.Type = "rps" }, "above 0"},
 		{"target=NaN", func(s *Scale) { s.Type = "rps" }, "above 0"},
