@@ -41,7 +41,7 @@ type Scale struct {
 	Min, Max   int
 	Zero       bool          // to no replica at all, after ZeroAfter without a request
 	ZeroAfter  time.Duration //
-	ZeroGiven  bool          // ZeroAfter is the user's: it is not replaced by what was learned
+	ZeroGiven  bool          // ZeroAfter is the user's. Otherwise it is what a cold start is worth, and a better time is learned
 	DownWindow time.Duration // down to the highest recommendation of so long; 0 is the autoscaler's own
 	Type       string        // one of the Scale… constants
 	Target     float64
@@ -108,7 +108,11 @@ func readScaling(labels map[string]string, at *field.Path) (Scale, field.ErrorLi
 			CPU: r.number("target.cpu", 0, math.MaxInt32), Queue: r.number("target.queue", 0, math.MaxInt32),
 		},
 	}
-	s.ZeroGiven = r.valid("zero-duration")
+	if s.ZeroGiven = r.valid("zero-duration"); !s.ZeroGiven {
+		s.ZeroAfter = r.duration("zero-worth", DefaultZeroAfter, time.Second, math.MaxInt64)
+	} else if labels[LabelScalePrefix+"zero-worth"] != "" {
+		r.fail("zero-worth", "must not be there beside "+LabelScalePrefix+"zero-duration: that is not learned")
+	}
 	if s.Type == ScaleClassic && labels[LabelScalePrefix+"target"] != "" {
 		s.Type = ScaleRPS
 	}
@@ -138,7 +142,7 @@ type scaleReader struct {
 	errs   field.ErrorList
 }
 
-var scaleNames = []string{"min", "max", "zero", "zero-duration", "down.window", "type", "target", "target-proportion", "factor", "target.rps", "target.capacity", "target.cpu", "target.queue"}
+var scaleNames = []string{"min", "max", "zero", "zero-duration", "down.window", "type", "target", "target-proportion", "factor", "target.rps", "target.capacity", "target.cpu", "target.queue", "zero-worth"}
 
 func (r *scaleReader) fail(name, allowed string) {
 	key := LabelScalePrefix + name

@@ -26,6 +26,8 @@ func TestScaling(t *testing.T) {
 		{"min=-1", func(*Scale) {}, "from 0 to 10000"},
 		{"min=two", func(*Scale) {}, "whole number"},
 		{"zero=true zero-duration=90", func(s *Scale) { s.Zero, s.ZeroAfter, s.ZeroGiven = true, 90*time.Second, true }, ""},
+		{"zero=true zero-worth=2m", func(s *Scale) { s.Zero, s.ZeroAfter = true, 2*time.Minute }, ""},
+		{"zero-duration=1m zero-worth=2m", func(s *Scale) { s.ZeroAfter, s.ZeroGiven = time.Minute, true }, "must not be there beside"},
 		{"zero=yes", func(*Scale) {}, "true or false"},
 		{"zero-duration=0", func(*Scale) {}, "at least 1s"},
 		{"type=capacity target=10 target-proportion=0.5", func(s *Scale) { s.Type, s.Target, s.Proportion = "capacity", 10, 0.5 }, ""},

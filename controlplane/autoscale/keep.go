@@ -77,28 +77,51 @@ func (g *Gaps) learn(worth time.Duration) Keep {
 	if g.count < fewGaps || worth <= leastKeep {
 		return std
 	}
-	best, cost := std, g.cost(std, worth)*(1-gain)
-	for i := range gapBins {
-		k := Keep{After: max(leastKeep, widen(edge(i))), Source: FromLearned}
+	known := g.points()
+	best, least := std, cost(known, std, worth)*(1-gain)
+	for _, p := range known {
+		k := Keep{After: max(leastKeep, widen(p.gap)), Source: FromLearned}
 		if k.After > worth {
 			break
 		}
-		if c := g.cost(k, worth); c < cost {
-			best, cost = k, c
+		if c := cost(known, k, worth); c < least {
+			best, least = k, c
 		}
+	}
+	if k := (Keep{After: leastKeep, Source: FromLearned}); cost(known, k, worth) < least {
+		best, least = k, cost(known, k, worth) // the next request is not worth waiting for
 	}
 	head := time.Duration(float64(g.lower(headPercent)) * (1 - margin))
 	if head < 2*leastKeep {
 		return best
 	}
-	cost *= 1 - gain
-	for i := binOf(head); i < gapBins && edge(i)-head < worth; i++ {
-		k := Keep{After: leastKeep, From: head, Until: widen(edge(i + 1)), Source: FromLearned}
-		if c := g.cost(k, worth); c < cost {
-			best, cost = k, c
+	least *= 1 - gain
+	for _, p := range known {
+		k := Keep{After: leastKeep, From: head, Until: widen(p.gap), Source: FromLearned}
+		if p.gap < head {
+			continue
+		}
+		if c := cost(known, k, worth); c < least {
+			best, least = k, c
 		}
 	}
 	return best
+}
+
+// point is a bin that is not empty. A gap counts as long as its bin's end.
+type point struct {
+	gap   time.Duration
+	count float64
+}
+
+func (g *Gaps) points() []point {
+	out := make([]point, 0, 32)
+	for i, c := range g.bins {
+		if c > 0 {
+			out = append(out, point{edge(i + 1), float64(c)})
+		}
+	}
+	return out
 }
 
 func widen(d time.Duration) time.Duration { return time.Duration(float64(d) * (1 + margin)) }
@@ -114,24 +137,19 @@ func (g *Gaps) lower(p float64) time.Duration {
 	return 0
 }
 
-// cost is what the gaps would have cost with k, in seconds of one idle replica.
-// A gap counts as long as its bin's end.
-func (g *Gaps) cost(k Keep, worth time.Duration) float64 {
+// cost is what gaps would have cost with k, in seconds of one idle replica.
+func cost(known []point, k Keep, worth time.Duration) float64 {
 	total := 0.0
-	for i, c := range g.bins {
-		if c == 0 {
-			continue
-		}
-		gap := edge(i + 1)
-		idle, cold := min(gap, k.After), gap > k.After
+	for _, p := range known {
+		idle, cold := min(p.gap, k.After), p.gap > k.After
 		if cold && k.Until > 0 {
-			idle += max(0, min(gap, k.Until)-k.From)
-			cold = gap < k.From || gap > k.Until
+			idle += max(0, min(p.gap, k.Until)-k.From)
+			cold = p.gap < k.From || p.gap > k.Until
 		}
 		if cold {
 			idle += worth
 		}
-		total += float64(c) * idle.Seconds()
+		total += p.count * idle.Seconds()
 	}
 	return total
 }
