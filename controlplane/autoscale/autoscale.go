@@ -95,6 +95,7 @@ func Decide(p Policy, w *Window, n Now) Decision {
 	wishes := p.wishes(w, n)
 	keep := p.keep(w)
 	v := p.judge(w, n, wishes, keep, waits)
+	w.resized(n.Time, v.replicas)
 	idle := n.Time.Sub(w.active)
 	tier, change := p.tier(w, keep, idle, busy)
 	if v.replicas > 0 && p.MayBeZero() {

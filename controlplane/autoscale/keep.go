@@ -17,8 +17,9 @@ const (
 	// leastKeep is the shortest keep-alive that is learned: a caller's pauses
 	// within one piece of work are not to end its replica.
 	leastKeep = 10 * time.Second
-	// gain is by what part a plan has to be better than the one it would
-	// replace, on the gaps that are known: less is chance.
+	// gain is by what part a plan has to be cheaper than the one it would
+	// replace, on the gaps that are known, when it has a drawback: less is
+	// chance.
 	gain = 0.1
 	// margin is by what part a window is wider than the gaps it was learned
 	// from.
@@ -64,7 +65,7 @@ func (k Keep) plan(p Policy, t Tier) api.IdlePlan {
 // a gap at whose end there was none costs the price too; the plan that would
 // have cost least is taken. As the price is the same for all functions, memory
 // goes where it avoids the most cold starts. Too few gaps, or gaps so spread
-// that no plan is clearly better, leave the default.
+// that every plan would either miss many or cost as much, leave the default.
 func (g *Gaps) Learn(worth time.Duration) Keep {
 	if g.worth != worth {
 		g.worth, g.learned = worth, g.learn(worth)
@@ -78,31 +79,29 @@ func (g *Gaps) learn(worth time.Duration) Keep {
 		return std
 	}
 	known := g.points()
-	best, least := std, cost(known, std, worth)*(1-gain)
-	for _, p := range known {
-		k := Keep{After: max(leastKeep, widen(p.gap)), Source: FromLearned}
-		if k.After > worth {
-			break
-		}
-		if c := cost(known, k, worth); c < least {
+	usual, met := cost(known, std, worth)
+	best, least := std, usual
+	better := func(k Keep, than float64) {
+		// What meets more cold starts than the default has to be clearly
+		// cheaper, and what does not is no worse even when it is not.
+		c, cold := cost(known, k, worth)
+		if c < than && (cold <= met || c <= usual*(1-gain)) {
 			best, least = k, c
 		}
 	}
-	if k := (Keep{After: leastKeep, Source: FromLearned}); cost(known, k, worth) < least {
-		best, least = k, cost(known, k, worth) // the next request is not worth waiting for
+	better(Keep{After: leastKeep, Source: FromLearned}, least)
+	for _, p := range known {
+		if after := max(leastKeep, widen(p.gap)); after.Seconds() <= worth.Seconds()*(1-gain) { // else it is the default
+			better(Keep{After: after, Source: FromLearned}, least)
+		}
 	}
 	head := time.Duration(float64(g.lower(headPercent)) * (1 - margin))
 	if head < 2*leastKeep {
 		return best
 	}
-	least *= 1 - gain
 	for _, p := range known {
-		k := Keep{After: leastKeep, From: head, Until: widen(p.gap), Source: FromLearned}
-		if p.gap < head {
-			continue
-		}
-		if c := cost(known, k, worth); c < least {
-			best, least = k, c
+		if p.gap >= head { // a start more for each call has to be worth it
+			better(Keep{After: leastKeep, From: head, Until: widen(p.gap), Source: FromLearned}, least*(1-gain))
 		}
 	}
 	return best
@@ -137,19 +136,22 @@ func (g *Gaps) lower(p float64) time.Duration {
 	return 0
 }
 
-// cost is what gaps would have cost with k, in seconds of one idle replica.
-func cost(known []point, k Keep, worth time.Duration) float64 {
-	total := 0.0
+// cost is what gaps would have cost with k, in seconds of one idle replica, and
+// how many would have ended in a cold start. One more gap that never ends is
+// counted: some day a function is not called any more.
+func cost(known []point, k Keep, worth time.Duration) (total, cold float64) {
+	total = (k.After + k.Until - k.From + worth).Seconds()
 	for _, p := range known {
-		idle, cold := min(p.gap, k.After), p.gap > k.After
-		if cold && k.Until > 0 {
+		idle, meets := min(p.gap, k.After), p.gap > k.After
+		if meets && k.Until > 0 {
 			idle += max(0, min(p.gap, k.Until)-k.From)
-			cold = p.gap < k.From || p.gap > k.Until
+			meets = p.gap < k.From || p.gap > k.Until
 		}
-		if cold {
+		if meets {
 			idle += worth
+			cold += p.count
 		}
 		total += p.count * idle.Seconds()
 	}
-	return total
+	return total, cold
 }

@@ -55,10 +55,23 @@ func (r *rig) start() {
 	if err != nil {
 		r.Fatal(err)
 	}
+	r.run(f)
+}
+
+func (r *rig) run(f *fleet.Fleet) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	r.fleet, r.end = f, cancel
 	go func() { _ = f.Run(ctx) }()
 	synctest.Wait()
+}
+
+// policy is that of scaling labels without their prefix.
+func policy(labels map[string]string) autoscale.Policy {
+	l := map[string]string{}
+	for k, v := range labels {
+		l[functions.LabelScalePrefix+k] = v
+	}
+	return autoscale.Policy{Scale: functions.Scaling(l)}
 }
 
 func (r *rig) deploy(replicas int32, labels map[string]string) {
