@@ -90,6 +90,8 @@ func Decide(p Policy, w *Window, n Now) Decision {
 	busy := waits || n.InFlight > 0
 	if busy {
 		w.touch(n.Time)
+	} else {
+		w.rest(n.Time)
 	}
 	w.busy = busy
 	wishes := p.wishes(w, n)

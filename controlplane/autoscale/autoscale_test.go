@@ -181,7 +181,8 @@ func TestRecord(t *testing.T) {
 	if r.Reason != "rps 20 at 5 a replica asks for 4" {
 		t.Errorf("%v: %q", got, r.Reason)
 	}
-	if again := Decide(p, w, Now{Time: start.Add(2 * time.Second), Replicas: 4}).Record; again.Inputs.Arrived != 0 || again.Inputs.IdleSeconds != 1 {
+	Decide(p, w, Now{Time: start.Add(2 * time.Second), Replicas: 4}) // what was in flight ends
+	if again := Decide(p, w, Now{Time: start.Add(3 * time.Second), Replicas: 4}).Record; again.Inputs.Arrived != 0 || again.Inputs.IdleSeconds != 1 {
 		t.Errorf("arrivals count once: %+v", again.Inputs)
 	}
 }

@@ -36,7 +36,8 @@ func (h *History) Add(d api.ScaleDecision) {
 }
 
 func repeats(last, d api.ScaleDecision) bool {
-	return d.From == d.To && last.From == last.To && d.To == last.To && d.Rule == last.Rule && d.Idle.Tier == last.Idle.Tier
+	busy := func(d api.ScaleDecision) bool { return d.Inputs.Queued+d.Inputs.InFlight > 0 }
+	return d.From == d.To && last.From == last.To && d.To == last.To && d.Rule == last.Rule && d.Idle.Tier == last.Idle.Tier && busy(d) == busy(last)
 }
 
 // All are the decisions, oldest first; the caller may keep them.

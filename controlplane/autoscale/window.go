@@ -49,6 +49,17 @@ func (w *Window) touch(now time.Time) {
 	w.asked, w.active = true, now
 }
 
+// fresh is how long what was seen of requests in flight is taken to go on.
+const fresh = 3 * time.Second
+
+// rest notes that there is no request any more: if there was one just before,
+// it has ended only now.
+func (w *Window) rest(now time.Time) {
+	if w.busy && now.Sub(w.active) <= fresh {
+		w.active = now
+	}
+}
+
 // resized notes how many replicas are wanted.
 func (w *Window) resized(now time.Time, replicas int) {
 	if replicas != w.size {

@@ -27,6 +27,9 @@ type Redecide struct {
 	Now      api.ScaleDecision `json:"now"`
 }
 
+// mostRepeated bounds how often one recorded decision is made again.
+const mostRepeated = 10_000
+
 // Again makes recorded decisions again with another policy, or the same, on
 // what was known at each. From decision to decision it goes on with its own
 // number of replicas. What callers would have asked for had they been served
@@ -42,12 +45,16 @@ func Again(recorded []api.ScaleDecision, p Policy) Replay {
 		replicas = ds[0].From
 	}
 	for i, d := range ds {
-		if d.Repeated > 0 {
-			// The first of those that became one, with the demand of the last:
-			// no other is known.
-			replicas = again(p, &w, d, d.Since, 0, replicas).Replicas
+		// Those that became one were alike: they are taken to have come evenly,
+		// with the demand of the last.
+		arrived, n := d.Inputs.Arrived, min(max(d.Repeated, 0), mostRepeated)
+		for i := range n {
+			at := d.Since.Add(time.Duration(float64(d.Time.Sub(d.Since)) * float64(i) / float64(n)))
+			part := arrived / (n + 1 - i)
+			arrived -= part
+			replicas = again(p, &w, d, at, part, replicas).Replicas
 		}
-		now := again(p, &w, d, d.Time, d.Inputs.Arrived, replicas)
+		now := again(p, &w, d, d.Time, arrived, replicas)
 		replicas = now.Replicas
 		out.Steps = append(out.Steps, Redecide{Recorded: d, Now: now.Record})
 		if replicas != d.To {
@@ -81,6 +88,7 @@ func again(p Policy, w *autoscale.Window, d api.ScaleDecision, at time.Time, arr
 // answers with the replicas that are wanted × seconds.
 func pass(p Policy, w *autoscale.Window, from, until time.Time, look time.Duration, replicas *int) (sum float64) {
 	for look > 0 && from.Add(look).Before(until) {
+		look = max(look, time.Millisecond)
 		from = from.Add(look)
 		sum += look.Seconds() * float64(*replicas)
 		d := autoscale.Decide(p.Policy, w, autoscale.Now{Time: from, Replicas: *replicas, Ready: *replicas})

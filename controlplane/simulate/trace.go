@@ -84,12 +84,15 @@ func Read(r io.Reader) (Input, error) {
 
 // firstByte looks at the first one that is not white space.
 func firstByte(b *bufio.Reader) (byte, error) {
+	if mark, _ := b.Peek(3); string(mark) == "\uFEFF" {
+		_, _ = b.Discard(3) // what Windows puts before UTF-8
+	}
 	for {
 		c, err := b.ReadByte()
 		if err != nil {
 			return 0, err
 		}
-		if !bytes.ContainsRune([]byte(" \t\r\n\uFEFF"), rune(c)) {
+		if !bytes.ContainsRune([]byte(" \t\r\n"), rune(c)) {
 			return c, b.UnreadByte()
 		}
 	}
