@@ -28,7 +28,7 @@ var mayImport = map[string][]string{
 	"internal":        {"api"},
 	"internal/daemon": {"api", "internal", "functions", "gateway", "controlplane", "nodeagent", "builder"},
 	"deploy":          {"api", "internal"},
-	"cmd":             {"api", "internal", "functions", "builder"}, // builder: `faas build` works on the client's machine
+	"cmd":             {"api", "internal", "functions", "builder", "controlplane/simulate"}, // `faas build` and `faas simulate` work on the client's machine
 	"test":            {"api", "internal", "functions", "gateway", "controlplane", "nodeagent", "builder", "cmd", "deploy"},
 	"bench":           {"api", "internal", "functions", "gateway", "controlplane", "nodeagent", "builder", "test"},
 	"":                {},
@@ -53,7 +53,7 @@ var homes = map[string][]string{
 
 // pure packages decide and do nothing else: no clock, no I/O, no log, so that a
 // decision can be tested by a table and run again on recorded input.
-var pure = []string{"api/rules", "controlplane/schedule", "controlplane/autoscale", "controlplane/admission", "gateway/balance"}
+var pure = []string{"api/rules", "controlplane/schedule", "controlplane/autoscale", "controlplane/simulate", "controlplane/admission", "gateway/balance"}
 
 var impure = []string{"os", "os/exec", "net", "net/http", "log/slog", "log", "io/fs", "syscall", "math/rand"}
 

@@ -28,6 +28,12 @@ type Capacity interface {
 	// Drained says that the gateway has no request in flight any more on pods
 	// that it was told to drain, and will send none.
 	Drained(ctx context.Context, gateway string, pods []types.UID) error
+
+	// Decisions answers with the last decisions on a function's number of
+	// replicas, oldest first: those that changed it, and the last ones that did
+	// not. Of a function that is not known, or on which nothing was decided
+	// yet, there are none, which is no error.
+	Decisions(ctx context.Context, function types.NamespacedName) ([]ScaleDecision, error)
 }
 
 // Demand is what a gateway knows about one function at one moment.

@@ -34,17 +34,45 @@ const (
 	ScaleQueue    = "queue"    // Target is pending asynchronous calls per replica
 )
 
-// Scale is how a function scales. Replicas wanted are
-// ceil(load / (Target × Proportion)), kept inside Min..Max.
+// Scale is how a function scales; docs/scaling.md says it to users. Replicas
+// wanted are ceil(load / (target × Proportion)) for the load that Type names
+// and for each of Also, and the largest counts, kept inside Min..Max.
 type Scale struct {
 	Min, Max   int
 	Zero       bool          // to no replica at all, after ZeroAfter without a request
 	ZeroAfter  time.Duration //
+	ZeroGiven  bool          // ZeroAfter is the user's. Otherwise it is what a cold start is worth, and a better time is learned
 	DownWindow time.Duration // down to the highest recommendation of so long; 0 is the autoscaler's own
 	Type       string        // one of the Scale… constants
 	Target     float64
 	Proportion float64
-	Factor     int // percent of Max that ScaleClassic adds each time; 0 switches it off
+	Factor     int     // percent of Max that ScaleClassic adds each time; 0 switches it off
+	Also       Targets // besides Type's
+}
+
+// Targets are loads of one replica, each in the unit of its Scale… constant; 0
+// is no target.
+type Targets struct {
+	RPS, Capacity, CPU, Queue float64
+}
+
+// Of is the target of a type of scaling, Type's own or one of Also; 0 when
+// there is none.
+func (s Scale) Of(kind string) float64 {
+	if kind == s.Type && kind != ScaleClassic {
+		return s.Target
+	}
+	switch kind {
+	case ScaleRPS:
+		return s.Also.RPS
+	case ScaleCapacity:
+		return s.Also.Capacity
+	case ScaleCPU:
+		return s.Also.CPU
+	case ScaleQueue:
+		return s.Also.Queue
+	}
+	return 0
 }
 
 // Fixed reports whether load does not change the number of replicas.
@@ -75,9 +103,27 @@ func readScaling(labels map[string]string, at *field.Path) (Scale, field.ErrorLi
 		Target:     r.number("target", DefaultTarget, math.MaxInt32),
 		Proportion: r.number("target-proportion", DefaultProportion, 1),
 		Factor:     r.count("factor", DefaultFactor, 0, 100),
+		Also: Targets{
+			RPS: r.number("target.rps", 0, math.MaxInt32), Capacity: r.number("target.capacity", 0, math.MaxInt32),
+			CPU: r.number("target.cpu", 0, math.MaxInt32), Queue: r.number("target.queue", 0, math.MaxInt32),
+		},
+	}
+	if s.ZeroGiven = r.valid("zero-duration"); !s.ZeroGiven {
+		s.ZeroAfter = r.duration("zero-worth", DefaultZeroAfter, time.Second, math.MaxInt64)
+	} else if labels[LabelScalePrefix+"zero-worth"] != "" {
+		r.fail("zero-worth", "must not be there beside "+LabelScalePrefix+"zero-duration: that is not learned")
 	}
 	if s.Type == ScaleClassic && labels[LabelScalePrefix+"target"] != "" {
 		s.Type = ScaleRPS
+	}
+	if s.Type == ScaleClassic {
+		// One that says what it wants does not want the classic rule too.
+		for _, kind := range []string{ScaleRPS, ScaleCapacity, ScaleCPU, ScaleQueue} {
+			if t := s.Of(kind); t > 0 {
+				s.Type, s.Target = kind, t
+				break
+			}
+		}
 	}
 	if s.Min > s.Max {
 		if labels[LabelScalePrefix+"max"] != "" {
@@ -96,11 +142,17 @@ type scaleReader struct {
 	errs   field.ErrorList
 }
 
-var scaleNames = []string{"min", "max", "zero", "zero-duration", "down.window", "type", "target", "target-proportion", "factor"}
+var scaleNames = []string{"min", "max", "zero", "zero-duration", "down.window", "type", "target", "target-proportion", "factor", "target.rps", "target.capacity", "target.cpu", "target.queue", "zero-worth"}
 
 func (r *scaleReader) fail(name, allowed string) {
 	key := LabelScalePrefix + name
 	r.errs = append(r.errs, field.Invalid(r.at.Key(key), r.labels[key], allowed))
+}
+
+// valid reports whether a label that was read is there and without fault.
+func (r *scaleReader) valid(name string) bool {
+	at := r.at.Key(LabelScalePrefix + name).String()
+	return r.labels[LabelScalePrefix+name] != "" && !slices.ContainsFunc(r.errs, func(e *field.Error) bool { return e.Field == at })
 }
 
 func (r *scaleReader) count(name string, otherwise, low, high int) int {

@@ -121,6 +121,7 @@ func New(c Config) (*Gateway, error) {
 		Deployed:    func(f *api.Function) { g.invoker.SetFunction(keyOf(f), specOf(f)) },
 		Deleted:     g.forget,
 		Invocations: func(k types.NamespacedName) uint64 { return g.invoker.Load(k).Invocations },
+		Decisions:   c.Capacity.Decisions,
 		Agents:      c.Agents, Enqueue: c.Enqueue, Queue: c.Queue, Known: g.invoker.Known, MaxAsyncBody: c.MaxAsyncBody,
 		Info: g.info(), Log: c.Log,
 	})

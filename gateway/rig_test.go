@@ -31,6 +31,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type replicas struct {
 	address string
 	events  chan api.EndpointEvent
+	decided map[types.NamespacedName][]api.ScaleDecision
 
 	mu    sync.Mutex
 	given map[types.NamespacedName]bool
@@ -54,6 +55,10 @@ func (r *replicas) Report(_ context.Context, _ string, ds []api.Demand) error {
 func (r *replicas) Endpoints(ctx context.Context, _ string) (api.EndpointStream, error) {
 	r.events <- api.EndpointEvent{Type: api.EndpointsSynced}
 	return &events{ctx: ctx, in: r.events, out: make(chan api.EndpointEvent)}, nil
+}
+
+func (r *replicas) Decisions(_ context.Context, f types.NamespacedName) ([]api.ScaleDecision, error) {
+	return r.decided[f], nil
 }
 
 func (r *replicas) Drained(context.Context, string, []types.UID) error { return nil }

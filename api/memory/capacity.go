@@ -3,7 +3,9 @@ package memory
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/podsnap/podsnap/api"
 	"k8s.io/apimachinery/pkg/types"
@@ -20,6 +22,7 @@ type Capacity struct {
 	failing   map[types.NamespacedName]string
 	demand    map[types.NamespacedName]map[string]api.Demand // by gateway
 	wanted    map[types.NamespacedName]int
+	decisions map[types.NamespacedName][]api.ScaleDecision
 	streams   map[*endpointStream]bool
 }
 
@@ -37,7 +40,7 @@ func NewCapacity() *Capacity {
 	return &Capacity{
 		endpoints: map[types.UID]*replica{}, failing: map[types.NamespacedName]string{},
 		demand: map[types.NamespacedName]map[string]api.Demand{}, wanted: map[types.NamespacedName]int{},
-		streams: map[*endpointStream]bool{},
+		decisions: map[types.NamespacedName][]api.ScaleDecision{}, streams: map[*endpointStream]bool{},
 	}
 }
 
@@ -118,11 +121,22 @@ func (c *Capacity) Report(_ context.Context, gateway string, demand []api.Demand
 			c.demand[d.Function] = map[string]api.Demand{}
 		}
 		c.demand[d.Function][gateway] = d
-		if d.Queued > 0 {
-			c.wanted[d.Function] = max(c.wanted[d.Function], 1)
+		if d.Queued > 0 && c.wanted[d.Function] == 0 {
+			c.wanted[d.Function] = 1
+			c.decisions[d.Function] = append(c.decisions[d.Function], api.ScaleDecision{
+				Time: time.Now(), To: 1, Rule: "wake", Reason: "something waits",
+				Inputs: api.ScaleInputs{Queued: d.Queued, InFlight: d.InFlight},
+			})
 		}
 	}
 	return nil
+}
+
+// Decisions implements api.Capacity.
+func (c *Capacity) Decisions(_ context.Context, f types.NamespacedName) ([]api.ScaleDecision, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.decisions[f]), nil
 }
 
 // Drained implements api.Capacity.

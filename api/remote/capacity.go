@@ -21,7 +21,11 @@ import (
 //	POST /capacity/{gateway}/drained     {"pods": [uid, …]}
 //	GET  /capacity/{gateway}/endpoints   a line {"event": EndpointEvent} each,
 //	                                     the last one {"error": Status} on a fault
-const capacityRoot = "/capacity"
+//	GET  /decisions/{namespace}/{name}   {"decisions": [ScaleDecision, …]}
+const (
+	capacityRoot  = "/capacity"
+	decisionsRoot = "/decisions"
+)
 
 type demandList struct {
 	Demand []api.Demand `json:"demand"`
@@ -29,6 +33,10 @@ type demandList struct {
 
 type uidList struct {
 	Pods []types.UID `json:"pods"`
+}
+
+type decisionList struct {
+	Decisions []api.ScaleDecision `json:"decisions"`
 }
 
 // endpointLine is one line of the stream of endpoints.
@@ -61,6 +69,20 @@ func (c *Capacity) Report(ctx context.Context, gateway string, demand []api.Dema
 func (c *Capacity) Drained(ctx context.Context, gateway string, pods []types.UID) error {
 	_, err := c.c.call(ctx, request{method: http.MethodPost, path: gatewayPath(gateway, "drained")}, uidList{pods})
 	return err
+}
+
+// Decisions implements api.Capacity.
+func (c *Capacity) Decisions(ctx context.Context, f types.NamespacedName) ([]api.ScaleDecision, error) {
+	path := decisionsRoot + "/" + url.PathEscape(f.Namespace) + "/" + url.PathEscape(f.Name)
+	b, err := c.c.call(ctx, request{method: http.MethodGet, path: path}, nil)
+	if err != nil {
+		return nil, err
+	}
+	var l decisionList
+	if err := json.Unmarshal(b, &l); err != nil {
+		return nil, fmt.Errorf("decode the decisions on %s: %w", f, err)
+	}
+	return l.Decisions, nil
 }
 
 // Endpoints implements api.Capacity.
@@ -106,11 +128,21 @@ func ServeCapacity(c api.Capacity) http.Handler {
 		})
 		m.Get("/endpoints", func(w http.ResponseWriter, r *http.Request) { serveEndpoints(c, w, r) })
 	})
+	m.Get(decisionsRoot+"/{namespace}/{name}", func(w http.ResponseWriter, r *http.Request) {
+		ds, err := c.Decisions(r.Context(), types.NamespacedName{Namespace: param(r, "namespace"), Name: param(r, "name")})
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		writeJSON(w, http.StatusOK, decisionList{ds})
+	})
 	return m
 }
 
-func gatewayOf(r *http.Request) string {
-	raw := chi.URLParam(r, "gateway")
+func gatewayOf(r *http.Request) string { return param(r, "gateway") }
+
+func param(r *http.Request, name string) string {
+	raw := chi.URLParam(r, name)
 	if v, err := url.PathUnescape(raw); err == nil {
 		return v
 	}

@@ -19,11 +19,12 @@ import (
 
 // fakeCapacity streams what a test gives it.
 type fakeCapacity struct {
-	demand  map[string][]api.Demand
-	drained map[string][]types.UID
-	events  chan api.EndpointEvent
-	end     error
-	err     error
+	demand    map[string][]api.Demand
+	drained   map[string][]types.UID
+	decisions map[types.NamespacedName][]api.ScaleDecision
+	events    chan api.EndpointEvent
+	end       error
+	err       error
 }
 
 type fakeStream struct {
@@ -46,6 +47,10 @@ func (f *fakeCapacity) Report(_ context.Context, gateway string, d []api.Demand)
 func (f *fakeCapacity) Drained(_ context.Context, gateway string, pods []types.UID) error {
 	f.drained[gateway] = pods
 	return f.err
+}
+
+func (f *fakeCapacity) Decisions(_ context.Context, k types.NamespacedName) ([]api.ScaleDecision, error) {
+	return f.decisions[k], f.err
 }
 
 func (f *fakeCapacity) Endpoints(ctx context.Context, _ string) (api.EndpointStream, error) {
@@ -98,7 +103,20 @@ func TestCapacityCalls(t *testing.T) {
 	if d := cmp.Diff(map[string][]types.UID{"gw/1": {"a", "b"}}, f.drained); d != "" {
 		t.Error(d)
 	}
+	k := types.NamespacedName{Namespace: "n", Name: "f"}
+	f.decisions = map[types.NamespacedName][]api.ScaleDecision{k: {{
+		Time: time.Unix(1, 5).UTC(), From: 1, To: 3, Rule: "load", Reason: "because", Repeated: 2, Since: time.Unix(0, 1).UTC(),
+		Inputs: api.ScaleInputs{Min: 1, Max: 20, Ready: 1, Queued: 2, InFlight: 1, Pending: 4, Arrived: 3, Rate: 0.1, CPU: 20, CPUReplicas: 1, IdleSeconds: 0.5, Settling: true},
+		Wishes: []api.ScaleWish{{Measure: "capacity", Load: 3, Target: 1, Replicas: 3}},
+		Idle:   api.IdlePlan{Tier: "running", KeepAliveSeconds: 900, From: "default", PrewarmSeconds: 1, PrewarmUntilSeconds: 2},
+	}}}
+	if ds, err := c.Decisions(t.Context(), k); err != nil || cmp.Diff(f.decisions[k], ds) != "" {
+		t.Errorf("%v %s", err, cmp.Diff(f.decisions[k], ds))
+	}
 	f.err = apierrors.NewServiceUnavailable("no leader")
+	if _, err := c.Decisions(t.Context(), k); !apierrors.IsServiceUnavailable(err) {
+		t.Errorf("got %v", err)
+	}
 	if err := c.Report(t.Context(), "gw", nil); !apierrors.IsServiceUnavailable(err) {
 		t.Errorf("got %v", err)
 	}

@@ -39,6 +39,7 @@ func Capacity(t *testing.T, open func(t *testing.T) CapacityRig) {
 		{"StreamFails", streamFails},
 		{"DemandWakes", demandWakes},
 		{"UnknownFunction", unknownFunction},
+		{"DecisionsAreTold", decisionsAreTold},
 		{"DrainsWhenAllHaveAnswered", drainsWhenAllHaveAnswered},
 		{"DrainsWithoutGateways", drainsWithoutGateways},
 		{"DrainForgetsGatewaysThatLeft", drainForgetsGatewaysThatLeft},
@@ -220,6 +221,45 @@ func unknownFunction(c *capacity) {
 	c.drained("g1", "no-such-pod")
 	s := c.synced("g1")
 	c.expect(s, api.EndpointReady, c.Ready("a"))
+}
+
+func (c *capacity) decisions(f types.NamespacedName) []api.ScaleDecision {
+	c.Helper()
+	ds, err := c.Capacity.Decisions(c.ctx(), f)
+	if err != nil {
+		c.Fatalf("decisions: %v", err)
+	}
+	return ds
+}
+
+// What was decided can be asked for, with its inputs, oldest first.
+func decisionsAreTold(c *capacity) {
+	up := func() (api.ScaleDecision, bool) {
+		for _, d := range c.decisions(c.Function) {
+			if d.To > d.From {
+				return d, true
+			}
+		}
+		return api.ScaleDecision{}, false
+	}
+	if d, ok := up(); ok {
+		c.Fatalf("decided before anything was asked for: %+v", d)
+	}
+	if ds := c.decisions(types.NamespacedName{Namespace: c.Function.Namespace, Name: "no/such function"}); len(ds) > 0 {
+		c.Fatalf("decisions on a function that is not there: %+v", ds)
+	}
+	c.report("g1", api.Demand{Function: c.Function})
+	c.report("g1", api.Demand{Function: c.Function, Queued: 3, Arrived: 3})
+	c.until("a decision is told", func() bool { _, ok := up(); return ok })
+	if d, _ := up(); d.From != 0 || d.To < 1 || d.Inputs.Queued != 3 || d.Rule == "" || d.Reason == "" || d.Time.IsZero() {
+		c.Errorf("the decision is %+v, want one from 0 with 3 queued, its rule and its reason", d)
+	}
+	ds := c.decisions(c.Function)
+	for i := 1; i < len(ds); i++ {
+		if ds[i].Time.Before(ds[i-1].Time) {
+			c.Errorf("decision %d is of %s, the one before of %s", i, ds[i].Time, ds[i-1].Time)
+		}
+	}
 }
 
 func drainsWhenAllHaveAnswered(c *capacity) {

@@ -125,6 +125,9 @@ func (nothing) Endpoints(ctx context.Context, _ string) (api.EndpointStream, err
 	context.AfterFunc(ctx, func() { close(n.events) })
 	return n, nil
 }
+func (nothing) Decisions(context.Context, types.NamespacedName) ([]api.ScaleDecision, error) {
+	return nil, nil
+}
 func (nothing) Drained(context.Context, string, []types.UID) error { return nil }
 func (n nothing) Events() <-chan api.EndpointEvent                 { return n.events }
 func (nothing) Err() error                                         { return nil }

@@ -88,7 +88,9 @@ func (o *options) describeCmd() *cobra.Command {
 	var ns string
 	cmd := &cobra.Command{
 		Use: "describe NAME", Short: "Show one function: can it be called, and if not, why",
-		Example: "  faas describe hello\n  faas describe hello -o yaml",
+		Long: `Shows a function, and the last decisions on its number of replicas with their
+reasons; -o wide adds what each was made of, -o json all of it.`,
+		Example: "  faas describe hello\n  faas describe hello -o wide\n  faas describe hello -o json | jq '.decisions[-1]'",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: o.functionNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := o.short(cmd.Context())
@@ -101,7 +103,11 @@ func (o *options) describeCmd() *cobra.Command {
 			if err != nil {
 				return o.explain(notFound(err, args[0], ns), c)
 			}
-			return o.print(cmd.OutOrStdout(), f, func(w io.Writer) {
+			decisions, err := c.Decisions(ctx, ns, args[0])
+			if err != nil && !notKnownThere(err) {
+				return o.explain(err, c)
+			}
+			return o.print(cmd.OutOrStdout(), described{f, decisions}, func(w io.Writer) {
 				if o.output == "name" {
 					fmt.Fprintln(w, f.Name)
 					return
@@ -141,6 +147,7 @@ func (o *options) describeCmd() *cobra.Command {
 				if !f.CreatedAt.IsZero() {
 					row("Created", f.CreatedAt.Format(time.RFC3339))
 				}
+				o.decisions(w, decisions)
 			})
 		},
 	}

@@ -1,13 +1,15 @@
-// Package autoscale decides how many replicas a function should have. It is
-// pure: the time is an argument, what it remembers is in a Window that the
-// caller keeps.
+// Package autoscale decides how many replicas a function should have, how long
+// idle ones stay, and which go when memory runs short. It is pure: the time is
+// an argument, what it remembers is in a Window that the caller keeps. What it
+// decides is data with its inputs, so that a recorded load can be decided on
+// again (controlplane/simulate).
 package autoscale
 
 import (
 	"fmt"
-	"math"
 	"time"
 
+	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/functions"
 )
 
@@ -18,14 +20,11 @@ const (
 	DefaultDownWindow = 30 * time.Second
 	// RateWindow is the time over which the rate of requests is taken.
 	RateWindow = 30 * time.Second
-
-	// A function without a type of scaling gets more replicas after
-	// classicFor of over classicRate requests a second, taken over
-	// classicWindow; then again as often, and fewer every classicDown.
-	classicRate   = 5
-	classicWindow = 10 * time.Second
-	classicFor    = 5 * time.Second
-	classicDown   = 10 * time.Second
+	// CPUWindow is the time over which the use of CPU is to be taken. After a
+	// change of the number of replicas it has to pass before the use of CPU
+	// adds more: until then what is measured is of the load as it was shared
+	// before.
+	CPUWindow = 15 * time.Second
 )
 
 // Policy is how a function scales.
@@ -42,174 +41,185 @@ type Now struct {
 	Queued   int // requests that wait for a replica
 	InFlight int
 	Pending  int  // asynchronous calls in the queue
+	CPU      CPU  // read for functions that have a target of it
 	Settling bool // the control plane has just started: it does not know the past, so nothing is scaled down
+}
+
+// CPU is the use of CPU over the last CPUWindow. The zero value is not known.
+type CPU struct {
+	Milli    float64 // thousandths of a core, mean of the replicas that were measured
+	Replicas int     // so many; 0: not known
 }
 
 // Decision is a number of replicas, and why.
 type Decision struct {
 	Replicas int
 	Reason   string
-	Again    time.Duration // look again after this time even if nothing happens; 0 is never
+	Again    time.Duration     // look again after this time even if nothing happens; 0 is never
+	Record   api.ScaleDecision // the same with all that it was made of
+}
+
+// The rules that decide, as api.ScaleDecision.Rule.
+const (
+	RuleAtZero   = "at-zero"  // nothing asks for the first replica
+	RuleWake     = "wake"     // something waits and there is no replica
+	RulePrewarm  = "prewarm"  // the next request is expected soon
+	RuleIdle     = "idle"     // no request for the keep-alive: to zero
+	RuleFixed    = "fixed"    // min and max are equal
+	RuleLoad     = "load"     // the largest wish
+	RuleWindow   = "window"   // the load has fallen, but for less than the down window
+	RuleSettling = "settling" // the control plane has just started
+	RuleStep     = "step"     // the classic rule's step, up
+	RuleCalm     = "calm"     // the classic rule at rest, or its step down
+)
+
+// verdict is what a rule makes of it.
+type verdict struct {
+	rule     string
+	replicas int
+	reason   string
+	again    time.Duration
 }
 
 // Decide says how many replicas there should be, and takes notes in w. It never
 // leaves Min..Max, but for zero.
 func Decide(p Policy, w *Window, n Now) Decision {
 	w.begin(n.Time)
-	if n.Queued+n.InFlight > 0 {
-		w.active = n.Time
+	w.resized(n.Time, n.Replicas)
+	waits := n.Queued > 0 || p.Of(functions.ScaleQueue) > 0 && n.Pending > 0
+	busy := waits || n.InFlight > 0
+	if busy {
+		w.touch(n.Time)
+	} else {
+		w.rest(n.Time)
 	}
-	least := max(p.Min, 1)
-	most := max(p.Max, least)
-	clamp := func(r int) int { return min(max(r, least), most) }
-	if n.Replicas == 0 {
-		if n.Queued == 0 {
-			return Decision{Replicas: 0, Reason: "scaled to zero, nothing waits"}
-		}
-		want := clamp(max(p.byConcurrency(n), p.byLoad(w, n)))
-		w.recommend(n.Time, want)
-		return Decision{Replicas: want, Reason: fmt.Sprintf("%d requests wait and there is no replica", n.Queued), Again: time.Second}
-	}
-	if d, ok := p.zero(w, n); ok {
-		return d
-	}
-	d := p.decide(w, n, clamp)
-	if (p.Zero || p.Min == 0) && d.Again == 0 {
-		d.Again = p.ZeroAfter - n.Time.Sub(w.active)
-	}
-	if n.Queued+n.InFlight > 0 || w.Rate(n.Time, RateWindow) > 0 {
-		d.Again = min(orSecond(d.Again), time.Second)
-	}
-	return d
-}
-
-func orSecond(d time.Duration) time.Duration {
-	if d <= 0 {
-		return time.Second
-	}
-	return d
-}
-
-// zero decides for none when nothing has been asked for long enough.
-func (p Policy) zero(w *Window, n Now) (Decision, bool) {
+	w.busy = busy
+	wishes := p.wishes(w, n)
+	keep := p.keep(w)
+	v := p.judge(w, n, wishes, keep, waits)
+	w.resized(n.Time, v.replicas)
 	idle := n.Time.Sub(w.active)
-	if (!p.Zero && p.Min > 0) || n.Queued+n.InFlight > 0 || idle < p.ZeroAfter || n.Settling {
-		return Decision{}, false
+	tier, change := p.tier(w, keep, idle, busy)
+	if v.replicas > 0 && p.MayBeZero() {
+		v.again = sooner(v.again, keep.After-idle)
 	}
-	w.forget()
-	return Decision{Replicas: 0, Reason: fmt.Sprintf("no request for %s", idle.Round(time.Millisecond))}, true
+	v.again = sooner(v.again, change)
+	if busy || w.Rate(n.Time, RateWindow) > 0 {
+		v.again = sooner(v.again, time.Second)
+		v.again = min(v.again, time.Second)
+	}
+	return Decision{Replicas: v.replicas, Reason: v.reason, Again: v.again, Record: api.ScaleDecision{
+		Time: n.Time, From: n.Replicas, To: v.replicas, Rule: v.rule, Reason: v.reason,
+		Inputs: p.inputs(w, n, idle), Wishes: wishes, Idle: keep.plan(p, tier),
+	}}
 }
 
-func (p Policy) decide(w *Window, n Now, clamp func(int) int) Decision {
-	if p.Fixed() {
-		return Decision{Replicas: n.Replicas, Reason: "min and max are equal: load does not change the number of replicas"}
+// sooner is the first of two times to look again; one that is not positive does
+// not count.
+func sooner(a, b time.Duration) time.Duration {
+	switch {
+	case a <= 0:
+		return max(b, 0)
+	case b <= 0:
+		return a
 	}
+	return min(a, b)
+}
+
+// MayBeZero reports whether the last replica may be ended.
+func (p Policy) MayBeZero() bool { return p.Zero || p.Min == 0 }
+
+func (p Policy) clamp(replicas int) int {
+	least := max(p.Min, 1)
+	return min(max(replicas, least), max(p.Max, least))
+}
+
+// inputs also begins to count arrivals anew.
+func (p Policy) inputs(w *Window, n Now, idle time.Duration) api.ScaleInputs {
+	in := api.ScaleInputs{
+		Min: p.Min, Max: p.Max, Concurrency: p.Concurrency, Ready: n.Ready, Queued: n.Queued, InFlight: n.InFlight, Pending: n.Pending,
+		Arrived: w.arrived, Rate: w.Rate(n.Time, RateWindow), CPU: n.CPU.Milli, CPUReplicas: n.CPU.Replicas,
+		IdleSeconds: idle.Seconds(), Settling: n.Settling,
+	}
+	w.arrived = 0
+	return in
+}
+
+// judge lets the rules speak in their order.
+func (p Policy) judge(w *Window, n Now, wishes []api.ScaleWish, keep Keep, waits bool) verdict {
+	want, why := largest(wishes)
+	idle := n.Time.Sub(w.active)
+	switch {
+	case n.Replicas == 0 && waits:
+		v := verdict{rule: RuleWake, replicas: p.clamp(want), reason: fmt.Sprintf("%d requests wait and there is no replica", n.Queued), again: time.Second}
+		if n.Queued == 0 {
+			v.reason = fmt.Sprintf("%d asynchronous calls wait and there is no replica", n.Pending)
+		}
+		w.recommend(n.Time, v.replicas)
+		return v
+	case n.Replicas == 0 && p.MayBeZero() && keep.expects(idle):
+		w.recommend(n.Time, p.clamp(1))
+		return verdict{rule: RulePrewarm, replicas: p.clamp(1), reason: fmt.Sprintf("idle for %s: requests come after %s to %s", round(idle), round(keep.From), round(keep.Until)), again: keep.Until - idle}
+	case n.Replicas == 0:
+		v := verdict{rule: RuleAtZero, reason: "scaled to zero, nothing waits"}
+		if p.MayBeZero() && keep.From > idle {
+			v.again = keep.From - idle
+		}
+		return v
+	case p.MayBeZero() && !w.busy && !n.Settling && idle >= keep.After && !keep.expects(idle):
+		w.forget()
+		return verdict{rule: RuleIdle, reason: fmt.Sprintf("no request for %s", round(idle)), again: max(0, keep.From-idle)}
+	case p.Fixed():
+		return verdict{rule: RuleFixed, replicas: n.Replicas, reason: "min and max are equal: load does not change the number of replicas"}
+	}
+	v := p.byWishes(w, n, p.clamp(want), why)
+	if keep.expects(idle) {
+		v.again = sooner(v.again, keep.Until-idle)
+	}
+	return v
+}
+
+// byWishes goes up at once and down by windows. want is inside Min..Max.
+func (p Policy) byWishes(w *Window, n Now, want int, why string) verdict {
+	w.recommend(n.Time, want)
 	if p.Type == functions.ScaleClassic {
-		return p.classic(w, n, clamp)
+		return p.classic(w, n, want, why)
 	}
-	now := clamp(max(p.byLoad(w, n), p.byConcurrency(n)))
-	w.recommend(n.Time, now)
-	if now >= n.Replicas {
-		return Decision{Replicas: now, Reason: p.explain(w, n)}
+	if want >= n.Replicas {
+		return verdict{rule: RuleLoad, replicas: want, reason: why}
 	}
+	return p.down(w, n, why, func(least int) int { return least })
+}
+
+// down is how much fewer there may be than now. to takes the most that was
+// needed within the window and says how far to go.
+func (p Policy) down(w *Window, n Now, why string, to func(int) int) verdict {
 	if n.Settling {
-		return Decision{Replicas: n.Replicas, Reason: "the control plane has just started: nothing is scaled down yet", Again: time.Second}
+		return verdict{rule: RuleSettling, replicas: p.clamp(n.Replicas), reason: "the control plane has just started: nothing is scaled down yet", again: time.Second}
 	}
-	window := p.DownWindow
-	if window == 0 {
-		window = DefaultDownWindow
+	window := p.downWindow()
+	most, until := w.highest(n.Time, window)
+	switch {
+	case most >= n.Replicas:
+		return verdict{rule: RuleWindow, replicas: p.clamp(n.Replicas), reason: fmt.Sprintf("%s, but %d were needed within the last %s", why, most, window), again: until}
+	case n.Time.Sub(w.since) < window:
+		// More than what was needed in the whole window, by a manual scale or an
+		// older policy: down, but not before a window was seen.
+		return verdict{rule: RuleWindow, replicas: p.clamp(n.Replicas), reason: "the down window is not over", again: window - n.Time.Sub(w.since)}
 	}
-	best, until := w.highest(n.Time, window)
-	if best >= n.Replicas {
-		return Decision{Replicas: n.Replicas, Reason: fmt.Sprintf("%s, but %d were needed within the last %s", p.explain(w, n), best, window), Again: until}
-	}
-	// More than what was needed in the whole window, by a manual scale or an
-	// older policy: down, but not below the window's highest.
-	if n.Time.Sub(w.since) < window {
-		return Decision{Replicas: n.Replicas, Reason: "the down window is not over", Again: window - n.Time.Sub(w.since)}
-	}
-	return Decision{Replicas: best, Reason: p.explain(w, n), Again: until}
+	return verdict{rule: RuleLoad, replicas: to(most), reason: why, again: until}
 }
 
-// byLoad is ceil(load ÷ (target × proportion)).
-func (p Policy) byLoad(w *Window, n Now) int {
-	if p.Type == functions.ScaleClassic || p.Type == functions.ScaleCPU {
-		return 0
+func (p Policy) downWindow() time.Duration {
+	if p.DownWindow > 0 {
+		return p.DownWindow
 	}
-	return int(math.Ceil(p.load(w, n)/(p.Target*p.Proportion) - 1e-9))
+	return DefaultDownWindow
 }
 
-func (p Policy) load(w *Window, n Now) float64 {
-	switch p.Type {
-	case functions.ScaleRPS:
-		return w.Rate(n.Time, RateWindow)
-	case functions.ScaleQueue:
-		return float64(n.Pending)
+func round(d time.Duration) time.Duration {
+	if d > time.Minute {
+		return d.Round(time.Second)
 	}
-	return float64(n.Queued + n.InFlight)
-}
-
-// byConcurrency is what all requests need, when some wait because every
-// replica has as many as it serves at a time.
-func (p Policy) byConcurrency(n Now) int {
-	if p.Concurrency <= 0 || n.Queued == 0 {
-		return 0
-	}
-	return (n.Queued + n.InFlight + p.Concurrency - 1) / p.Concurrency
-}
-
-func (p Policy) explain(w *Window, n Now) string {
-	s := fmt.Sprintf("load %.3g (%s) at a target of %.3g × %.3g", p.load(w, n), p.Type, p.Target, p.Proportion)
-	if p.Type == functions.ScaleCPU {
-		s = "cpu load is not known to the control plane"
-	}
-	if c := p.byConcurrency(n); c > 0 {
-		s += fmt.Sprintf(", %d needed for %d requests at %d a replica", c, n.Queued+n.InFlight, p.Concurrency)
-	}
-	return s
-}
-
-// classic is the rule for functions without a type.
-func (p Policy) classic(w *Window, n Now, clamp func(int) int) Decision {
-	step := (p.Max*p.Factor + 99) / 100
-	if c := clamp(p.byConcurrency(n)); c > n.Replicas {
-		w.changed = n.Time
-		return Decision{Replicas: c, Reason: p.explain(w, n), Again: time.Second}
-	}
-	rate := w.Rate(n.Time, classicWindow)
-	if rate > classicRate {
-		if w.firing.IsZero() {
-			w.firing = n.Time
-		}
-		due := classicFor - n.Time.Sub(latest(w.firing, w.changed))
-		if due > 0 || step == 0 || clamp(n.Replicas+step) == n.Replicas {
-			return Decision{Replicas: clamp(n.Replicas), Reason: fmt.Sprintf("%.3g requests a second", rate), Again: max(due, 0)}
-		}
-		w.changed = n.Time
-		return Decision{Replicas: clamp(n.Replicas + step), Reason: fmt.Sprintf("%.3g requests a second for over %s", rate, classicFor), Again: classicFor}
-	}
-	w.firing = time.Time{}
-	if clamp(n.Replicas) <= max(p.Min, 1) || n.Settling {
-		return Decision{Replicas: clamp(n.Replicas), Reason: "calm"}
-	}
-	calm := n.Time.Sub(latest(w.active, w.since, w.changed))
-	wait := DefaultDownWindow
-	if w.lowered {
-		wait = classicDown
-	}
-	if calm < wait {
-		return Decision{Replicas: clamp(n.Replicas), Reason: "calm, for less than the down window", Again: wait - calm}
-	}
-	w.changed, w.lowered = n.Time, true
-	return Decision{Replicas: clamp(n.Replicas - max(step, 1)), Reason: fmt.Sprintf("calm for %s", calm.Round(time.Second)), Again: classicDown}
-}
-
-func latest(ts ...time.Time) time.Time {
-	var out time.Time
-	for _, t := range ts {
-		if t.After(out) {
-			out = t
-		}
-	}
-	return out
+	return d.Round(time.Millisecond)
 }

@@ -8,13 +8,23 @@ const slots = 64
 // Window remembers what the decisions about one function need of the past. The
 // zero value remembers nothing.
 type Window struct {
+	Gaps Gaps // between requests, which the keep-alive is learned from
+
 	since   time.Time // when it began
 	active  time.Time // the last moment with a request, or since
-	firing  time.Time // since when the classic rule's rate is over its limit
-	changed time.Time // when the classic rule last changed something
-	lowered bool      // and whether that was downwards
+	busy    bool      // there was a request at the last decision
+	asked   bool      // there was ever one
+	arrived int       // requests since the last decision
 
-	arrivals [slots]float64
+	size  int       // replicas at the last decision
+	sized time.Time // since when
+
+	firing  time.Time // since when the classic rule's rate is over its limit
+	fired   time.Time // when it last was
+	changed time.Time // when the classic rule last changed something
+	lowered bool      // and whether that was downwards, without being over the limit since
+
+	arrivals [slots]float32
 	second   int64 // the newest slot, Unix time
 
 	recommended []recommendation // falling Replicas, rising time: the highest of any window is the first in it
@@ -31,15 +41,42 @@ func (w *Window) begin(now time.Time) {
 	}
 }
 
+// touch notes that there is a request now.
+func (w *Window) touch(now time.Time) {
+	if w.asked && !w.busy {
+		w.Gaps.Add(now.Sub(w.active))
+	}
+	w.asked, w.active = true, now
+}
+
+// fresh is how long what was seen of requests in flight is taken to go on.
+const fresh = 3 * time.Second
+
+// rest notes that there is no request any more: if there was one just before,
+// it has ended only now.
+func (w *Window) rest(now time.Time) {
+	if w.busy && now.Sub(w.active) <= fresh {
+		w.active = now
+	}
+}
+
+// resized notes how many replicas are wanted.
+func (w *Window) resized(now time.Time, replicas int) {
+	if replicas != w.size {
+		w.size, w.sized = replicas, now
+	}
+}
+
 // Arrived counts requests.
 func (w *Window) Arrived(now time.Time, n uint64) {
 	w.begin(now)
 	if n == 0 {
 		return
 	}
-	w.active, w.lowered = now, false
+	w.touch(now)
 	w.turn(now)
-	w.arrivals[w.second%slots] += float64(n)
+	w.arrivals[w.second%slots] += float32(n)
+	w.arrived += int(n) //nolint:gosec // of one report
 }
 
 // turn empties the slots that are new.
@@ -67,7 +104,7 @@ func (w *Window) Rate(now time.Time, window time.Duration) float64 {
 	n := int64(min(window, (slots-2)*time.Second) / time.Second)
 	sum := 0.0
 	for i := range n {
-		sum += w.arrivals[(w.second-i+slots)%slots]
+		sum += float64(w.arrivals[(w.second-i+slots)%slots])
 	}
 	over := min(float64(n), max(now.Sub(w.since).Seconds(), 1))
 	return sum / over

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -24,18 +23,17 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-const (
-	// stale is the age over which a gateway's report counts as zero.
-	stale = 3 * time.Second
-	// ring is how many decisions are kept of each function.
-	ring = 64
-)
+// stale is the age over which a gateway's report counts as zero.
+const stale = 3 * time.Second
 
 // Config says what a fleet stands on.
 type Config struct {
 	Objects api.Objects
 	// Policy reads how a function scales from its Deployment.
 	Policy func(*appsv1.Deployment) autoscale.Policy
+	// CPU is what a function's replicas use; Look has a new value looked at.
+	// nil: it is not known.
+	CPU func(types.NamespacedName) autoscale.CPU
 	// Settle is how long after the start nothing is scaled down, because what
 	// was asked before is not known; 0 is 10 s.
 	Settle time.Duration
@@ -74,8 +72,8 @@ type podKey struct {
 type function struct {
 	window    autoscale.Window
 	demand    map[string]reported // by gateway
-	decisions []Decision          // the newest last
-	failing   string              // the reason told last
+	decisions autoscale.History
+	failing   string // the reason told last
 	endpoints map[types.UID]state
 }
 
@@ -84,20 +82,13 @@ type reported struct {
 	at time.Time
 }
 
-// Decision is one that changed something, or would be asked about.
-type Decision struct {
-	Time     time.Time `json:"time"`
-	From     int       `json:"from"`
-	To       int       `json:"to"`
-	Queued   int       `json:"queued"`
-	InFlight int       `json:"inFlight"`
-	Reason   string    `json:"reason"`
-}
-
 // New makes a fleet; Run has it work.
 func New(c Config) (*Fleet, error) {
 	if c.Objects == nil || c.Policy == nil {
 		return nil, errors.New("fleet: Objects and Policy are required")
+	}
+	if c.CPU == nil {
+		c.CPU = func(types.NamespacedName) autoscale.CPU { return autoscale.CPU{} }
 	}
 	if c.Settle == 0 {
 		c.Settle = 10 * time.Second
@@ -222,6 +213,7 @@ func (f *Fleet) reconcile(ctx context.Context, k types.NamespacedName) (time.Dur
 	}
 	dec, now := f.decide(k, d)
 	if dec.Replicas == now.Replicas {
+		f.keep(k, dec)
 		return dec.Again, nil
 	}
 	_, err := api.Mutate(ctx, f.c.Objects, api.Deployments, k.Namespace, k.Name, api.UpdateOptions{}, func(have *appsv1.Deployment) (bool, error) {
@@ -281,7 +273,7 @@ func (f *Fleet) decide(k types.NamespacedName, d *appsv1.Deployment) (autoscale.
 	defer f.mu.Unlock()
 	fn := f.of(k)
 	t := time.Now()
-	now := autoscale.Now{Time: t, Replicas: wanted(d), Ready: int(d.Status.ReadyReplicas), Settling: t.Sub(f.started) < f.c.Settle}
+	now := autoscale.Now{Time: t, Replicas: wanted(d), Ready: int(d.Status.ReadyReplicas), Settling: t.Sub(f.started) < f.c.Settle, CPU: f.c.CPU(k)}
 	fn.drop(t)
 	for _, r := range fn.demand {
 		now.Queued += r.Queued
@@ -299,13 +291,7 @@ func (f *Fleet) decide(k types.NamespacedName, d *appsv1.Deployment) (autoscale.
 }
 
 func (f *Fleet) note(k types.NamespacedName, now autoscale.Now, dec autoscale.Decision) {
-	f.mu.Lock()
-	fn := f.of(k)
-	if len(fn.decisions) == ring {
-		fn.decisions = slices.Delete(fn.decisions, 0, 1)
-	}
-	fn.decisions = append(fn.decisions, Decision{Time: now.Time, From: now.Replicas, To: dec.Replicas, Queued: now.Queued, InFlight: now.InFlight, Reason: dec.Reason})
-	f.mu.Unlock()
+	f.keep(k, dec)
 	direction := "up"
 	if dec.Replicas < now.Replicas {
 		direction = "down"
@@ -316,13 +302,25 @@ func (f *Fleet) note(k types.NamespacedName, now autoscale.Now, dec autoscale.De
 		slog.Int("queued", now.Queued), slog.Int("in_flight", now.InFlight), slog.String("reason", dec.Reason))
 }
 
-// Decisions are the last ones that changed a function's number of replicas,
-// oldest first.
-func (f *Fleet) Decisions(k types.NamespacedName) []Decision {
+// keep puts a decision into the function's history.
+func (f *Fleet) keep(k types.NamespacedName, dec autoscale.Decision) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if fn := f.functions[k]; fn != nil { // else it has just been deleted
+		fn.decisions.Add(dec.Record)
+	}
+}
+
+// Decisions implements api.Capacity.
+func (f *Fleet) Decisions(_ context.Context, k types.NamespacedName) ([]api.ScaleDecision, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if fn := f.functions[k]; fn != nil {
-		return slices.Clone(fn.decisions)
+		return fn.decisions.All(), nil
 	}
-	return nil
+	return nil, nil
 }
+
+// Look decides on a function again: something that the policy reads has
+// changed.
+func (f *Fleet) Look(k types.NamespacedName) { f.scale.Add(k) }

@@ -39,6 +39,10 @@ type Config struct {
 	// Invocations is how often a function was called; nil: 0.
 	Invocations func(types.NamespacedName) uint64
 
+	// Decisions are the last ones on a function's number of replicas, oldest
+	// first; nil: 501.
+	Decisions func(context.Context, types.NamespacedName) ([]api.ScaleDecision, error)
+
 	// Agents finds a node's agent, for logs and usage; nil: both are 501.
 	Agents func(ctx context.Context, node string) (api.Agent, error)
 
@@ -102,6 +106,7 @@ func (d *Dialect) Mount(r chi.Router) {
 	r.Put("/system/functions", d.on(d.updateFunction))
 	r.Delete("/system/functions", d.on(d.deleteFunction))
 	r.Get("/system/function/{name}", d.on(d.getFunction))
+	r.Get("/system/function/{name}/decisions", d.on(d.decisions))
 	r.Post("/system/scale-function/{name}", d.on(d.scale))
 	r.Get("/system/info", d.on(d.info))
 	r.Get("/system/namespaces", d.on(d.listNamespaces))

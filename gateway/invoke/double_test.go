@@ -90,6 +90,10 @@ func (c *capacity) Endpoints(ctx context.Context, _ string) (api.EndpointStream,
 	return s, nil
 }
 
+func (c *capacity) Decisions(context.Context, types.NamespacedName) ([]api.ScaleDecision, error) {
+	return nil, nil
+}
+
 func (c *capacity) Drained(_ context.Context, _ string, pods []types.UID) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

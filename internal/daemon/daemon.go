@@ -24,10 +24,12 @@ import (
 	"github.com/podsnap/podsnap/controlplane/scheduler"
 	"github.com/podsnap/podsnap/controlplane/soft"
 	"github.com/podsnap/podsnap/controlplane/store"
+	"github.com/podsnap/podsnap/controlplane/usage"
 	"github.com/podsnap/podsnap/functions"
 	"github.com/podsnap/podsnap/gateway"
 	"github.com/podsnap/podsnap/gateway/async"
 	"github.com/podsnap/podsnap/gateway/auth"
+	"github.com/podsnap/podsnap/gateway/backlog"
 	"github.com/podsnap/podsnap/gateway/dialect"
 	"github.com/podsnap/podsnap/gateway/front"
 	"github.com/podsnap/podsnap/internal/daemon/embedded"
@@ -51,6 +53,7 @@ type platform struct {
 
 	objects api.Objects
 	node    *node
+	usage   *usage.Sampler
 	agent   *nodeagent.Agent
 	handler http.Handler
 }
@@ -238,7 +241,13 @@ func (p *platform) startStore(ctx context.Context) error {
 }
 
 func (p *platform) startControl(ctx context.Context) (*fleet.Fleet, error) {
-	fl, err := fleet.New(fleet.Config{Objects: p.objects, Policy: policy, Log: p.log, Metrics: p.metrics})
+	var fl *fleet.Fleet
+	var err error
+	p.usage, err = usage.New(usage.Config{Objects: p.objects, Agents: p.agents, Told: func(f types.NamespacedName) { fl.Look(f) }, Log: p.log})
+	if err != nil {
+		return nil, err
+	}
+	fl, err = fleet.New(fleet.Config{Objects: p.objects, Policy: policy, CPU: p.usage.CPU, Log: p.log, Metrics: p.metrics})
 	if err != nil {
 		return nil, err
 	}
@@ -276,6 +285,7 @@ func (p *platform) startNode(ctx context.Context) error {
 		return err
 	}
 	p.stack.start(ctx, "node agent", p.agent.Run)
+	p.stack.start(ctx, "use of cpu", p.usage.Run) // it asks the agent
 	return nil
 }
 
@@ -289,15 +299,19 @@ func (p *platform) agents(_ context.Context, node string) (api.Agent, error) {
 
 func (p *platform) startGateway(ctx context.Context, capacity api.Capacity, reg *registry.Registry, natsURL string) error {
 	var queue *async.Queue
+	looks := lookInto(func() *async.Queue { return queue })
+	waiting := backlog.New(backlog.Config{Capacity: capacity, Gateway: p.c.NodeName, Pending: looks.Pending, Log: p.log})
 	g, err := gateway.New(gateway.Config{
 		Objects: p.objects, Capacity: capacity, Agents: p.agents, Name: p.c.NodeName,
 		Enqueue: func(ctx context.Context, c dialect.AsyncCall) error {
-			return queue.Enqueue(ctx, async.Call{
+			err := queue.Enqueue(ctx, async.Call{
 				ID: c.ID, Function: c.Function, Method: c.Method, Path: c.Path, Query: c.Query,
 				Header: c.Header, Body: c.Body, Callback: c.CallbackURL, Start: c.Start,
 			})
+			waiting.Kick()
+			return err
 		},
-		Queue:   lookInto(func() *async.Queue { return queue }),
+		Queue:   looks,
 		Digest:  digests(reg),
 		Auth:    auth.Config{Disabled: p.c.NoAuth, User: p.secrets.user, Password: p.secrets.password},
 		Version: openfaas.Version{Release: p.c.Version, SHA: p.c.Revision},
@@ -317,6 +331,7 @@ func (p *platform) startGateway(ctx context.Context, capacity api.Capacity, reg 
 	})
 	p.stack.start(ctx, "gateway", g.Run)
 	p.stack.start(ctx, "asynchronous calls", queue.Run)
+	p.stack.start(ctx, "backlog", waiting.Run)
 	p.handler = g.Handler()
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+
+	"github.com/podsnap/podsnap/api"
 )
 
 // Functions lists the functions of a namespace.
@@ -26,6 +28,17 @@ func (c *Client) Function(ctx context.Context, namespace, name string, usage boo
 		return nil, err
 	}
 	return out, nil
+}
+
+// Decisions are the last ones on a function's number of replicas, oldest first.
+// It is an addition to the API: GET /system/function/{name}/decisions.
+func (c *Client) Decisions(ctx context.Context, namespace, name string) ([]api.ScaleDecision, error) {
+	var out []api.ScaleDecision
+	err := c.do(ctx, call{
+		op: "get the decisions on function " + name, method: http.MethodGet,
+		path: "/system/function/" + url.PathEscape(name) + "/decisions", query: inNamespace(namespace), out: &out,
+	})
+	return out, err
 }
 
 // Create deploys a function that must not exist.
