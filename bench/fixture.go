@@ -47,7 +47,7 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 // platform is the running platform, started at the first call.
 func (b *bench) platform() *platform.Platform {
 	if b.running == nil {
-		b.running = platform.New(b)
+		b.running = platform.New(b, b.flags...)
 	}
 	return b.running
 }
@@ -120,12 +120,17 @@ func (b *bench) cool(name string) error {
 // most cold functions that are used at a time.
 const most = 64
 
+// coldLabels are those of a function that starts when it is called.
+func coldLabels() map[string]string {
+	return map[string]string{"com.openfaas.scale.min": "0", "com.openfaas.scale.max": "1", "com.openfaas.scale.zero": "true"}
+}
+
 // colds are the names of n functions at zero replicas.
 func (b *bench) colds(n int) []string {
 	b.prepare()
 	for i := len(b.cold64); i < most; i++ {
 		name := fmt.Sprintf("cold-%02d", i)
-		b.must(b.create(name, map[string]string{"com.openfaas.scale.min": "0", "com.openfaas.scale.max": "1", "com.openfaas.scale.zero": "true"}))
+		b.must(b.create(name, coldLabels()))
 		b.cold64 = append(b.cold64, name)
 	}
 	b.must(b.watched.gone(b.ctx, b.cold64...))

@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"regexp"
 	"slices"
@@ -49,7 +50,7 @@ func run() int {
 	if ctx.Err() != nil {
 		return exit(context.Cause(ctx)) // the last figures stay
 	}
-	if err := report(rows, *out); err != nil {
+	if err := report(os.Stdout, rows, *out); err != nil {
 		return exit(err)
 	}
 	if b.failed {
@@ -82,11 +83,15 @@ func parts() []part {
 		{[]string{nameThroughput}, (*bench).throughput},
 		{[]string{nameWarmTail}, (*bench).warmTail},
 		{[]string{nameAsync}, (*bench).async},
-		{[]string{nameCold, nameColdTail}, (*bench).cold},
+		{[]string{namePersisted, namePersistedRate}, (*bench).persisted},
+		{[]string{nameCold, nameColdTail, nameColdFloor}, (*bench).cold},
+		{[]string{nameColdEmpty}, (*bench).coldEmpty},
+		{[]string{nameThaw}, (*bench).thaw},
 		{[]string{nameDeploy, nameDeployCold}, (*bench).deploy},
 		{[]string{nameColdRate}, (*bench).coldRate},
 		{[]string{nameStep, nameDecision}, (*bench).step},
 		{[]string{nameBurst}, (*bench).burst},
+		{[]string{nameChurn, nameChurnRate}, (*bench).churn},
 	}
 }
 
@@ -100,6 +105,14 @@ func (b *bench) measure(match *regexp.Regexp) []row {
 		}
 		start := time.Now()
 		got, err := b.try(p.measure)
+		var why skipped
+		if errors.As(err, &why) {
+			b.Logf("bench: skipped: %s: %v", strings.Join(p.names, "; "), why)
+			for _, n := range p.names {
+				rows = append(rows, row{Name: n, Skipped: why.Error()})
+			}
+			continue
+		}
 		if err != nil {
 			b.Errorf("bench: not measured: %s: %v", strings.Join(p.names, "; "), err)
 			continue
@@ -113,8 +126,8 @@ func (b *bench) measure(match *regexp.Regexp) []row {
 func (b *bench) try(f func(*bench) []row) (rows []row, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			e, ok := r.(fatal)
-			if !ok {
+			e, _ := r.(error)
+			if !errors.As(e, new(fatal)) && !errors.As(e, new(skipped)) {
 				b.clean()
 				panic(r)
 			}
@@ -129,6 +142,7 @@ type bench struct {
 	ctx      context.Context //nolint:containedctx // it stands for a testing.T
 	rounds   int
 	verbose  bool
+	flags    []string // of the platform
 	cleanups []func()
 	failed   bool
 
@@ -140,8 +154,12 @@ type bench struct {
 	runc    *runc
 }
 
-// fatal ends the measurement of a part.
-type fatal struct{ error }
+// fatal ends the measurement of a part as a failure, skipped as one that this
+// machine or this platform has no means for.
+type (
+	fatal   struct{ error }
+	skipped struct{ error }
+)
 
 func (*bench) Helper()                    {}
 func (b *bench) Context() context.Context { return b.ctx }
@@ -153,10 +171,10 @@ func (b *bench) Errorf(f string, a ...any) {
 	b.Logf(f, a...)
 }
 
-func (*bench) Fatal(a ...any)             { panic(fatal{fmt.Errorf("%s", strings.TrimSpace(fmt.Sprintln(a...)))}) }
-func (*bench) Fatalf(f string, a ...any)  { panic(fatal{fmt.Errorf(f, a...)}) }
-func (b *bench) Skip(a ...any)            { b.Fatal(a...) }
-func (b *bench) Skipf(f string, a ...any) { b.Fatalf(f, a...) }
+func (*bench) Fatal(a ...any)            { panic(fatal{fmt.Errorf("%s", strings.TrimSpace(fmt.Sprintln(a...)))}) }
+func (*bench) Fatalf(f string, a ...any) { panic(fatal{fmt.Errorf(f, a...)}) }
+func (*bench) Skip(a ...any)             { panic(skipped{fmt.Errorf("%s", strings.TrimSpace(fmt.Sprintln(a...)))}) }
+func (*bench) Skipf(f string, a ...any)  { panic(skipped{fmt.Errorf(f, a...)}) }
 
 // clean ends what was started, the newest first; one that fails does not stop
 // the others.
@@ -169,6 +187,25 @@ func (b *bench) clean() {
 			b.Errorf("bench: clean up: %v", err)
 		}
 	}
+}
+
+// another is a bench with a platform of its own, to which the flags are given.
+// Give it to end when it is done with.
+func (b *bench) another(flags ...string) *bench {
+	return &bench{ctx: b.ctx, rounds: b.rounds, verbose: b.verbose, flags: flags}
+}
+
+// end ends what another bench has started, and takes its faults over.
+func (b *bench) end(other *bench) {
+	other.clean()
+	b.failed = b.failed || other.failed
+}
+
+// serverHas reports whether `faas server` knows a flag.
+func (b *bench) serverHas(flag string) bool {
+	out, err := exec.CommandContext(b.ctx, platform.Binary(b), "server", "--help").CombinedOutput() //nolint:gosec // our own binary
+	b.must(err)
+	return slices.ContainsFunc(strings.Fields(string(out)), func(w string) bool { return w == flag })
 }
 
 func (b *bench) must(err error) {
