@@ -32,7 +32,7 @@ func (b *bench) cold() []row {
 	tail := atMost(nameColdTail, "ms", 0.50, []float64{quantile(r.ours, 0.99)}, []float64{quantile(r.runc, 0.99)})
 	tail.Low, tail.High = slices.Min(r.ours), slices.Max(r.ours)
 	p50 := atMost(nameCold, "ms", 0.35, r.oursP50, r.runcP50)
-	p50.Hint, tail.Hint = r.stages, r.stages
+	p50.Hint = r.stages
 	return []row{p50, tail, noGoal(nameColdFloor, "ms", r.oursP50, r.floorP50)}
 }
 

@@ -30,6 +30,7 @@ func run() int {
 	rounds := flag.Int("rounds", 5, "`times` that ours and the baseline take turns")
 	out := flag.String("o", "bench/latest.json", "`file` that the rows are written to")
 	compare := flag.Bool("compare", false, "print how the ratios of two files, old and new, differ")
+	functions := flag.Int("functions", 100_000, "`number` of registered functions to reach, as far as time allows")
 	verbose := flag.Bool("v", false, "print each round's figures")
 	flag.Parse()
 	if *compare {
@@ -44,7 +45,7 @@ func run() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	b := &bench{ctx: ctx, rounds: *rounds, verbose: *verbose}
+	b := &bench{ctx: ctx, rounds: *rounds, verbose: *verbose, functions: *functions}
 	rows := b.measure(match)
 	b.clean()
 	if ctx.Err() != nil {
@@ -92,6 +93,7 @@ func parts() []part {
 		{[]string{nameStep, nameDecision}, (*bench).step},
 		{[]string{nameBurst}, (*bench).burst},
 		{[]string{nameChurn, nameChurnRate}, (*bench).churn},
+		{[]string{nameFunctionRSS, nameLookup, nameRegWarm, nameRestart}, (*bench).registered},
 	}
 }
 
@@ -139,12 +141,13 @@ func (b *bench) try(f func(*bench) []row) (rows []row, err error) {
 
 // bench is the platform's "test": what it starts is ended by clean.
 type bench struct {
-	ctx      context.Context //nolint:containedctx // it stands for a testing.T
-	rounds   int
-	verbose  bool
-	flags    []string // of the platform
-	cleanups []func()
-	failed   bool
+	ctx       context.Context //nolint:containedctx // it stands for a testing.T
+	rounds    int
+	verbose   bool
+	flags     []string // of the platform
+	functions int      // that are registered; see registered
+	cleanups  []func()
+	failed    bool
 
 	running *platform.Platform // see platform
 	image   string             // of the measured function; see prepare
