@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -30,6 +31,10 @@ func run() int {
 	rounds := flag.Int("rounds", 5, "`times` that ours and the baseline take turns")
 	out := flag.String("o", "bench/latest.json", "`file` that the rows are written to")
 	compare := flag.Bool("compare", false, "print how the ratios of two files, old and new, differ")
+	traceDir := flag.String("trace", cmp.Or(os.Getenv("BENCH_TRACE"), "../shared/data/azure_100"), "`folder` of the Azure trace sample")
+	minutes := flag.Int("trace-minutes", 12, "`minutes` of the trace that are replayed")
+	speed := flag.Float64("trace-speed", 4, "how many times `faster` than in the trace calls arrive")
+	keep := flag.Duration("trace-keep", time.Minute, "how long an idle replica is kept, in the trace's `time`; 0 leaves it to the platform")
 	functions := flag.Int("functions", 100_000, "`number` of registered functions to reach, as far as time allows")
 	verbose := flag.Bool("v", false, "print each round's figures")
 	flag.Parse()
@@ -45,7 +50,7 @@ func run() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	b := &bench{ctx: ctx, rounds: *rounds, verbose: *verbose, functions: *functions}
+	b := &bench{ctx: ctx, rounds: *rounds, verbose: *verbose, settings: settings{*functions, *traceDir, *minutes, *speed, *keep}}
 	rows := b.measure(match)
 	b.clean()
 	if ctx.Err() != nil {
@@ -93,6 +98,8 @@ func parts() []part {
 		{[]string{nameStep, nameDecision}, (*bench).step},
 		{[]string{nameBurst}, (*bench).burst},
 		{[]string{nameChurn, nameChurnRate}, (*bench).churn},
+		{[]string{nameSlowdown, nameSlowdownTail, nameIdleShare}, (*bench).replay},
+		{[]string{nameStoreErrors, nameStoreCold, nameServerCold, nameServerErrors}, (*bench).killed},
 		{[]string{nameFunctionRSS, nameLookup, nameRegWarm, nameRestart}, (*bench).registered},
 	}
 }
@@ -141,13 +148,13 @@ func (b *bench) try(f func(*bench) []row) (rows []row, err error) {
 
 // bench is the platform's "test": what it starts is ended by clean.
 type bench struct {
-	ctx       context.Context //nolint:containedctx // it stands for a testing.T
-	rounds    int
-	verbose   bool
-	flags     []string // of the platform
-	functions int      // that are registered; see registered
-	cleanups  []func()
-	failed    bool
+	ctx     context.Context //nolint:containedctx // it stands for a testing.T
+	rounds  int
+	verbose bool
+	flags   []string // of the platform
+	settings
+	cleanups []func()
+	failed   bool
 
 	running *platform.Platform // see platform
 	image   string             // of the measured function; see prepare
@@ -155,6 +162,16 @@ type bench struct {
 	watched *pods
 	cold64  []string // functions at zero replicas
 	runc    *runc
+	traced  *replayed // see replayed
+}
+
+// settings are what flags say beside the rows and rounds.
+type settings struct {
+	functions    int // that are registered; see registered
+	traceDir     string
+	traceMinutes int
+	traceSpeed   float64
+	traceKeep    time.Duration
 }
 
 // fatal ends the measurement of a part as a failure, skipped as one that this
@@ -195,7 +212,7 @@ func (b *bench) clean() {
 // another is a bench with a platform of its own, to which the flags are given.
 // Give it to end when it is done with.
 func (b *bench) another(flags ...string) *bench {
-	return &bench{ctx: b.ctx, rounds: b.rounds, verbose: b.verbose, flags: flags}
+	return &bench{ctx: b.ctx, rounds: b.rounds, verbose: b.verbose, flags: flags, settings: b.settings}
 }
 
 // end ends what another bench has started, and takes its faults over.
