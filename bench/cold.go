@@ -14,6 +14,9 @@ import (
 const (
 	nameCold       = "cold start p50 ÷ runc run"
 	nameColdTail   = "cold start p99 ÷ runc run"
+	nameColdFloor  = "cold start p50 ÷ fork/exec of the same binary on the host (the floor)"
+	nameColdEmpty  = "cold start p50, no parked sandboxes ÷ runc run"
+	nameThaw       = "frozen replica, first byte p50 ÷ runc run"
 	nameColdRate   = "cold starts/s, served and torn down ÷ runc run"
 	nameBurst      = "burst of 64 cold functions, last byte ÷ 64 runc run at once"
 	nameDeploy     = "deploy → first 200 ÷ goal"
@@ -21,9 +24,50 @@ const (
 )
 
 // cold is a call at zero replicas against `runc run` of the same root file
-// system, both to the first byte.
+// system, and against the program alone as a child of this process: all to the
+// first byte.
 func (b *bench) cold() []row {
-	const each = 8
+	r := b.coldRounds(8, true)
+	// The tail is one of all rounds: a round alone is too few.
+	tail := atMost(nameColdTail, "ms", 0.50, []float64{quantile(r.ours, 0.99)}, []float64{quantile(r.runc, 0.99)})
+	tail.Low, tail.High = slices.Min(r.ours), slices.Max(r.ours)
+	p50 := atMost(nameCold, "ms", 0.35, r.oursP50, r.runcP50)
+	p50.Hint = r.stages
+	return []row{p50, tail, noGoal(nameColdFloor, "ms", r.oursP50, r.floorP50)}
+}
+
+// poolFlag says how many sandboxes the server keeps parked.
+const poolFlag = "--sandbox-pool"
+
+// coldEmpty is cold on a platform that has no sandbox parked.
+func (b *bench) coldEmpty() []row {
+	if !b.serverHas(poolFlag) {
+		b.Skipf("`faas server` has no %s: no sandboxes are parked that could be left out", poolFlag)
+	}
+	rc := b.baseline()
+	other := b.another(poolFlag + "=0")
+	defer b.end(other)
+	other.runc = rc
+	r := other.coldRounds(4, false)
+	p50 := atMost(nameColdEmpty, "ms", 0.8, r.oursP50, r.runcP50)
+	p50.Hint = r.stages
+	return []row{p50}
+}
+
+// thaw is a call of a function whose only replica is frozen.
+func (b *bench) thaw() []row {
+	b.Skip("the platform does not freeze idle replicas")
+	return nil
+}
+
+// colds of one part, ms: all of ours and of the baseline, and medians a round.
+type coldTimes struct {
+	ours, runc                 []float64
+	oursP50, runcP50, floorP50 []float64
+	stages                     string // the platform's own account of ours
+}
+
+func (b *bench) coldRounds(each int, floor bool) (r coldTimes) {
 	f, rc, c := b.colds(1)[0], b.baseline(), client()
 	defer c.CloseIdleConnections()
 	one := func() float64 {
@@ -34,23 +78,24 @@ func (b *bench) cold() []row {
 	}
 	one() // the image is unpacked, whoever comes first
 	before := b.stages()
-	var ours, base, ourTails, baseTails []float64
 	b.each(func() {
-		var o, d []float64
+		var o, d, fl []float64
 		for range each {
 			o = append(o, one())
 			d = append(d, b.runOne(rc))
+			if floor {
+				took, err := rc.plain(b.ctx)
+				b.must(err)
+				fl = append(fl, ms(took))
+			}
 		}
-		b.note("cold starts %.4g ms, runc run %.4g ms", o, d)
-		ours, base = append(ours, median(o)), append(base, median(d))
-		ourTails, baseTails = append(ourTails, o...), append(baseTails, d...)
+		b.note("cold starts %.4g ms, runc run %.4g ms, fork/exec %.4g ms", o, d, fl)
+		r.ours, r.runc = append(r.ours, o...), append(r.runc, d...)
+		r.oursP50, r.runcP50, r.floorP50 = append(r.oursP50, median(o)), append(r.runcP50, median(d)), append(r.floorP50, median(fl))
 	})
 	b.must(b.cool(f))
-	b.noteStages(before)
-	// The tail is one of all rounds: a round alone is too few.
-	tail := atMost(nameColdTail, "ms", 0.50, []float64{quantile(ourTails, 0.99)}, []float64{quantile(baseTails, 0.99)})
-	tail.spread = fmt.Sprintf("%s (all %d)", spread(ourTails), len(ourTails))
-	return []row{atMost(nameCold, "ms", 0.35, ours, base), tail}
+	r.stages = b.stagesSince(before)
+	return r
 }
 
 // stages are the sums and counts of what the platform says that parts of starts
@@ -70,14 +115,17 @@ func (b *bench) stages() map[string]float64 {
 	return out
 }
 
-// noteStages prints the means since before.
-func (b *bench) noteStages(before map[string]float64) {
+// stagesSince are the means since before, one a line.
+func (b *bench) stagesSince(before map[string]float64) string {
 	now := b.stages()
+	var out []string
 	for _, k := range slices.Sorted(maps.Keys(now)) {
 		if sum := strings.Replace(k, "_count", "_sum", 1); sum != k && now[k] > before[k] {
-			b.note("%s: %.2f ms, %.0f times", k, 1000*(now[sum]-before[sum])/(now[k]-before[k]), now[k]-before[k])
+			name := strings.Replace(k, "_seconds_count", "", 1)
+			out = append(out, fmt.Sprintf("%s: mean %.2f ms, %.0f times", name, 1000*(now[sum]-before[sum])/(now[k]-before[k]), now[k]-before[k]))
 		}
 	}
+	return strings.Join(out, "\n")
 }
 
 func (b *bench) runOne(rc *runc) float64 {
@@ -93,7 +141,7 @@ func (b *bench) deploy() []row {
 	f, c := b.colds(1)[0], client()
 	defer c.CloseIdleConnections()
 	var ours, base, goal []float64
-	n := 0
+	n, before := 0, b.stages()
 	b.each(func() {
 		var o, d []float64
 		for range 3 {
@@ -114,7 +162,9 @@ func (b *bench) deploy() []row {
 		}
 		ours, base, goal = append(ours, median(o)), append(base, median(d)), append(goal, 60)
 	})
-	return []row{atMost(nameDeploy, "ms", 1, ours, goal), atMost(nameDeployCold, "ms", 3, ours, base)}
+	rows := []row{atMost(nameDeploy, "ms", 1, ours, goal), atMost(nameDeployCold, "ms", 3, ours, base)}
+	rows[0].Hint = b.stagesSince(before)
+	return rows
 }
 
 // coldRate is how many full cycles (start, serve, tear down) get done in a
@@ -124,6 +174,7 @@ func (b *bench) coldRate() []row {
 	names, rc, c := b.colds(wide), b.baseline(), client()
 	defer c.CloseIdleConnections()
 	var ours, base []float64
+	before := b.stages()
 	b.each(func() {
 		ours = append(ours, b.cycles(wide, cycles, func(i int) error {
 			if _, err := b.call(c, names[i]); err != nil {
@@ -140,7 +191,9 @@ func (b *bench) coldRate() []row {
 		}))
 		b.note("%.3g cold starts/s, %.3g runc run/s", ours[len(ours)-1], base[len(base)-1])
 	})
-	return []row{atLeast(nameColdRate, 2.5, ours, base)}
+	r := atLeast(nameColdRate, 2.5, ours, base)
+	r.Hint = b.stagesSince(before)
+	return []row{r}
 }
 
 // cycles calls f n times, wide at a time, each place with its own number, and
@@ -167,6 +220,7 @@ func (b *bench) cycles(wide, n int, f func(place int) error) float64 {
 func (b *bench) burst() []row {
 	names, rc := b.colds(most), b.baseline()
 	var ours, base []float64
+	before := b.stages()
 	b.each(func() {
 		ours = append(ours, b.burstOf(names))
 		start := time.Now()
@@ -188,7 +242,9 @@ func (b *bench) burst() []row {
 		base = append(base, last)
 		b.note("burst: ours %.4g ms, runc run %.4g ms", ours[len(ours)-1], last)
 	})
-	return []row{atMost(nameBurst, "ms", 0.30, ours, base)}
+	r := atMost(nameBurst, "ms", 0.30, ours, base)
+	r.Hint = b.stagesSince(before)
+	return []row{r}
 }
 
 // burstOf calls cold functions at once, for the time to the last answer in ms,

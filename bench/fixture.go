@@ -24,7 +24,8 @@ import (
 )
 
 // function is the measured one: the Go template with a handler that answers at
-// once, or, at the path /hold, when its caller goes away. It has one replica.
+// once, at the path /sleep/5ms after so long, at /hold when its caller goes
+// away. It has one replica.
 const function = "bench"
 
 const handler = `package function
@@ -32,6 +33,8 @@ const handler = `package function
 import (
 	"io"
 	"net/http"
+	"strings"
+	"time"
 )
 
 // Handle answers one request.
@@ -40,6 +43,14 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 		return
 	}
+	if s, ok := strings.CutPrefix(r.URL.Path, "/sleep/"); ok {
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		time.Sleep(d)
+	}
 	io.WriteString(w, "hello\n")
 }
 `
@@ -47,7 +58,7 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 // platform is the running platform, started at the first call.
 func (b *bench) platform() *platform.Platform {
 	if b.running == nil {
-		b.running = platform.New(b)
+		b.running = platform.New(b, b.flags...)
 	}
 	return b.running
 }
@@ -120,12 +131,17 @@ func (b *bench) cool(name string) error {
 // most cold functions that are used at a time.
 const most = 64
 
+// coldLabels are those of a function that starts when it is called.
+func coldLabels() map[string]string {
+	return map[string]string{"com.openfaas.scale.min": "0", "com.openfaas.scale.max": "1", "com.openfaas.scale.zero": "true"}
+}
+
 // colds are the names of n functions at zero replicas.
 func (b *bench) colds(n int) []string {
 	b.prepare()
 	for i := len(b.cold64); i < most; i++ {
 		name := fmt.Sprintf("cold-%02d", i)
-		b.must(b.create(name, map[string]string{"com.openfaas.scale.min": "0", "com.openfaas.scale.max": "1", "com.openfaas.scale.zero": "true"}))
+		b.must(b.create(name, coldLabels()))
 		b.cold64 = append(b.cold64, name)
 	}
 	b.must(b.watched.gone(b.ctx, b.cold64...))
@@ -196,6 +212,7 @@ func (b *bench) objects() api.Objects {
 type pod struct {
 	function, ip string
 	ready        bool
+	from, to     time.Time // when it was seen first, and when it was gone
 }
 
 // pods follows the functions' pods by a watch, so that waiting for them costs
@@ -203,6 +220,7 @@ type pod struct {
 type pods struct {
 	mu   sync.Mutex
 	all  map[types.UID]pod
+	past []pod         // those that are gone
 	turn chan struct{} // closed at each change
 	err  error         // why the watch has ended
 }
@@ -235,9 +253,16 @@ func (w *pods) take(t api.EventType, p *corev1.Pod) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if t == api.Deleted {
+		if was, ok := w.all[p.UID]; ok {
+			was.to = time.Now()
+			w.past = append(w.past, was)
+		}
 		delete(w.all, p.UID)
 	} else {
-		next := pod{function: p.Labels[api.LabelFunction], ip: p.Status.PodIP}
+		next := pod{function: p.Labels[api.LabelFunction], ip: p.Status.PodIP, from: w.all[p.UID].from}
+		if next.from.IsZero() {
+			next.from = time.Now()
+		}
 		for _, c := range p.Status.Conditions {
 			next.ready = next.ready || c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 		}
@@ -265,6 +290,26 @@ func (w *pods) until(ctx context.Context, limit time.Duration, what string, ok f
 			return fmt.Errorf("waited for %s, there are %d pods in all: %w", what, n, ctx.Err())
 		}
 	}
+}
+
+// lived is for how long the pods of each function have been there since from.
+func (w *pods) lived(from time.Time) map[string]time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out, now := map[string]time.Duration{}, time.Now()
+	add := func(p pod, to time.Time) {
+		if p.from.Before(from) {
+			p.from = from
+		}
+		out[p.function] += max(0, to.Sub(p.from))
+	}
+	for _, p := range w.past {
+		add(p, p.to)
+	}
+	for _, p := range w.all {
+		add(p, now)
+	}
+	return out
 }
 
 // gone waits until there is no pod of these functions.

@@ -43,7 +43,7 @@ type wire struct {
 	r    *bufio.Reader
 }
 
-const callLimit = 20 * time.Second
+const callLimit = time.Minute
 
 func dial(ctx context.Context, t target) (*wire, error) {
 	c, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", t.addr)
@@ -188,30 +188,7 @@ func arrivals(rate float64, d time.Duration, r *rand.Rand) []time.Duration {
 // call was due: one that waited for a connection, or for the generator itself,
 // has its wait in it.
 func (p pool) open(ctx context.Context, at []time.Duration) ([]float64, error) {
-	due := make(chan time.Time, len(at))
-	go func() {
-		defer close(due)
-		// A thread of its own: the runtime's timers are a millisecond coarse.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0) // coarser without
-		start := time.Now()
-		for _, a := range at {
-			t := start.Add(a)
-			for {
-				wait := time.Until(t)
-				if wait <= 0 {
-					break
-				}
-				ts := unix.NsecToTimespec(int64(wait))
-				_ = unix.Nanosleep(&ts, nil) // cut short: looked at again
-			}
-			if ctx.Err() != nil {
-				return
-			}
-			due <- t
-		}
-	}()
+	due := clock(ctx, at)
 	var mu sync.Mutex
 	all := make([]float64, 0, len(at))
 	err := p.parallel(func(w *wire, _ time.Time) error {
@@ -230,6 +207,37 @@ func (p pool) open(ctx context.Context, at []time.Duration) ([]float64, error) {
 	for range due { // the clock's end, when all connections failed
 	}
 	return all, errors.Join(err, ctx.Err())
+}
+
+// clock sends each of the times when it has come, and closes the channel at the
+// end, or early when ctx is done. It never waits for its reader.
+func clock(ctx context.Context, at []time.Duration) <-chan time.Time {
+	due := make(chan time.Time, len(at))
+	go func() {
+		defer close(due)
+		// A thread of its own: the runtime's timers are a millisecond coarse.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0) // coarser without
+		start := time.Now()
+		for _, a := range at {
+			t := start.Add(a)
+			for ctx.Err() == nil {
+				wait := time.Until(t)
+				if wait <= 0 {
+					break
+				}
+				// Cut short, so that the end of ctx is seen; looked at again.
+				ts := unix.NsecToTimespec(int64(min(wait, 50*time.Millisecond)))
+				_ = unix.Nanosleep(&ts, nil)
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			due <- t
+		}
+	}()
+	return due
 }
 
 // parallel runs f for each connection at once.

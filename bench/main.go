@@ -5,11 +5,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"regexp"
 	"slices"
@@ -29,6 +31,11 @@ func run() int {
 	rounds := flag.Int("rounds", 5, "`times` that ours and the baseline take turns")
 	out := flag.String("o", "bench/latest.json", "`file` that the rows are written to")
 	compare := flag.Bool("compare", false, "print how the ratios of two files, old and new, differ")
+	traceDir := flag.String("trace", cmp.Or(os.Getenv("BENCH_TRACE"), "../shared/data/azure_100"), "`folder` of the Azure trace sample")
+	minutes := flag.Int("trace-minutes", 12, "`minutes` of the trace that are replayed")
+	speed := flag.Float64("trace-speed", 4, "how many times `faster` than in the trace calls arrive")
+	keep := flag.Duration("trace-keep", time.Minute, "how long an idle replica is kept, in the trace's `time`; 0 leaves it to the platform")
+	functions := flag.Int("functions", 100_000, "`number` of registered functions to reach, as far as time allows")
 	verbose := flag.Bool("v", false, "print each round's figures")
 	flag.Parse()
 	if *compare {
@@ -43,13 +50,13 @@ func run() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	b := &bench{ctx: ctx, rounds: *rounds, verbose: *verbose}
+	b := &bench{ctx: ctx, rounds: *rounds, verbose: *verbose, settings: settings{*functions, *traceDir, *minutes, *speed, *keep}}
 	rows := b.measure(match)
 	b.clean()
 	if ctx.Err() != nil {
 		return exit(context.Cause(ctx)) // the last figures stay
 	}
-	if err := report(rows, *out); err != nil {
+	if err := report(os.Stdout, rows, *out); err != nil {
 		return exit(err)
 	}
 	if b.failed {
@@ -82,11 +89,18 @@ func parts() []part {
 		{[]string{nameThroughput}, (*bench).throughput},
 		{[]string{nameWarmTail}, (*bench).warmTail},
 		{[]string{nameAsync}, (*bench).async},
-		{[]string{nameCold, nameColdTail}, (*bench).cold},
+		{[]string{namePersisted, namePersistedRate}, (*bench).persisted},
+		{[]string{nameCold, nameColdTail, nameColdFloor}, (*bench).cold},
+		{[]string{nameColdEmpty}, (*bench).coldEmpty},
+		{[]string{nameThaw}, (*bench).thaw},
 		{[]string{nameDeploy, nameDeployCold}, (*bench).deploy},
 		{[]string{nameColdRate}, (*bench).coldRate},
 		{[]string{nameStep, nameDecision}, (*bench).step},
 		{[]string{nameBurst}, (*bench).burst},
+		{[]string{nameChurn, nameChurnRate}, (*bench).churn},
+		{[]string{nameSlowdown, nameSlowdownTail, nameIdleShare}, (*bench).replay},
+		{[]string{nameStoreErrors, nameStoreCold, nameServerCold, nameServerErrors}, (*bench).killed},
+		{[]string{nameFunctionRSS, nameLookup, nameRegWarm, nameRestart}, (*bench).registered},
 	}
 }
 
@@ -100,6 +114,14 @@ func (b *bench) measure(match *regexp.Regexp) []row {
 		}
 		start := time.Now()
 		got, err := b.try(p.measure)
+		var why skipped
+		if errors.As(err, &why) {
+			b.Logf("bench: skipped: %s: %v", strings.Join(p.names, "; "), why)
+			for _, n := range p.names {
+				rows = append(rows, row{Name: n, Skipped: why.Error()})
+			}
+			continue
+		}
 		if err != nil {
 			b.Errorf("bench: not measured: %s: %v", strings.Join(p.names, "; "), err)
 			continue
@@ -113,8 +135,8 @@ func (b *bench) measure(match *regexp.Regexp) []row {
 func (b *bench) try(f func(*bench) []row) (rows []row, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			e, ok := r.(fatal)
-			if !ok {
+			e, _ := r.(error)
+			if !errors.As(e, new(fatal)) && !errors.As(e, new(skipped)) {
 				b.clean()
 				panic(r)
 			}
@@ -126,9 +148,11 @@ func (b *bench) try(f func(*bench) []row) (rows []row, err error) {
 
 // bench is the platform's "test": what it starts is ended by clean.
 type bench struct {
-	ctx      context.Context //nolint:containedctx // it stands for a testing.T
-	rounds   int
-	verbose  bool
+	ctx     context.Context //nolint:containedctx // it stands for a testing.T
+	rounds  int
+	verbose bool
+	flags   []string // of the platform
+	settings
 	cleanups []func()
 	failed   bool
 
@@ -138,10 +162,24 @@ type bench struct {
 	watched *pods
 	cold64  []string // functions at zero replicas
 	runc    *runc
+	traced  *replayed // see replayed
 }
 
-// fatal ends the measurement of a part.
-type fatal struct{ error }
+// settings are what flags say beside the rows and rounds.
+type settings struct {
+	functions    int // that are registered; see registered
+	traceDir     string
+	traceMinutes int
+	traceSpeed   float64
+	traceKeep    time.Duration
+}
+
+// fatal ends the measurement of a part as a failure, skipped as one that this
+// machine or this platform has no means for.
+type (
+	fatal   struct{ error }
+	skipped struct{ error }
+)
 
 func (*bench) Helper()                    {}
 func (b *bench) Context() context.Context { return b.ctx }
@@ -153,10 +191,10 @@ func (b *bench) Errorf(f string, a ...any) {
 	b.Logf(f, a...)
 }
 
-func (*bench) Fatal(a ...any)             { panic(fatal{fmt.Errorf("%s", strings.TrimSpace(fmt.Sprintln(a...)))}) }
-func (*bench) Fatalf(f string, a ...any)  { panic(fatal{fmt.Errorf(f, a...)}) }
-func (b *bench) Skip(a ...any)            { b.Fatal(a...) }
-func (b *bench) Skipf(f string, a ...any) { b.Fatalf(f, a...) }
+func (*bench) Fatal(a ...any)            { panic(fatal{fmt.Errorf("%s", strings.TrimSpace(fmt.Sprintln(a...)))}) }
+func (*bench) Fatalf(f string, a ...any) { panic(fatal{fmt.Errorf(f, a...)}) }
+func (*bench) Skip(a ...any)             { panic(skipped{fmt.Errorf("%s", strings.TrimSpace(fmt.Sprintln(a...)))}) }
+func (*bench) Skipf(f string, a ...any)  { panic(skipped{fmt.Errorf(f, a...)}) }
 
 // clean ends what was started, the newest first; one that fails does not stop
 // the others.
@@ -169,6 +207,25 @@ func (b *bench) clean() {
 			b.Errorf("bench: clean up: %v", err)
 		}
 	}
+}
+
+// another is a bench with a platform of its own, to which the flags are given.
+// Give it to end when it is done with.
+func (b *bench) another(flags ...string) *bench {
+	return &bench{ctx: b.ctx, rounds: b.rounds, verbose: b.verbose, flags: flags, settings: b.settings}
+}
+
+// end ends what another bench has started, and takes its faults over.
+func (b *bench) end(other *bench) {
+	other.clean()
+	b.failed = b.failed || other.failed
+}
+
+// serverHas reports whether `faas server` knows a flag.
+func (b *bench) serverHas(flag string) bool {
+	out, err := exec.CommandContext(b.ctx, platform.Binary(b), "server", "--help").CombinedOutput() //nolint:gosec // our own binary
+	b.must(err)
+	return slices.ContainsFunc(strings.Fields(string(out)), func(w string) bool { return w == flag })
 }
 
 func (b *bench) must(err error) {

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,6 +34,7 @@ type runc struct {
 	dir  string // of the bundles, by place, and of the root file system that they share
 	name string // what containers, namespaces and cgroups of this run are called
 	net  string // the first three bytes of the addresses
+	conf *v1.ConfigFile
 }
 
 // baseline takes the function's image out of the platform's registry and makes
@@ -50,7 +53,7 @@ func (b *bench) baseline() *runc {
 	b.must(err)
 	// Named after the process, so that two runs do not meet.
 	id := os.Getpid()
-	r := &runc{dir: filepath.Join(b.dir, "runc"), name: fmt.Sprintf("podsnap-bench-%d", id), net: fmt.Sprintf("169.254.%d", 16+id%200)}
+	r := &runc{dir: filepath.Join(b.dir, "runc"), name: fmt.Sprintf("podsnap-bench-%d", id), net: fmt.Sprintf("169.254.%d", 16+id%200), conf: conf}
 	b.must(unpack(img, filepath.Join(r.dir, "rootfs")))
 	var batch strings.Builder
 	for i := range most {
@@ -128,7 +131,7 @@ func (r *runc) start(ctx context.Context, i, crowd int) (took time.Duration, sto
 		_ = cmd.Wait() // it was killed
 		return err
 	}
-	if err := r.answers(ctx, i, crowd); err != nil {
+	if err := answers(ctx, r.ip(i, 2)+":8080", crowd); err != nil {
 		return 0, nil, errors.Join(err, stop(), errors.New(said.String()))
 	}
 	return time.Since(begin), stop, nil
@@ -154,14 +157,40 @@ func readPid(file string) (int, error) {
 	}
 }
 
-func (r *runc) answers(ctx context.Context, i, crowd int) error {
+// plain runs the image's program as a child, without any isolation, and measures
+// until it has answered: less than that no start can take.
+func (r *runc) plain(ctx context.Context) (took time.Duration, err error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	at := l.Addr().String()
+	l.Close() // free, and it is unlikely that it is taken at once
+	_, port, _ := net.SplitHostPort(at)
+	args := append(r.conf.Config.Entrypoint, r.conf.Config.Cmd...)
+	cmd := exec.Command(filepath.Join(r.dir, "rootfs", args[0]), args[1:]...) //nolint:noctx // killed below
+	cmd.Env = append(slices.Clone(r.conf.Config.Env), "port="+port, "metrics_port=0", "suppress_lock=true")
+	cmd.Dir = filepath.Join(r.dir, "rootfs")
+	begin := time.Now()
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	err = answers(ctx, at, 0)
+	took = time.Since(begin)
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait() // it was killed
+	return took, err
+}
+
+// answers waits until addr, host:port, has answered a call.
+func answers(ctx context.Context, addr string, crowd int) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("the baseline did not answer in 30 s"))
 	defer cancel()
 	again := time.NewTicker(time.Duration(1+crowd) * 300 * time.Microsecond)
 	defer again.Stop()
 	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	for {
-		if fetch(ctx, c, "http://"+r.ip(i, 2)+":8080/") == nil {
+		if fetch(ctx, c, "http://"+addr+"/") == nil {
 			return nil
 		}
 		select {

@@ -28,6 +28,7 @@ func (b *bench) step() []row {
 		"com.openfaas.scale.target": "1", "com.openfaas.scale.target-proportion": "1",
 	}
 	var ready, decided, burst, goal []float64
+	before := b.stages()
 	b.each(func() {
 		burst = append(burst, b.burstOf(names))
 		b.must(b.create(name, labels))
@@ -50,7 +51,9 @@ func (b *bench) step() []row {
 		b.must(release())
 		b.remove(name)
 	})
-	return []row{atMost(nameStep, "ms", 1.5, ready, burst), atMost(nameDecision, "ms", 1, decided, goal)}
+	rows := []row{atMost(nameStep, "ms", 1.5, ready, burst), atMost(nameDecision, "ms", 1, decided, goal)}
+	rows[0].Hint = b.stagesSince(before)
+	return rows
 }
 
 // hold has n calls of a function in flight until release is called, which may

@@ -17,7 +17,12 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*logtrace).run"))
+	const nats = "github.com/nats-io/nats-server/v2/server"
+	goleak.VerifyTestMain(
+		m, goleak.IgnoreTopFunction(nats+".(*logtrace).run"),
+		// The server does not wait at its end for a stream that it is just making.
+		goleak.IgnoreTopFunction(nats+".(*fileStore).flushStreamStateLoop"), goleak.IgnoreTopFunction(nats+"/ats.Register.func1"),
+	)
 }
 
 // server is a NATS that can be stopped and started on the same disk and port.

@@ -74,8 +74,8 @@ func (w *watchdog) process(rw http.ResponseWriter, r *http.Request, out io.Write
 	defer wait.Wait()
 	sent := make(chan struct{})
 	wait.Go(func() {
-		defer close(sent)
 		_, _ = io.Copy(p.stdin, r.Body)
+		close(sent) // first: the process may end as soon as it sees the end of its input
 		_ = p.stdin.Close()
 	})
 	if p.stderr != nil {
@@ -93,13 +93,28 @@ func (w *watchdog) process(rw http.ResponseWriter, r *http.Request, out io.Write
 	err = <-ended
 	select {
 	case <-sent:
-	default: // it ended before its input: stop waiting for the rest of it
-		_ = http.NewResponseController(rw).SetReadDeadline(time.Now())
+	default:
+		stopInput(rw, r, p)
 	}
 	if err == nil && copyErr != nil && !errors.Is(copyErr, os.ErrDeadlineExceeded) {
 		return copyErr
 	}
 	return err
+}
+
+// stopInput ends the sending of a body that a process did not wait for.
+func stopInput(rw http.ResponseWriter, r *http.Request, p *pipes) {
+	_ = p.stdin.SetWriteDeadline(time.Now()) // what left the process' group may hold it open, unread
+	b, ok := r.Body.(*timedBody)
+	if !ok || b.ended.Load() {
+		return // nothing more comes from the client
+	}
+	// From the body's end on, the server itself reads, to learn that the client
+	// goes away. The deadline may hit that reading if the body ends just now;
+	// the server then takes the connection for lost and cancels whatever comes
+	// next on it. So nothing may come.
+	rw.Header().Set("Connection", "close")
+	_ = http.NewResponseController(rw).SetReadDeadline(time.Now())
 }
 
 // finish answers with the status that a process's end means.

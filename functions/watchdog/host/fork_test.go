@@ -3,10 +3,13 @@ package host
 import (
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -30,6 +33,82 @@ func TestClassic(t *testing.T) {
 		t.Errorf("%d, %d bytes, want %d", res.StatusCode, len(got), len(big))
 	}
 }
+
+// deadlines notes the read deadlines of a request's connection.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	now atomic.Int32 // those that end reading
+}
+
+func (d *deadlines) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() {
+		d.now.Add(1)
+	}
+	return nil
+}
+
+// A process that ends before its input costs the connection only if more of
+// the body is to come: after the body's end the server itself reads, and what
+// cuts that off would cancel the next request.
+func TestProcessEndsBeforeItsInput(t *testing.T) {
+	for _, whole := range []bool{true, false} {
+		dir := t.TempDir()
+		// It ends when the test says so. What it leaves behind has left its group
+		// and holds the input open, unread and full.
+		r := start(t, "fprocess=sh -c 'cd "+dir+`; exec 3<&0; setsid sh -c "touch away; exec sleep 1" >/dev/null 2>&1 & until [ -e end ] && [ -e away ]; do sleep 0.01; done'`)
+		body := &timedBody{}
+		d := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+		body.rc = http.NewResponseController(d)
+		stuck, more := make(chan struct{}), make(chan struct{})
+		text := strings.NewReader(strings.Repeat("x", 65<<10))
+		body.ReadCloser = io.NopCloser(readFunc(func(p []byte) (int, error) {
+			n, _ := text.Read(p)
+			switch {
+			case text.Len() > 0:
+			case whole:
+				return n, io.EOF // and it is stuck in writing that
+			case n == 0:
+				close(stuck)
+				<-more
+				return 0, io.ErrUnexpectedEOF
+			}
+			return n, nil
+		}))
+		if !whole { // then it must not be stuck in writing
+			text = strings.NewReader("begun")
+		}
+		req := httptest.NewRequestWithContext(t.Context(), "POST", "/", nil)
+		req.Body = body
+		done := make(chan error, 1)
+		go func() { done <- r.process(d, req, io.Discard) }()
+		if whole {
+			for !body.ended.Load() {
+				runtime.Gosched()
+			}
+		} else {
+			<-stuck
+		}
+		if err := os.WriteFile(filepath.Join(dir, "end"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if !whole {
+			for d.now.Load() == 0 {
+				runtime.Gosched()
+			}
+			close(more)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if n, closes := d.now.Load(), d.Header().Get("Connection") == "close"; n > 0 == whole || closes == whole {
+			t.Errorf("the whole body was there: %v; reading was cut off %d times, the connection closes: %v", whole, n, closes)
+		}
+	}
+}
+
+type readFunc func([]byte) (int, error)
+
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }
 
 func TestEnvironment(t *testing.T) {
 	r := start(t, `fprocess=sh -c 'env; echo problem >&2'`, "content_type=text/plain")
