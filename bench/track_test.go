@@ -89,7 +89,7 @@ func benchmarkTrack(b *testing.B, parallel int) {
 		b.Fatal(err)
 	}
 	defer s.Stop()
-	wg.Go(func() { route(ctx, fl, s, calls) })
+	wg.Go(func() { answer(ctx, fl, s, calls) })
 	for _, c := range calls {
 		c.cycle(b, ctx, o, fl)
 	}
@@ -112,8 +112,8 @@ type call struct {
 	arrived     uint64
 }
 
-// route plays the gateway's part.
-func route(ctx context.Context, fl *fleet.Fleet, s api.EndpointStream, calls []*call) {
+// answer plays the gateway's part.
+func answer(ctx context.Context, fl *fleet.Fleet, s api.EndpointStream, calls []*call) {
 	by := map[types.NamespacedName]*call{}
 	for _, c := range calls {
 		by[c.k] = c

@@ -188,15 +188,21 @@ func (c *compiler) session() {
 }
 
 // stdio opens the FIFOs, whose other ends are open: nothing blocks.
-func (c *compiler) stdio(stdin bool) {
-	if stdin && c.in.Stdin != "" {
+func (c *compiler) stdio(exec bool) {
+	if exec && c.in.Stdin != "" {
 		c.dup("open standard input", 0, c.in.Stdin, unix.O_RDONLY)
 	}
+	// For reading as well: then the container is not killed for what it writes
+	// while nobody reads it, as long as it fits the pipe.
+	flags := unix.O_RDWR
+	if exec {
+		flags = unix.O_WRONLY // an exec ends with who has asked for it
+	}
 	if c.in.Stdout != "" {
-		c.dup("open standard output", 1, c.in.Stdout, unix.O_WRONLY)
+		c.dup("open standard output", 1, c.in.Stdout, flags)
 	}
 	if c.in.Stderr != "" {
-		c.dup("open standard error", 2, c.in.Stderr, unix.O_WRONLY)
+		c.dup("open standard error", 2, c.in.Stderr, flags)
 	}
 }
 

@@ -159,9 +159,6 @@ func (r *Runtime) launch(ctx context.Context, c *container, p plan) error {
 		return startError("CreateContainerConfigError", fmt.Errorf("container %q: %w", p.spec.Name, err))
 	}
 	q := launch.Request{Op: launch.Start, ID: c.info.ID, Name: sb.slot.id, Flags: prog.Flags}
-	if c.out.Stdout != "" {
-		q.Keep = []string{c.out.Stdout, c.out.Stderr}
-	}
 	a, err := r.keeper.Do(ctx, q, prog.Image)
 	if f, ok := errors.AsType[*program.Fault](err); ok {
 		return startError("RunContainerError", spec.Explain(p.spec.Name, c.made.Process, prog.Explain(f)))

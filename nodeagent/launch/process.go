@@ -20,7 +20,6 @@ import (
 type process struct {
 	Process
 	pidfd *os.File // nil once it has ended
-	keep  []int    // FIFOs
 }
 
 // lostCode stands for an exit whose code nobody can tell, as in Kubernetes.
@@ -112,8 +111,6 @@ func (s *Server) ended(p *process, code int) {
 	p.Ended, p.Code, p.At = true, code, time.Now()
 	p.pidfd.Close()
 	p.pidfd = nil
-	closeAll(p.keep)
-	p.keep = nil
 	if p.exec {
 		delete(s.procs, p.ID)
 	} else if err := s.save(p.Process); err != nil {
@@ -147,8 +144,6 @@ func (p *process) abandon() {
 	if p.pidfd != nil {
 		p.pidfd.Close()
 	}
-	closeAll(p.keep)
-	p.keep = nil
 }
 
 // identity tells a process from a later one of the same number: by the number
@@ -219,10 +214,6 @@ func (s *Server) adoptOne(r Process) error {
 	if !p.Ended {
 		fd, err := unix.PidfdOpen(p.Pid, 0)
 		if err == nil && identity(fd, p.Pid) == p.Identity {
-			p.keep, err = openFIFOs(p.Keep)
-			if err != nil {
-				s.log.Warn("keep the output of a process", slog.String("id", p.ID), slog.Any("error", err))
-			}
 			return s.watch(p, fd)
 		}
 		if err == nil {
@@ -234,24 +225,4 @@ func (s *Server) adoptOne(r Process) error {
 	s.procs[p.ID] = p
 	s.mu.Unlock()
 	return s.save(p.Process)
-}
-
-// openFIFOs opens FIFOs for reading without reading them: while somebody has
-// them open, a process that writes to them is not killed for it.
-func openFIFOs(paths []string) (fds []int, err error) {
-	for _, p := range paths {
-		fd, err := unix.Open(p, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		if err != nil {
-			closeAll(fds)
-			return nil, &os.PathError{Op: "open", Path: p, Err: err}
-		}
-		fds = append(fds, fd)
-	}
-	return fds, nil
-}
-
-func closeAll(fds []int) {
-	for _, fd := range fds {
-		_ = unix.Close(fd)
-	}
 }

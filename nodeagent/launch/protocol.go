@@ -52,7 +52,6 @@ type Request struct {
 	Flags  uint64         `json:"flags,omitempty"`
 	Second int            `json:"second,omitempty"` // see program.Options.Forks
 	Cgroup string         `json:"cgroup,omitempty"` // directory of a version 2 group to be born in
-	Keep   []string       `json:"keep,omitempty"`   // FIFOs to hold open for reading while the process lives
 	Sig    syscall.Signal `json:"sig,omitempty"`
 }
 
@@ -87,7 +86,6 @@ type Process struct {
 	ID       string    `json:"id"`
 	Pid      int       `json:"pid"`
 	Identity string    `json:"identity"` // tells it from another process of the same number
-	Keep     []string  `json:"keep,omitempty"`
 	Ended    bool      `json:"ended,omitempty"`
 	Code     int       `json:"code,omitempty"` // 128 and the signal for one that was killed
 	At       time.Time `json:"at"`             // of the end

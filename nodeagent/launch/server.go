@@ -245,16 +245,11 @@ func (s *Server) start(q Request, image []byte) Reply {
 		defer unix.Close(dir)
 		o.Cgroup = dir
 	}
-	keep, err := openFIFOs(q.Keep)
-	if err != nil {
-		return failure(err)
-	}
 	c, err := program.Run(image, o)
 	if err != nil {
-		closeAll(keep)
 		return failure(err)
 	}
-	p := &process{Process: Process{ID: q.ID, Pid: c.Pid, Identity: identity(c.Pidfd, c.Pid), Keep: q.Keep}, keep: keep}
+	p := &process{Process: Process{ID: q.ID, Pid: c.Pid, Identity: identity(c.Pidfd, c.Pid)}}
 	if err := s.save(p.Process); err != nil {
 		s.log.Warn("keep the record of a process", slog.String("id", q.ID), slog.Any("error", err))
 	}

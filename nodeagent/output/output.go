@@ -27,8 +27,8 @@ type Config struct {
 }
 
 // Output copies a container's output from its two FIFOs to its log file.
-// Somebody else keeps the FIFOs open as well, so that a container goes on
-// writing while the agent restarts: what fits the pipes waits there.
+// The shim or the container itself has the FIFOs open for reading as well, so
+// that a container goes on writing while the agent restarts: what fits the pipes waits there.
 type Output struct {
 	Stdout, Stderr string // paths of the FIFOs; "" without a log
 	done           chan struct{}
