@@ -18,6 +18,7 @@ import (
 	"github.com/podsnap/podsnap/functions"
 	"github.com/podsnap/podsnap/gateway/auth"
 	"github.com/podsnap/podsnap/gateway/dialect"
+	"github.com/podsnap/podsnap/gateway/front"
 	"github.com/podsnap/podsnap/gateway/invoke"
 	"github.com/podsnap/podsnap/gateway/meter"
 	"github.com/podsnap/podsnap/internal/mirror"
@@ -55,6 +56,9 @@ type Config struct {
 	MaxAsyncBody int64         // bytes of an asynchronous call's body; 0 is 1 MiB
 	Drain        time.Duration // the longest wait for what is in flight at the end; 0 is 30 s
 
+	MaxConns        int // connections of clients; 0 is 16,384
+	MaxConnsAddress int // of them from one address; 0 is 8,192
+
 	Log     *slog.Logger // nil discards
 	Metrics prometheus.Registerer
 }
@@ -88,6 +92,7 @@ type Gateway struct {
 	functions   *mirror.Mirror[*api.Function]
 	deployments *mirror.Mirror[*appsv1.Deployment]
 	handler     http.Handler
+	front       *front.Server
 }
 
 // New makes a gateway. It serves once Run runs.
@@ -129,11 +134,17 @@ func New(c Config) (*Gateway, error) {
 		c.Metrics.MustRegister(meter.NewGauges(g.states))
 	}
 	g.handler = g.routes(guard)
+	g.front = front.New(front.Config{
+		Handler: g.handler, Invoker: g.invoker, MaxConns: c.MaxConns, MaxConnsAddress: c.MaxConnsAddress, Log: c.Log, Metrics: c.Metrics,
+	})
 	return g, nil
 }
 
 // Handler serves everything.
 func (g *Gateway) Handler() http.Handler { return g.handler }
+
+// Front serves everything to connections. It is made once; its owner ends it.
+func (g *Gateway) Front() *front.Server { return g.front }
 
 // Invoker serves `/function/…` only; asynchronous workers call it in process.
 // It panics with http.ErrAbortHandler when an answer breaks off.

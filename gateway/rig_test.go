@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -15,7 +16,6 @@ import (
 	"github.com/podsnap/podsnap/api/memory"
 	"github.com/podsnap/podsnap/gateway"
 	"github.com/podsnap/podsnap/gateway/auth"
-	"github.com/podsnap/podsnap/gateway/front"
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
@@ -133,16 +133,20 @@ func newRig(t *testing.T, change func(*gateway.Config)) *rig {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- g.Run(ctx) }()
-	srv := httptest.NewUnstartedServer(nil)
-	srv.Config = front.Server(g.Handler())
-	srv.Listener = front.Listener(srv.Listener)
-	srv.Start()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := g.Front()
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
 	tr := &http.Transport{}
-	r.url = srv.URL
-	r.client = &openfaas.Client{URL: srv.URL, User: "admin", Password: "secret", HTTP: &http.Client{Transport: tr}}
+	r.url = "http://" + l.Addr().String()
+	r.client = &openfaas.Client{URL: r.url, User: "admin", Password: "secret", HTTP: &http.Client{Transport: tr}}
 	t.Cleanup(func() {
 		tr.CloseIdleConnections()
 		srv.Close()
+		<-served
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)

@@ -42,6 +42,8 @@ func (s *serverFlags) add(f *pflag.FlagSet) {
 	f.DurationVar(&s.c.Timeout, "timeout", time.Minute, "longest time of an invocation, unless the function says otherwise")
 	f.Int64Var(&s.c.MaxBody, "max-body", 256<<20, "largest body of a call, bytes")
 	f.Int64Var(&s.c.MaxAsyncBody, "max-async-body", 1<<20, "largest body of an asynchronous call, bytes")
+	f.IntVar(&s.c.MaxConns, "max-connections", 16<<10, "connections of clients to the gateway at a time")
+	f.IntVar(&s.c.MaxConnsAddress, "max-connections-per-address", 8<<10, "of them from one address; raise it to the above behind a load balancer")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&s.logJSON, "log-json", false, "log as JSON")
 }

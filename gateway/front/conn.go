@@ -1,7 +1,6 @@
 package front
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -9,31 +8,14 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+
+	"github.com/podsnap/podsnap/gateway/wire"
 )
 
-// Listener makes connections whose requests are read strictly before net/http
+// conn is a connection whose requests are read strictly before net/http
 // sees them: it forgives things (both Content-Length and Transfer-Encoding, an
 // absolute target for another host, bare line feeds, …) that other servers read
-// differently. Use it with Server, whose handler answers for what is refused.
-// It is for plain HTTP/1 connections.
-func Listener(l net.Listener) net.Listener {
-	return listener{l, &sync.Pool{New: func() any { return new(scratch) }}}
-}
-
-type listener struct {
-	net.Listener
-	pool *sync.Pool // of *scratch
-}
-
-func (l listener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return &conn{Conn: c, pool: l.pool}, nil
-}
-
-// conn hands on only what was looked at: a head when it is complete and good,
+// differently. It hands on only what was looked at: a head when it is complete and good,
 // a body as it comes. In place of a bad head comes a request that Wrap answers
 // with the verdict, so that answers stay in order when requests are pipelined.
 type conn struct {
@@ -45,9 +27,10 @@ type conn struct {
 	fault error  // of the connection, to be told when out is empty
 	now   phase
 	left  int64 // of a body of known length
-	chunk chunks
+	chunk wire.Chunks
+	head  wire.Request
 
-	verdict atomic.Pointer[verdict]
+	verdict atomic.Pointer[wire.Refusal]
 }
 
 // phase is what comes next on a connection.
@@ -61,18 +44,10 @@ const (
 	atEnd    // after a bad head nothing is read
 )
 
-// verdict is why a request is refused.
-type verdict struct {
-	status int
-	text   string
-}
-
 const (
 	refusedTarget = "/?refused"
 	refusedHead   = "GET " + refusedTarget + " HTTP/1.1\r\nHost: refused\r\nConnection: close\r\n\r\n"
 )
-
-var errChunk = errors.New("malformed chunked encoding")
 
 // scratch is for reads whose own buffer is too small: net/http waits for the
 // next request with one byte.
@@ -149,7 +124,7 @@ func (c *conn) fill(p []byte) (n int, err error) {
 // vet says how many bytes at the start of b may be handed on. A head that is
 // bad, and begins b, sets c.out to the request that stands for it.
 func (c *conn) vet(b []byte) (good int) {
-	for good < len(b) && !errors.Is(c.fault, errChunk) {
+	for good < len(b) && !errors.Is(c.fault, wire.ErrChunk) {
 		rest := b[good:]
 		switch c.now {
 		case inTunnel:
@@ -161,7 +136,7 @@ func (c *conn) vet(b []byte) (good int) {
 				c.now = inHead
 			}
 		case inChunks:
-			n, end, err := c.chunk.next(rest)
+			n, end, err := c.chunk.Next(rest)
 			good += n
 			if err != nil {
 				c.fault = err
@@ -170,24 +145,28 @@ func (c *conn) vet(b []byte) (good int) {
 				c.now = inHead
 			}
 		case inHead:
-			n, ok := c.headEnd(rest)
-			if !ok {
-				n = len(rest)
+			n, ok := wire.HeadEnd(rest, c.seen)
+			v := wire.Refusal{}
+			if ok {
+				v = wire.ParseRequest(rest[:n], &c.head)
+			} else {
+				c.seen = len(rest)
+				v = wire.CheckBegun(rest)
 			}
-			v := check(rest[:n], ok)
 			switch {
-			case v.status == 0 && !ok:
+			case v.Status == 0 && !ok:
 				return good // the rest of the head is still to come
-			case v.status != 0 && good > 0:
+			case v.Status != 0 && good > 0:
+				c.seen = 0
 				return good // first what comes before it
-			case v.status != 0:
-				c.verdict.Store(&verdict{v.status, v.text})
+			case v.Status != 0:
+				c.verdict.Store(&v)
 				c.out, c.now = []byte(refusedHead), atEnd
 				return 0
 			}
 			good += n
 			c.seen = 0
-			c.frame(v)
+			c.frame()
 		default:
 			return good
 		}
@@ -195,26 +174,16 @@ func (c *conn) vet(b []byte) (good int) {
 	return good
 }
 
-func (c *conn) frame(h head) {
-	switch {
-	case h.upgrade:
+// frame goes by the head that was just read.
+func (c *conn) frame() {
+	switch h := &c.head; {
+	case h.WebSocket:
 		c.now = inTunnel
-	case h.chunked:
-		c.now, c.chunk = inChunks, chunks{}
-	case h.length > 0:
-		c.now, c.left = inBody, h.length
+	case h.Length == wire.Chunked:
+		c.now, c.chunk = inChunks, wire.Chunks{}
+	case h.Length > 0:
+		c.now, c.left = inBody, h.Length
 	}
-}
-
-// headEnd is the length of the head that b begins with, once it is whole.
-func (c *conn) headEnd(b []byte) (n int, ok bool) {
-	from := max(min(c.seen, len(b))-3, 0)
-	i := bytes.Index(b[from:], []byte("\r\n\r\n"))
-	if i < 0 {
-		c.seen = len(b)
-		return 0, false
-	}
-	return from + i + 4, true
 }
 
 // CloseWrite lets net/http end an answer before it closes.
@@ -236,7 +205,7 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 }
 
 // refused is the verdict that the request stands for; nil for a real one.
-func refused(r *http.Request) *verdict {
+func refused(r *http.Request) *wire.Refusal {
 	if r.RequestURI != refusedTarget {
 		return nil
 	}

@@ -4,40 +4,36 @@ package front
 
 import (
 	"net/http"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/google/uuid"
+	"github.com/podsnap/podsnap/gateway/invoke"
 	"github.com/podsnap/podsnap/gateway/route"
+	"github.com/podsnap/podsnap/gateway/wire"
+	"github.com/podsnap/podsnap/internal/openfaas"
 )
 
 // Limits of a request's head.
 const (
-	MaxHeaderBytes = 64 << 10
-	MaxHeaders     = 128
+	MaxHeaderBytes = wire.MaxHeaderBytes
+	MaxHeaders     = wire.MaxHeaders
 )
-
-// Server makes an http.Server with the limits that a front door needs, for a
-// handler made by Wrap and a listener made by Listener. There
-// is no limit for a whole request or answer: they are streams, and the
-// functions' own time limits end them.
-func Server(h http.Handler) *http.Server {
-	return &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: 5 * time.Second,
-		IdleTimeout:       120 * time.Second,
-		MaxHeaderBytes:    MaxHeaderBytes,
-		ConnContext:       withConn,
-	}
-}
 
 // Wrap refuses bad requests and passes the others on.
 func Wrap(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		status, text := Check(r)
 		if v := refused(r); v != nil {
-			status, text = v.status, v.text
+			status, text = v.Status, v.Text
 		}
 		if status != 0 {
-			w.Header().Set("Connection", "close")
+			h := w.Header()
+			h.Set("Connection", "close")
+			h.Set(openfaas.HeaderInternal, invoke.Component)
+			h.Set(openfaas.HeaderCallID, uuid.NewString())
+			h.Set(openfaas.HeaderStartTime, strconv.FormatInt(time.Now().UnixNano(), 10))
 			http.Error(w, text, status)
 			return
 		}
@@ -71,4 +67,15 @@ func Check(r *http.Request) (status int, text string) {
 		return http.StatusBadRequest, err.Error()
 	}
 	return 0, ""
+}
+
+func wants(values []string, what string) bool {
+	for _, v := range values {
+		for t := range strings.SplitSeq(v, ",") {
+			if strings.EqualFold(strings.Trim(t, " \t"), what) {
+				return true
+			}
+		}
+	}
+	return false
 }

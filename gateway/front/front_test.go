@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/podsnap/podsnap/gateway/front"
+	"github.com/podsnap/podsnap/gateway/invoke"
+	"github.com/podsnap/podsnap/gateway/route"
 	"go.uber.org/goleak"
 )
 
@@ -25,24 +27,50 @@ type server struct {
 	addr string
 	mu   sync.Mutex
 	got  []string
+	own  int // requests that the own loop served
 }
 
-func newServer(t testing.TB) *server {
+func newServer(t testing.TB, own bool) *server {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &server{addr: l.Addr().String()}
-	srv := front.Server(front.Wrap(http.HandlerFunc(s.serve)))
+	c := front.Config{Handler: front.Wrap(http.HandlerFunc(s.serve))}
+	if own {
+		c.Invoker = s
+	}
+	srv := front.New(c)
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(front.Listener(l)) }()
+	go func() { done <- srv.Serve(l) }()
 	t.Cleanup(func() {
 		srv.Close()
 		<-done
 	})
 	return s
 }
+
+// Invoke is the same for the own loop; it is told from net/http by its path.
+func (s *server) Invoke(q *invoke.Request, _ route.Plain, a invoke.Asker) (broken bool) {
+	var b []byte
+	var err error
+	if body := a.Body(); body != nil {
+		b, err = io.ReadAll(body)
+	}
+	s.mu.Lock()
+	s.got = append(s.got, fmt.Sprintf("%s %s %q", q.Method, q.Target, b))
+	s.own++
+	s.mu.Unlock()
+	status, text := 200, fmt.Sprint(len(b))
+	if err != nil {
+		status, text = 400, "body: "+err.Error()
+	}
+	return a.Begin(&invoke.Head{Status: status, Length: int64(len(text)), Close: err != nil}) != nil ||
+		second(io.WriteString(a, text)) != nil || a.Finish(nil) != nil
+}
+
+func second(_ int, err error) error { return err }
 
 func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Upgrade") == "websocket" && r.URL.Path == "/ws" {
@@ -106,7 +134,18 @@ const get = "GET /ok HTTP/1.1\r\nHost: x\r\n\r\n"
 // TestCorpus is what arrives in the wild on raw connections. The last request
 // of most cases is a smuggled one: it must never arrive.
 func TestCorpus(t *testing.T) {
-	s := newServer(t)
+	t.Run("net/http", func(t *testing.T) { corpus(t, newServer(t, false), func(s string) string { return s }) })
+	// The own loop serves what is plain and has net/http refuse the rest.
+	t.Run("own", func(t *testing.T) {
+		s := newServer(t, true)
+		corpus(t, s, strings.NewReplacer(" /ok", " /function/ok", " /a ", " /function/a ").Replace)
+		if s.own < 10 {
+			t.Errorf("only %d requests came through the own loop", s.own)
+		}
+	})
+}
+
+func corpus(t *testing.T, s *server, path func(string) string) {
 	head := func(line string, fields ...string) string {
 		return line + "\r\nHost: x\r\n" + strings.Join(append(fields, ""), "\r\n") + "\r\n"
 	}
@@ -131,7 +170,7 @@ func TestCorpus(t *testing.T) {
 		{"TE unknown", post("Transfer-Encoding: xchunked") + "0\r\n\r\n", []int{501}, nil},
 		{"TE list", post("Transfer-Encoding: chunked, identity") + "0\r\n\r\n", []int{501}, nil},
 		{"TE with a space before the colon", post("Transfer-Encoding : chunked") + "0\r\n\r\n", []int{400}, nil},
-		{"TE with a vertical tab", post("Transfer-Encoding: \x0bchunked") + "0\r\n\r\n", []int{501}, nil},
+		{"TE with a vertical tab", post("Transfer-Encoding: \x0bchunked") + "0\r\n\r\n", []int{400}, nil},
 		{"CL twice", post("Content-Length: 3", "Content-Length: 4") + "abc", []int{400}, nil},
 		{"CL list", post("Content-Length: 3, 3") + "abc", []int{400}, nil},
 		{"CL plus", post("Content-Length: +3") + "abc", []int{400}, nil},
@@ -141,7 +180,8 @@ func TestCorpus(t *testing.T) {
 		{"CL empty", post("Content-Length:"), []int{400}, nil},
 
 		{"CONNECT", "CONNECT evil:443 HTTP/1.1\r\nHost: evil:443\r\n\r\n", []int{405}, nil},
-		{"PRI", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", []int{400}, nil},
+		{"PRI after another request", get + "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", []int{200, 400}, []string{`GET /ok ""`}},
+		{"PRI with a field", "PRI * HTTP/2.0\r\nX: y\r\n\r\nSM\r\n\r\n", []int{400}, nil},
 		{"HTTP/1.9", head("GET /a HTTP/1.9"), []int{505}, nil},
 		{"HTTP/2.0", head("GET /a HTTP/2.0"), []int{505}, nil},
 		{"HTTP/0.9", "GET /a\r\n\r\n", []int{400}, nil},
@@ -185,7 +225,10 @@ func TestCorpus(t *testing.T) {
 		{"a WebSocket that is refused ends the connection", head("GET /a HTTP/1.1", "Connection: Upgrade", "Upgrade: websocket") + smuggled, []int{200}, []string{`GET /a ""`}},
 		{"a WebSocket with a body", head("GET /ws HTTP/1.1", "Connection: Upgrade", "Upgrade: websocket", "Content-Length: 3") + "abc", []int{400}, nil},
 	} {
-		statuses, got := s.exchange(t, tt.raw)
+		statuses, got := s.exchange(t, path(tt.raw))
+		for i := range tt.got {
+			tt.got[i] = path(tt.got[i])
+		}
 		if d := cmp.Diff(tt.want, statuses); d != "" {
 			t.Errorf("%s: statuses (-want +got)\n%s", tt.name, d)
 		}
@@ -197,7 +240,7 @@ func TestCorpus(t *testing.T) {
 
 // TestByteByByte: a request is the same however it is cut.
 func TestByteByByte(t *testing.T) {
-	s := newServer(t)
+	s := newServer(t, true)
 	raw := "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n" + get
 	c, err := net.Dial("tcp", s.addr)
 	if err != nil {
@@ -220,7 +263,7 @@ func TestByteByByte(t *testing.T) {
 }
 
 func TestTunnel(t *testing.T) {
-	s := newServer(t)
+	s := newServer(t, true)
 	c, err := net.Dial("tcp", s.addr)
 	if err != nil {
 		t.Fatal(err)
@@ -249,7 +292,7 @@ func FuzzConnection(f *testing.F) {
 	} {
 		f.Add(s)
 	}
-	srv := newServer(f)
+	srv := newServer(f, true)
 	f.Fuzz(func(t *testing.T, raw string) {
 		_, got := srv.exchange(t, raw)
 		want := plain(raw)

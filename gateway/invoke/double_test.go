@@ -3,21 +3,61 @@ package invoke_test
 import (
 	"context"
 	"errors"
+	"flag"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/gateway/front"
 	"github.com/podsnap/podsnap/gateway/invoke"
 	"go.uber.org/goleak"
 	"k8s.io/apimachinery/pkg/types"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// own is which half of the front serves the tests: all of them run with both.
+var own bool
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code := 0
+	for _, own = range []bool{false, true} {
+		code = max(code, m.Run())
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// serve opens a front of which the own loop or net/http serves invocations.
+func serve(t testing.TB, v *invoke.Invoker) (*front.Server, string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := front.Config{Handler: front.Wrap(v)}
+	if own {
+		c.Invoker = v
+	}
+	srv := front.New(c)
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(l) }()
+	t.Cleanup(func() {
+		srv.Close()
+		<-done
+	})
+	return srv, "http://" + l.Addr().String()
+}
 
 // capacity is a control plane that does what the test says.
 type capacity struct {
@@ -173,10 +213,10 @@ func newRig(t testing.TB, cfg invoke.Config) *rig {
 			t.Errorf("Run: %v", err)
 		}
 	}()
-	srv := httptest.NewServer(v)
+	srv, url := serve(t, v)
 	client := &http.Client{Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 300}}
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	r := &rig{t: t, c: c, v: v, url: srv.URL + "/function/resize", client: client}
+	r := &rig{t: t, c: c, v: v, url: url + "/function/resize", client: client}
 	r.stop = sync.OnceFunc(func() { cancel(); <-done })
 	t.Cleanup(func() {
 		client.CloseIdleConnections()

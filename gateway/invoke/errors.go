@@ -4,10 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"time"
 
-	"github.com/podsnap/podsnap/internal/openfaas"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -18,7 +16,8 @@ const Component = "gateway"
 // began; nobody receives it.
 const statusClientGone = 499
 
-var errTimeout = errors.New("the function's time limit is over")
+// errGone: the client does not take the answer.
+var errGone = errors.New("the client is gone")
 
 // refusal is an answer of the gateway's own.
 type refusal struct {
@@ -26,27 +25,13 @@ type refusal struct {
 	reason     string // one word, for the metric
 	text       string
 	retryAfter time.Duration // 0: no such header
+	ends       bool          // the client's connection: what it still sends is not wanted
 }
 
 func (r *refusal) Error() string { return r.text }
 
 // HTTPStatus is the status of the answer.
 func (r *refusal) HTTPStatus() int { return r.status }
-
-// write sends the answer; headers that are set already go with it.
-func (r *refusal) write(w http.ResponseWriter) {
-	h := w.Header()
-	h.Set("Content-Type", "text/plain; charset=utf-8")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set(openfaas.HeaderInternal, Component)
-	if r.retryAfter > 0 {
-		h.Set("Retry-After", strconv.Itoa(int((r.retryAfter+time.Second-1)/time.Second)))
-	}
-	text := r.text + "\n"
-	h.Set("Content-Length", strconv.Itoa(len(text)))
-	w.WriteHeader(r.status)
-	_, _ = w.Write([]byte(text)) // nobody to tell when the client is gone
-}
 
 func label(k types.NamespacedName) string { return k.Name + "." + k.Namespace }
 
@@ -70,7 +55,7 @@ func unavailable(k types.NamespacedName, why string) *refusal {
 
 func tooLarge(k types.NamespacedName, limit int64) *refusal {
 	return &refusal{
-		status: http.StatusRequestEntityTooLarge, reason: "body_too_large",
+		status: http.StatusRequestEntityTooLarge, reason: "body_too_large", ends: true,
 		text: fmt.Sprintf("function %s: the request's body is larger than %d bytes", label(k), limit),
 	}
 }
@@ -83,7 +68,11 @@ func timedOut(k types.NamespacedName, limit time.Duration) *refusal {
 }
 
 func badBody(err error) *refusal {
-	return &refusal{status: http.StatusBadRequest, reason: "bad_body", text: fmt.Sprintf("the request's body can't be read: %v", err)}
+	return &refusal{status: http.StatusBadRequest, reason: "bad_body", ends: true, text: fmt.Sprintf("the request's body can't be read: %v", err)}
+}
+
+func badMethod(method []byte) *refusal {
+	return &refusal{status: http.StatusMethodNotAllowed, reason: "method", text: "functions are called with " + allowed + ", not " + string(method)}
 }
 
 func badPath(err error) *refusal {

@@ -63,9 +63,10 @@ func (f *function) tryAcquire() (slot, bool) {
 	// clock.
 	rise := !f.rising && f.inFlight > f.told+f.told/4
 	f.rising = f.rising || rise
-	wait := riseGap - time.Since(f.toldAt)
+	toldAt := f.toldAt
 	f.mu.Unlock()
 	if rise {
+		wait := riseGap - time.Since(toldAt)
 		time.AfterFunc(wait, func() { f.v.demand.urgent(f) }) // at once if it is not positive
 	}
 	return s, ok

@@ -16,33 +16,32 @@ const Prefix = "/function/"
 
 const allowed = "GET, POST, PUT, PATCH, DELETE, OPTIONS, HEAD"
 
-var _ http.Handler = (*Invoker)(nil)
-
-// ServeHTTP serves `/function/<name>[.<namespace>][/path][?query]`. When an
-// answer breaks off after it has begun, or the client is gone, it panics with http.ErrAbortHandler, so
-// that the client notices; who calls it in process must recover that.
-func (v *Invoker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// Invoke serves `/function/<name>[.<namespace>][/path][?query]`. broken says
+// that the answer broke off after it had begun, or that nobody is left to
+// answer: the client's connection has to end so that the client notices.
+func (v *Invoker) Invoke(q *Request, t route.Plain, a Asker) (broken bool) {
 	v.enter()
 	defer v.leave()
-	now := time.Now()
-	id, start := identify(w, r, now)
-	t, err := route.Parse(r.URL, Prefix)
-	if err != nil {
-		v.refuse(w, pathError(err))
-		return
+	c := v.newCall(q, a)
+	defer c.free()
+	c.target = t.Target
+	return c.run(t.Function)
+}
+
+// run serves the call of a function by its name.
+func (c *call) run(key types.NamespacedName) (broken bool) {
+	if !methodAllowed(c.q.Method) {
+		return c.refuse(badMethod(c.q.Method), false)
 	}
-	if !methodAllowed(r.Method) {
-		w.Header().Set("Allow", allowed)
-		v.refuse(w, &refusal{status: http.StatusMethodNotAllowed, reason: "method", text: "functions are called with " + allowed + ", not " + r.Method})
-		return
+	f := c.v.known(key)
+	if f == nil {
+		var err error
+		if f, err = c.v.find(c.context(), key); err != nil {
+			return c.refuse(err, false)
+		}
 	}
-	f, err := v.find(r.Context(), t.Function)
-	if err != nil {
-		v.refuse(w, err)
-		return
-	}
-	c := &call{v: v, f: f, w: w, r: r, target: t, id: id, start: start, began: now}
-	c.serve() //nolint:contextcheck // it goes by the request's
+	c.f = f
+	return c.serve()
 }
 
 // Known is nil when the function is deployed; otherwise the error has a method
@@ -52,15 +51,6 @@ func (v *Invoker) Known(ctx context.Context, key types.NamespacedName) error {
 	return err
 }
 
-func (v *Invoker) refuse(w http.ResponseWriter, err error) {
-	var r *refusal
-	if !errors.As(err, &r) {
-		r = &refusal{status: http.StatusServiceUnavailable, reason: "fault", text: err.Error(), retryAfter: time.Second}
-	}
-	v.c.Meter.Refused(r.reason)
-	r.write(w)
-}
-
 func pathError(err error) *refusal {
 	if errors.Is(err, route.ErrNoName) {
 		return &refusal{status: http.StatusNotFound, reason: "not_found", text: err.Error()}
@@ -68,30 +58,32 @@ func pathError(err error) *refusal {
 	return badPath(err)
 }
 
-func methodAllowed(m string) bool {
-	switch m {
+func methodAllowed(m []byte) bool {
+	switch string(m) {
 	case http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions, http.MethodHead:
 		return true
 	}
 	return false
 }
 
+// known looks the function up in the table.
+func (v *Invoker) known(key types.NamespacedName) *function {
+	if f, ok := v.table.Get(key); ok && f.spec.Load() != nil {
+		return f
+	}
+	return nil
+}
+
 // find looks the function up, in the table and then where the table comes
 // from.
 func (v *Invoker) find(ctx context.Context, key types.NamespacedName) (*function, error) {
-	known := func() *function {
-		if f, ok := v.table.Get(key); ok && f.spec.Load() != nil {
-			return f
-		}
-		return nil
-	}
-	if f := known(); f != nil {
+	if f := v.known(key); f != nil {
 		return f, nil
 	}
 	if err := v.awaitSync(ctx); err != nil {
 		return nil, err
 	}
-	if f := known(); f != nil {
+	if f := v.known(key); f != nil {
 		return f, nil
 	}
 	if v.c.Lookup == nil {
@@ -111,7 +103,7 @@ func (v *Invoker) find(ctx context.Context, key types.NamespacedName) (*function
 		return nil, unavailable(key, "it is not known whether it exists: "+err.Error())
 	}
 	v.SetFunction(key, s)
-	if f := known(); f != nil {
+	if f := v.known(key); f != nil {
 		return f, nil
 	}
 	return nil, notFound(key)

@@ -97,6 +97,7 @@ type Invoker struct {
 	draining atomic.Bool   // Run waits for active to become 0
 	idle     chan struct{} // told then
 	buffers  sync.Pool     // of *copyBuffer
+	calls    sync.Pool     // of *call
 
 	joined   sync.Mutex
 	upgraded map[*joint]struct{} // connections that outlive any time limit

@@ -1,43 +1,67 @@
 package invoke
 
 import (
-	"errors"
+	"bufio"
 	"io"
+	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
+
+	"github.com/podsnap/podsnap/gateway/upstream"
+	"github.com/podsnap/podsnap/gateway/wire"
 )
+
+// hijacker is an Asker whose connection can be had. in reads from it, what the
+// client sent already first.
+type hijacker interface {
+	Hijack() (c net.Conn, in *bufio.Reader, err error)
+}
+
+var _ hijacker = (*standard)(nil)
+
+// Hijack implements hijacker.
+func (s *standard) Hijack() (net.Conn, *bufio.Reader, error) {
+	c, rw, err := http.NewResponseController(s.w).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	return c, rw.Reader, nil
+}
 
 // switchProtocols joins the client's connection with the replica's until one
 // side ends or the gateway stops. The function's time limit does not apply: a
 // WebSocket is meant to stay.
-func (c *call) switchProtocols(resp *http.Response, timer *time.Timer) error {
-	far, ok := resp.Body.(io.ReadWriteCloser)
-	if !ok || !c.upgrade {
-		resp.Body.Close()
-		return badAnswer(c.f.key, c.slot.e, errors.New("it switched protocols unasked"))
+func (c *call) switchProtocols(ans *upstream.Answer) error {
+	h, ok := c.a.(hijacker)
+	if !ok {
+		ans.End()
+		return unavailable(c.f.key, "this connection can't be upgraded")
+	}
+	b := append(strconv.AppendInt([]byte("HTTP/1.1 "), int64(ans.Status), 10), " Switching Protocols\r\n"...)
+	upgrade := wire.Get(ans.Fields, "Upgrade")
+	for _, f := range c.answered(c.own(c.fields[:0]), ans.Fields, false) {
+		b = wire.AppendField(b, f.Name, f.Value)
+	}
+	b = wire.AppendField(b, names.connection, names.upgrade)
+	b = append(wire.AppendField(b, names.upgrade, upgrade), "\r\n"...)
+	far, err := ans.Switch()
+	if err != nil {
+		return err
 	}
 	defer far.Close()
-	timer.Stop()
-	near, buffered, err := http.NewResponseController(c.w).Hijack()
+	near, in, err := h.Hijack()
 	if err != nil {
 		return unavailable(c.f.key, "this connection can't be upgraded: "+err.Error())
 	}
 	defer near.Close()
-	c.status = resp.StatusCode
-	h := c.w.Header()
-	answerHeader(h, resp.Header)
-	c.duration()
-	h.Del("Content-Type")
-	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, resp.Header["Upgrade"]
-	resp.Header, resp.Body = h, nil
-	if err := resp.Write(buffered); err != nil {
-		return err
+	c.status = ans.Status
+	_ = near.SetDeadline(time.Time{})
+	if _, err := near.Write(b); err != nil {
+		return errGone
 	}
-	if err := buffered.Flush(); err != nil {
-		return err
-	}
-	c.v.join(&joint{near: near, far: far}, buffered)
+	c.v.join(&joint{near: near, far: far}, in)
 	return nil
 }
 

@@ -1,26 +1,25 @@
 // Package upstream sends requests to one replica over HTTP/1.1.
 //
 // A request without a body, or with a small one, is written and its answer read
-// on the goroutine of the caller: net/http's transport hands both to goroutines
-// of their own, and on a warm path these hand-overs cost more than the
-// function. What needs both directions at once (a body of unknown or great
-// length, an upgrade, 100-continue) goes through such a transport.
+// on the goroutine of the caller: handing them to goroutines of their own costs
+// more on a warm path than the function does. A longer body, or one of unknown
+// length, is sent by a second goroutine while the answer is read.
 package upstream
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net"
-	"net/http"
-	"net/http/httptrace"
 	"sync"
 	"time"
+
+	"github.com/podsnap/podsnap/gateway/wire"
 )
 
 const (
 	// maxInline is the longest body that is sent with its head.
 	maxInline = 32 << 10
-	// maxHeader bounds the head of an answer.
-	maxHeader = 256 << 10
 	maxIdle   = 512
 )
 
@@ -30,13 +29,11 @@ type Config struct {
 	Idle    time.Duration // a connection that rests longer is closed; 0 is 4 s
 }
 
-// Pool has the connections to one address. It implements http.RoundTripper for
-// requests to that address; it is safe for concurrent use.
+// Pool has the connections to one address. It is safe for concurrent use.
 type Pool struct {
 	c       Config
 	address string
 	dialer  net.Dialer
-	duplex  *http.Transport
 
 	mu     sync.Mutex
 	idle   []*conn // the one used last is last
@@ -53,53 +50,125 @@ func New(address string, c Config) *Pool {
 		c.Idle = 4 * time.Second
 	}
 	p := &Pool{c: c, address: address, dialer: net.Dialer{Timeout: c.Connect, KeepAlive: 30 * time.Second}}
-	p.duplex = &http.Transport{
-		DialContext:            p.dialer.DialContext,
-		DisableCompression:     true, // the answer goes on as it is
-		MaxIdleConnsPerHost:    maxIdle,
-		IdleConnTimeout:        c.Idle,
-		MaxResponseHeaderBytes: maxHeader,
-	}
 	return p
 }
 
-// RoundTrip implements http.RoundTripper. A failure to connect is a net.OpError
-// whose Op is "dial": then nothing was sent and nothing of the body was read.
-func (p *Pool) RoundTrip(r *http.Request) (*http.Response, error) {
-	if !inline(r) {
-		return p.duplex.RoundTrip(r)
-	}
+// Request is what is sent. Its slices are not kept.
+type Request struct {
+	Method []byte
+	Target []byte // path and query
+	Host   []byte
+	Fields []wire.Field // all but Host, Content-Length and Transfer-Encoding
+	Body   Body         // nil: none
+	Length int64        // of the body; wire.Chunked
+	// Upgrade: Fields asks for another protocol, and the answer may be 101.
+	Upgrade bool
+
+	// Limit is when the exchange ends with ErrLimit, reading of the answer's
+	// body included; zero is never.
+	Limit time.Time
+	// Context is done when nobody wants the answer any more. It is asked for
+	// when a connection has to be made, or the answer takes its time.
+	Context func() context.Context
+}
+
+// Body is a request's body. It may be read by another goroutine than the one
+// that called Do; Answer.End waits for that.
+type Body interface {
+	io.Reader
+	// Trailers appends the fields that came after a body of unknown length,
+	// when it has ended.
+	Trailers([]wire.Field) []wire.Field
+	// Stop makes a Read that waits return soon. It is called while Read runs.
+	Stop()
+}
+
+// Answer is what came back. It is valid until End.
+type Answer struct {
+	wire.Response           // its fields until the first Read
+	Connected     time.Time // when a connection had to be made: when there was one
+
+	c    *conn
+	body wire.Body
+}
+
+// Do sends the request and reads the head of the answer, on which End has to be
+// called. A failure to connect is a net.OpError whose Op is "dial": then
+// nothing was sent and nothing of the body was read.
+func (p *Pool) Do(r *Request) (*Answer, error) {
 	for {
-		c, reused, err := p.get(r.Context())
+		c, reused, err := p.get(r)
 		if err != nil {
 			return nil, err
 		}
-		if t := httptrace.ContextClientTrace(r.Context()); t != nil && t.GotConn != nil {
-			t.GotConn(httptrace.GotConnInfo{Conn: c.Conn, Reused: reused})
+		c.answer.Connected = time.Time{}
+		if !reused {
+			c.answer.Connected = time.Now()
 		}
-		resp, err := c.exchange(r)
+		err = c.exchange(r)
 		if err == nil {
-			return resp, nil
+			return &c.answer, nil
 		}
-		c.Close()
+		gone := c.ctx != nil && c.ctx.Err() != nil
+		answered := c.answered
+		c.end(false)
 		// The replica may have closed the connection while it rested. A request
 		// that changes nothing may be sent again.
-		if !reused || c.answered || !harmless(r) || r.Context().Err() != nil {
+		if !reused || answered || gone || !harmless(r) || errors.Is(err, ErrLimit) {
 			return nil, err
 		}
 	}
 }
 
-func inline(r *http.Request) bool {
-	if r.Header["Upgrade"] != nil || r.Header["Expect"] != nil || len(r.Trailer) > 0 {
-		return false
+// Read reads the answer's body.
+func (a *Answer) Read(p []byte) (int, error) { return a.body.Read(p) }
+
+// Ended reports whether the body has been read to its end.
+func (a *Answer) Ended() bool { return a.body.Ended() }
+
+// Buffered reports whether Read has something at once.
+func (a *Answer) Buffered() bool { return a.c.in.Len() > 0 }
+
+// Trailers appends the fields that came after the body; they are valid until
+// End.
+func (a *Answer) Trailers(fs []wire.Field) []wire.Field { return a.body.Trailers(fs) }
+
+// End is the end of the exchange. A request's body that is still being sent is
+// stopped. The connection is used again if everything was read.
+func (a *Answer) End() { a.c.end(a.body.Ended() && a.Status != 101) }
+
+// Switch takes over the connection of a 101, in place of End.
+func (a *Answer) Switch() (io.ReadWriteCloser, error) {
+	c := a.c
+	if c.release != nil && !c.release() {
+		c.nc.Close()
+		return nil, context.Cause(c.ctx)
 	}
-	return r.Body == nil || r.ContentLength > 0 && r.ContentLength <= maxInline
+	c.release = nil
+	if err := c.nc.SetDeadline(time.Time{}); err != nil {
+		c.nc.Close()
+		return nil, err
+	}
+	return &tunnel{c.nc, c}, nil
 }
 
-func harmless(r *http.Request) bool {
-	switch r.Method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions:
+// tunnel is a connection that speaks HTTP no more.
+type tunnel struct {
+	net.Conn
+	c *conn
+}
+
+// Read implements io.Reader: what came with the head is first.
+func (t *tunnel) Read(p []byte) (int, error) {
+	if t.c.in.Len() > 0 {
+		return t.c.in.Read(p)
+	}
+	return t.Conn.Read(p)
+}
+
+func harmless(r *Request) bool {
+	switch string(r.Method) {
+	case "GET", "HEAD", "OPTIONS":
 		return r.Body == nil
 	}
 	return false
@@ -107,7 +176,7 @@ func harmless(r *http.Request) bool {
 
 // get takes the connection that was used last, if it still stands, or makes
 // one.
-func (p *Pool) get(ctx context.Context) (c *conn, reused bool, err error) {
+func (p *Pool) get(r *Request) (c *conn, reused bool, err error) {
 	for {
 		p.mu.Lock()
 		n := len(p.idle) - 1
@@ -122,10 +191,19 @@ func (p *Pool) get(ctx context.Context) (c *conn, reused bool, err error) {
 		if time.Since(c.rested) < p.c.Idle && c.stands() {
 			return c, true, nil
 		}
-		c.Close()
+		c.nc.Close()
+	}
+	ctx := r.Context()
+	if !r.Limit.IsZero() {
+		limited, cancel := context.WithDeadlineCause(ctx, r.Limit, ErrLimit)
+		defer cancel()
+		ctx = limited
 	}
 	nc, err := p.dialer.DialContext(ctx, "tcp", p.address)
 	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		return nil, false, err
 	}
 	return newConn(p, nc), false, nil
@@ -137,7 +215,7 @@ func (p *Pool) put(c *conn) {
 	p.mu.Lock()
 	if p.closed || len(p.idle) >= maxIdle {
 		p.mu.Unlock()
-		c.Close()
+		c.nc.Close()
 		return
 	}
 	p.idle = append(p.idle, c)
@@ -162,7 +240,7 @@ func (p *Pool) reap() {
 	}
 	p.mu.Unlock()
 	for _, c := range old {
-		c.Close()
+		c.nc.Close()
 	}
 }
 
@@ -179,7 +257,6 @@ func (p *Pool) Close() {
 	}
 	p.mu.Unlock()
 	for _, c := range idle {
-		c.Close()
+		c.nc.Close()
 	}
-	p.duplex.CloseIdleConnections()
 }

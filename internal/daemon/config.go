@@ -41,6 +41,9 @@ type Config struct {
 	MaxBody      int64         // bytes; 0 is 256 MiB
 	MaxAsyncBody int64         // bytes; 0 is 1 MiB
 
+	MaxConns        int // of clients to the gateway; 0 is 16,384
+	MaxConnsAddress int // of them from one address; 0 is 8,192
+
 	// TearDown says at the end whether the containers end too; nil is never.
 	TearDown func() bool
 
@@ -110,6 +113,9 @@ func (c *Config) validate() error {
 	}
 	if len(c.run("etcd.sock.peer")) > 100 {
 		fault("--run-dir %q: it is too long for a socket's path; choose a short one", c.RunDir)
+	}
+	if c.MaxConns < 0 || c.MaxConnsAddress < 0 {
+		fault("--max-connections and --max-connections-per-address must not be negative")
 	}
 	if c.MaxBody < 0 || c.MaxAsyncBody < 0 || c.Timeout < 0 {
 		fault("--max-body, --max-async-body and --timeout must not be negative")

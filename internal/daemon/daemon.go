@@ -55,7 +55,7 @@ type platform struct {
 	node    *node
 	usage   *usage.Sampler
 	agent   *nodeagent.Agent
-	handler http.Handler
+	front   *front.Server
 }
 
 type secrets struct {
@@ -332,7 +332,7 @@ func (p *platform) startGateway(ctx context.Context, capacity api.Capacity, reg 
 	p.stack.start(ctx, "gateway", g.Run)
 	p.stack.start(ctx, "asynchronous calls", queue.Run)
 	p.stack.start(ctx, "backlog", waiting.Run)
-	p.handler = g.Handler()
+	p.front = g.Front()
 	return nil
 }
 
@@ -379,7 +379,7 @@ func (p *platform) serve(ctx context.Context, ls map[string]net.Listener) error 
 		Handler: apiServer, ReadHeaderTimeout: 10 * time.Second,
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{p.secrets.certificate}},
 	}, time.Second)
-	p.serveOne(ctx, "gateway listener", front.Listener(ls["listen"]), front.Server(p.handler), 30*time.Second)
+	p.serveDoor(ctx, "gateway listener", ls["listen"], p.front.Serve, p.front, 30*time.Second)
 	return nil
 }
 
@@ -389,26 +389,55 @@ func (p *platform) serveOne(ctx context.Context, name string, l net.Listener, s 
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.BaseContext = func(net.Listener) context.Context { return base }
 	s.ErrorLog = slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)
+	serve := s.Serve
+	if s.TLSConfig != nil {
+		serve = func(l net.Listener) error { return s.ServeTLS(l, "", "") }
+	}
+	p.serveDoor(ctx, name, l, serve, ending{s, cancel}, drain)
+}
+
+// door is what ends serving: Shutdown lets what is in flight end, Close does
+// not.
+type door interface {
+	Shutdown(context.Context) error
+	Close() error
+}
+
+// ending is a server whose requests in flight Close ends too.
+type ending struct {
+	*http.Server
+	cancel context.CancelFunc
+}
+
+// Shutdown implements door.
+func (e ending) Shutdown(ctx context.Context) error {
+	err := e.Server.Shutdown(ctx)
+	if err == nil {
+		e.cancel()
+	}
+	return err
+}
+
+// Close implements door.
+func (e ending) Close() error {
+	e.cancel()
+	return e.Server.Close()
+}
+
+func (p *platform) serveDoor(ctx context.Context, name string, l net.Listener, serve func(net.Listener) error, d door, drain time.Duration) {
 	p.stack.start(ctx, name, func(ctx context.Context) error {
-		defer cancel()
 		served := make(chan error, 1)
-		go func() {
-			if s.TLSConfig != nil {
-				served <- s.ServeTLS(l, "", "")
-				return
-			}
-			served <- s.Serve(l)
-		}()
+		go func() { served <- serve(l) }()
 		select {
 		case err := <-served:
+			d.Close()
 			return err
 		case <-ctx.Done():
 		}
 		end, done := context.WithTimeout(context.WithoutCancel(ctx), drain)
 		defer done()
-		if err := s.Shutdown(end); err != nil {
-			cancel() // what is still in flight ends now
-			s.Close()
+		if err := d.Shutdown(end); err != nil {
+			d.Close() // what is still in flight ends now
 		}
 		<-served
 		return nil

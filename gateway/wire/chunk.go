@@ -1,8 +1,13 @@
-package front
+package wire
 
-// chunks reads chunked encoding byte by byte, to find its end and to refuse
+import "errors"
+
+// ErrChunk is what a body with chunks that readers may disagree about ends with.
+var ErrChunk = errors.New("malformed chunked encoding")
+
+// Chunks reads chunked encoding byte by byte, to find its end and to refuse
 // what readers disagree about. The zero value is at the start of a body.
-type chunks struct {
+type Chunks struct {
 	at   chunkPart
 	size int64 // of the chunk that is read
 	n    int   // digits, or bytes of a line
@@ -29,9 +34,9 @@ const (
 	maxExt        = 1 << 10
 )
 
-// next reads b until the body ends, and answers with how much of b belongs to
+// Next reads b until the body ends, and answers with how much of b belongs to
 // it.
-func (c *chunks) next(b []byte) (n int, end bool, err error) {
+func (c *Chunks) Next(b []byte) (n int, end bool, err error) {
 	for n < len(b) {
 		if c.at == chunkData {
 			k := min(int64(len(b)-n), c.size)
@@ -43,7 +48,7 @@ func (c *chunks) next(b []byte) (n int, end bool, err error) {
 		}
 		end, ok := c.step(b[n])
 		if !ok {
-			return n, false, errChunk
+			return n, false, ErrChunk
 		}
 		if n++; end {
 			return n, true, nil
@@ -52,7 +57,7 @@ func (c *chunks) next(b []byte) (n int, end bool, err error) {
 	return n, false, nil
 }
 
-func (c *chunks) step(x byte) (end, ok bool) {
+func (c *Chunks) step(x byte) (end, ok bool) {
 	switch c.at {
 	case chunkSize:
 		return false, c.sizeByte(x)
@@ -97,7 +102,7 @@ func (c *chunks) step(x byte) (end, ok bool) {
 	}
 }
 
-func (c *chunks) sizeByte(x byte) bool {
+func (c *Chunks) sizeByte(x byte) bool {
 	d := int64(0)
 	switch {
 	case '0' <= x && x <= '9':
@@ -123,5 +128,43 @@ func (c *chunks) sizeByte(x byte) bool {
 	return c.n <= maxSizeDigits
 }
 
-// printable is what may stand in a line: no control bytes but the tab.
-func printable(x byte) bool { return x == '\t' || x >= ' ' && x != 0x7f }
+// skip uses up n bytes of a chunk's data.
+func (c *Chunks) skip(n int64) {
+	if c.size -= n; c.size == 0 && n > 0 {
+		c.at = chunkDataCR
+	}
+}
+
+// progress is what one step of decode did.
+type progress struct{ used, data int }
+
+// decode reads encoded bytes from b until the data fills p, b ends or the body
+// does. Lines of trailers go to y.
+func (c *Chunks) decode(b, p []byte, y *Body) (g progress, end bool, err error) {
+	for g.used < len(b) && g.data < len(p) {
+		if c.at == chunkData {
+			k := copy(p[g.data:], b[g.used:min(int64(len(b)), int64(g.used)+c.size)])
+			g.used += k
+			g.data += k
+			c.skip(int64(k))
+			continue
+		}
+		trails := c.at == trailerStart && b[g.used] != '\r' || c.at == trailerLine || c.at == trailerLF
+		end, ok := c.step(b[g.used])
+		if !ok {
+			return g, false, ErrChunk
+		}
+		if trails {
+			y.trailer = append(y.trailer, b[g.used])
+		}
+		if g.used++; end {
+			if len(y.trailer) > 0 {
+				if _, f := fields(append(y.trailer, "\r\n"...), nil, MaxHeaders); f != none {
+					return g, false, ErrChunk
+				}
+			}
+			return g, true, nil
+		}
+	}
+	return g, false, nil
+}
