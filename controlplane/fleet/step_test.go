@@ -2,6 +2,7 @@ package fleet_test
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
@@ -69,6 +70,7 @@ func TestCPU(t *testing.T) {
 		use = autoscale.CPU{Milli: 1400, Replicas: 1}
 		want(r, r.replicas(), 1)
 		f.Look(resize)
+		synctest.Wait()
 		want(r, r.replicas(), 3)
 	})
 }
