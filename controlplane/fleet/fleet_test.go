@@ -95,6 +95,9 @@ func (r *rig) create(replicas int32, labels map[string]string) {
 	}
 }
 
+// pass lets time pass.
+func (r *rig) pass(d time.Duration) { time.Sleep(d) }
+
 func (r *rig) replicas() int32 {
 	r.Helper()
 	synctest.Wait()

@@ -2,6 +2,7 @@ package fleet_test
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
@@ -16,7 +17,7 @@ import (
 func TestAStepIsOneDecision(t *testing.T) {
 	in(t, func(r *rig) {
 		r.deploy(1, map[string]string{"type": "capacity", "target": "5", "target-proportion": "1", "max": "50"})
-		time.Sleep(time.Minute)
+		r.pass(time.Minute)
 		writes := r.writes()
 		begin := time.Now()
 		r.report("g1", api.Demand{Queued: 180, InFlight: 20, Arrived: 200})
@@ -64,11 +65,12 @@ func TestCPU(t *testing.T) {
 		}
 		r.run(f)
 		r.deploy(1, nil)
-		time.Sleep(time.Minute)
+		r.pass(time.Minute)
 		want(r, r.replicas(), 1)
 		use = autoscale.CPU{Milli: 1400, Replicas: 1}
 		want(r, r.replicas(), 1)
 		f.Look(resize)
+		synctest.Wait()
 		want(r, r.replicas(), 3)
 	})
 }

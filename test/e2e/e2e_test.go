@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/test/platform"
 	corev1 "k8s.io/api/core/v1"
@@ -33,6 +34,8 @@ func TestPlatform(t *testing.T) {
 		{"invocation", invocation},
 		{"burst from zero", burstFromZero},
 		{"scaling", scaling},
+		{"scaling by cpu", scalingByCPU},
+		{"scaling by queue depth", scalingByQueue},
 		{"deleted while starting", deletedWhileStarting},
 		{"asynchronous calls", asynchronous},
 		{"secrets", secrets},
@@ -291,6 +294,9 @@ func scaling(t *testing.T, p *platform.Platform) {
 		})
 	}
 	platform.Eventually(t, 30*time.Second, available(t, p, "scaled", 3))
+	if d := decided(t, p, "scaled", func(d api.ScaleDecision) bool { return d.To == 3 && d.From < 3 }); d.Rule != "load" || wish(d, "capacity") != 3 || d.Reason == "" {
+		t.Errorf("why 3 replicas: %+v", d)
+	}
 	cancel()
 	wg.Wait()
 	platform.Eventually(t, 60*time.Second, func() error {

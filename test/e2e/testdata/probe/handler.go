@@ -13,7 +13,7 @@ import (
 
 var hoard [][]byte
 
-// Handle sleeps, fails, hoards memory or shows its surroundings, and otherwise
+// Handle sleeps, burns, fails, hoards memory or shows its surroundings, and otherwise
 // sends the body back.
 func Handle(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
@@ -23,6 +23,10 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 		case <-r.Context().Done():
 			fmt.Println("cancelled")
 			return
+		}
+	}
+	if d, err := time.ParseDuration(q.Get("burn")); err == nil { // a core's time
+		for end := time.Now().Add(d); time.Now().Before(end); {
 		}
 	}
 	if n, err := strconv.Atoi(q.Get("hoard")); err == nil { // MiB
