@@ -44,6 +44,7 @@ type ScaleWish struct {
 	Load     float64 `json:"load"`    // of all replicas, in the measure's unit
 	Target   float64 `json:"target"`  // of one replica
 	Replicas int     `json:"replicas"`
+	Held     string  `json:"held,omitempty"` // why Replicas is less than load ÷ target
 }
 
 // IdlePlan is what is to become of replicas that have nothing to do.

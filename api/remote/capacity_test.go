@@ -107,7 +107,7 @@ func TestCapacityCalls(t *testing.T) {
 	f.decisions = map[types.NamespacedName][]api.ScaleDecision{k: {{
 		Time: time.Unix(1, 5).UTC(), From: 1, To: 3, Rule: "load", Reason: "because", Repeated: 2, Since: time.Unix(0, 1).UTC(),
 		Inputs: api.ScaleInputs{Min: 1, Max: 20, Ready: 1, Queued: 2, InFlight: 1, Pending: 4, Arrived: 3, Rate: 0.1, CPU: 20, CPUReplicas: 1, IdleSeconds: 0.5, Settling: true},
-		Wishes: []api.ScaleWish{{Measure: "capacity", Load: 3, Target: 1, Replicas: 3}},
+		Wishes: []api.ScaleWish{{Measure: "capacity", Load: 3, Target: 1, Replicas: 3, Held: "so"}},
 		Idle:   api.IdlePlan{Tier: "running", KeepAliveSeconds: 900, From: "default", PrewarmSeconds: 1, PrewarmUntilSeconds: 2},
 	}}}
 	if ds, err := c.Decisions(t.Context(), k); err != nil || cmp.Diff(f.decisions[k], ds) != "" {

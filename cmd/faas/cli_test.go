@@ -125,6 +125,7 @@ func (nothing) Endpoints(ctx context.Context, _ string) (api.EndpointStream, err
 	context.AfterFunc(ctx, func() { close(n.events) })
 	return n, nil
 }
+
 func (nothing) Decisions(context.Context, types.NamespacedName) ([]api.ScaleDecision, error) {
 	return nil, nil
 }

@@ -196,3 +196,26 @@ func BenchmarkDecide(b *testing.B) {
 		Decide(p, w, Now{Time: now, Replicas: 5, Ready: 5, InFlight: i % 20})
 	}
 }
+
+// A wish that was held back says so.
+func TestHeld(t *testing.T) {
+	p := scale(map[string]string{"type": "cpu", "target": "100", "target-proportion": "1"})
+	w := &Window{}
+	for _, c := range []struct {
+		at   time.Duration
+		cpu  CPU
+		want string
+	}{
+		{0, CPU{}, "cpu 0 at 100 a replica asks for 1 (the use is not known)"},
+		{5 * time.Second, CPU{400, 1}, "cpu 400 at 100 a replica asks for 1 (the number has changed less than 15s ago)"},
+		{20 * time.Second, CPU{900, 1}, "cpu 900 at 100 a replica asks for 5 (at most twice as many at a time)"},
+		{40 * time.Second, CPU{400, 1}, "cpu 400 at 100 a replica asks for 4"},
+	} {
+		d := Decide(p, w, Now{Time: start.Add(c.at), Replicas: 1, Ready: 1, InFlight: 1, CPU: c.cpu})
+		if d.Reason != c.want {
+			t.Errorf("at %s: %q, want %q", c.at, d.Reason, c.want)
+		}
+		w.resized(start.Add(c.at), 1) // that nobody did
+		w.sized = start
+	}
+}

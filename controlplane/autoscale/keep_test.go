@@ -32,7 +32,7 @@ func near(got, want time.Duration) bool {
 }
 
 func TestLearn(t *testing.T) {
-	const min, h = time.Minute, time.Hour
+	const m, h = time.Minute, time.Hour
 	for _, c := range []struct {
 		name        string
 		gaps        []time.Duration
@@ -41,16 +41,16 @@ func TestLearn(t *testing.T) {
 		from, until time.Duration // the same for a window, from the other side
 	}{
 		{"nothing known", nil, FromDefault, worth, 0, 0},
-		{"too little known", times(fewGaps-1, min), FromDefault, worth, 0, 0},
+		{"too little known", times(fewGaps-1, m), FromDefault, worth, 0, 0},
 		{"short gaps need no more", times(20, 12*time.Second), FromLearned, 12 * time.Second, 0, 0},
 		{"some longer ones are worth it", times(20, 12*time.Second, 12*time.Second, 30*time.Second), FromLearned, 30 * time.Second, 0, 0},
-		{"a rare long one is not", append(times(100, 12*time.Second), times(1, 14*min)...), FromLearned, 12 * time.Second, 0, 0},
-		{"regular: there again before it", times(10, 5*min), FromLearned, 0, 5 * min, 5 * min},
-		{"regular, longer apart than a cold start is worth", times(10, 45*min), FromLearned, 0, 45 * min, 45 * min},
+		{"a rare long one is not", append(times(100, 12*time.Second), times(1, 14*m)...), FromLearned, 12 * time.Second, 0, 0},
+		{"regular: there again before it", times(10, 5*m), FromLearned, 0, 5 * m, 5 * m},
+		{"regular, longer apart than a cold start is worth", times(10, 45*m), FromLearned, 0, 45 * m, 45 * m},
 		{"so long apart that the window would cost more", times(10, 5*h), FromLearned, 0, 0, 0},
-		{"as often short as long", append(times(20, 11*time.Second), times(20, 10*min)...), FromLearned, 10 * min, 0, 0},
+		{"as often short as long", append(times(20, 11*time.Second), times(20, 10*m)...), FromLearned, 10 * m, 0, 0},
 		{"hours apart, at any time", []time.Duration{h, 2 * h, 3 * h, 5 * h, 7 * h, 11 * h, 13 * h, 17 * h, 19 * h, 23 * h}, FromLearned, 0, 0, 0},
-		{"what is spread out to what a cold start is worth teaches nothing", []time.Duration{14 * min, 14 * min, 13 * min, 15 * min, 14 * min, 14 * min, 14 * min, 30 * time.Second, 3 * min, 7 * min, 9 * min, 11 * min}, FromDefault, worth, 0, 0},
+		{"what is spread out to what a cold start is worth teaches nothing", []time.Duration{14 * m, 14 * m, 13 * m, 15 * m, 14 * m, 14 * m, 14 * m, 30 * time.Second, 3 * m, 7 * m, 9 * m, 11 * m}, FromDefault, worth, 0, 0},
 	} {
 		k := gapsOf(c.gaps...).Learn(worth)
 		if k.Source != c.source {
@@ -249,5 +249,22 @@ func TestShortKeepAlive(t *testing.T) {
 	coldThen, idleThen, _ := day(scale(map[string]string{"zero": "true", "zero-duration": "15m"}), calls)
 	if cold > coldThen+1 || idle > idleThen*7/10 {
 		t.Errorf("%d cold and idle for %s, with the default for good %d and %s", cold, idle, coldThen, idleThen)
+	}
+}
+
+func TestIdle(t *testing.T) {
+	w := &Window{}
+	if w.Idle(start) != 0 {
+		t.Error("nothing is known yet")
+	}
+	at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
+	w.Arrived(at(0), 1)
+	Decide(Policy{}, w, Now{Time: at(0), Replicas: 1, InFlight: 1})
+	if w.Idle(at(2)) != 0 {
+		t.Error("a request is in flight")
+	}
+	Decide(Policy{}, w, Now{Time: at(3), Replicas: 1})
+	if got := w.Idle(at(10)); got != 7*time.Second {
+		t.Errorf("idle for %s, want 7 s", got)
 	}
 }

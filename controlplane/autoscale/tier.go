@@ -54,6 +54,7 @@ func (t Tier) Cost(own uint64) (ready time.Duration, held uint64) {
 		return ReadyFrozen, own + HeldFrozen
 	case TierParked:
 		return ReadyParked, HeldParked
+	case TierNone:
 	}
 	return ReadyNone, HeldNone
 }

@@ -60,6 +60,14 @@ func (w *Window) rest(now time.Time) {
 	}
 }
 
+// Idle is how long there has been no request, as far as was told; for Gaps.Soon.
+func (w *Window) Idle(now time.Time) time.Duration {
+	if w.busy || w.since.IsZero() {
+		return 0
+	}
+	return max(0, now.Sub(w.active))
+}
+
 // resized notes how many replicas are wanted.
 func (w *Window) resized(now time.Time, replicas int) {
 	if replicas != w.size {

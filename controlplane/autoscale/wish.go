@@ -17,12 +17,11 @@ const measureConcurrency = "concurrency"
 // comes first: of equal wishes the first one is told.
 func (p Policy) wishes(w *Window, n Now) []api.ScaleWish {
 	var out []api.ScaleWish
-	add := func(measure string, load, target float64, replicas int) {
-		out = append(out, api.ScaleWish{Measure: measure, Load: load, Target: target, Replicas: replicas})
+	add := func(measure string, load, target float64) {
+		out = append(out, api.ScaleWish{Measure: measure, Load: load, Target: target, Replicas: quotient(load, target)})
 	}
 	if p.Concurrency > 0 {
-		load, target := float64(n.Queued+n.InFlight), float64(p.Concurrency)
-		add(measureConcurrency, load, target, quotient(load, target))
+		add(measureConcurrency, float64(n.Queued+n.InFlight), float64(p.Concurrency))
 	}
 	for _, measure := range []string{functions.ScaleCapacity, functions.ScaleRPS, functions.ScaleQueue, functions.ScaleCPU} {
 		target := p.Of(measure) * p.Proportion
@@ -31,16 +30,13 @@ func (p Policy) wishes(w *Window, n Now) []api.ScaleWish {
 		}
 		switch measure {
 		case functions.ScaleCapacity:
-			load := float64(n.Queued + n.InFlight)
-			add(measure, load, target, quotient(load, target))
+			add(measure, float64(n.Queued+n.InFlight), target)
 		case functions.ScaleRPS:
-			load := w.Rate(n.Time, RateWindow)
-			add(measure, load, target, quotient(load, target))
+			add(measure, w.Rate(n.Time, RateWindow), target)
 		case functions.ScaleQueue:
-			add(measure, float64(n.Pending), target, quotient(float64(n.Pending), target))
+			add(measure, float64(n.Pending), target)
 		case functions.ScaleCPU:
-			load, replicas := p.byCPU(w, n, target)
-			add(measure, load, target, replicas)
+			out = append(out, byCPU(w, n, target))
 		}
 	}
 	return out
@@ -51,24 +47,27 @@ func quotient(load, target float64) int {
 	return int(min(math.Ceil(load/target-1e-9), math.MaxInt32))
 }
 
-// byCPU is the use of all replicas, and how many that asks for. It adds at most
-// as many as there are, or 4 where there are fewer (the step of Kubernetes'
-// autoscaler), and only when CPUWindow has passed since the number last
-// changed. While the use is not known the number stays, unless nothing can use
-// any.
-func (p Policy) byCPU(w *Window, n Now, target float64) (load float64, replicas int) {
+// byCPU asks for what all replicas use. It adds at most as many as there are, or
+// 4 where there are fewer (the step of Kubernetes' autoscaler), and only when
+// CPUWindow has passed since the number last changed. While the use is not known
+// the number stays, unless nothing can use any.
+func byCPU(w *Window, n Now, target float64) api.ScaleWish {
+	s := api.ScaleWish{Measure: functions.ScaleCPU, Target: target}
 	if n.CPU.Replicas == 0 {
-		if n.Queued+n.InFlight == 0 && n.Time.Sub(w.active) >= CPUWindow {
-			return 0, 0
+		if n.Queued+n.InFlight > 0 || n.Time.Sub(w.active) < CPUWindow {
+			s.Replicas, s.Held = n.Replicas, "the use is not known"
 		}
-		return 0, n.Replicas
+		return s
 	}
-	load = n.CPU.Milli * float64(max(n.Ready, n.CPU.Replicas))
-	replicas = min(quotient(load, target), n.Replicas+max(n.Replicas, 4))
-	if replicas > n.Replicas && n.Time.Sub(w.sized) < CPUWindow {
-		replicas = n.Replicas
+	s.Load = n.CPU.Milli * float64(max(n.Ready, n.CPU.Replicas))
+	s.Replicas = quotient(s.Load, target)
+	if step := n.Replicas + max(n.Replicas, 4); s.Replicas > step {
+		s.Replicas, s.Held = step, "at most twice as many at a time"
 	}
-	return load, replicas
+	if s.Replicas > n.Replicas && n.Time.Sub(w.sized) < CPUWindow {
+		s.Replicas, s.Held = n.Replicas, fmt.Sprintf("the number has changed less than %s ago", CPUWindow)
+	}
+	return s
 }
 
 // largest is the wish that counts, 0 when there is none, and how it comes
@@ -79,6 +78,9 @@ func largest(wishes []api.ScaleWish) (replicas int, why string) {
 		if i == 0 || s.Replicas > replicas {
 			replicas = s.Replicas
 			why = fmt.Sprintf("%s %.3g at %.3g a replica asks for %d", s.Measure, s.Load, s.Target, s.Replicas)
+			if s.Held != "" {
+				why += " (" + s.Held + ")"
+			}
 		}
 	}
 	return replicas, why

@@ -61,6 +61,7 @@ type events struct {
 
 // Len, Less, Swap, Push and Pop implement heap.Interface.
 func (e *events) Len() int { return len(e.all) }
+
 func (e *events) Less(i, j int) bool {
 	a, b := e.all[i], e.all[j]
 	return a.at < b.at || a.at == b.at && a.order < b.order
@@ -97,10 +98,9 @@ func (r *run) run() {
 			return
 		}
 		r.pass(next)
-		switch next {
-		case happens:
+		if next == happens {
 			r.happen(heap.Pop(&r.events).(event))
-		case call:
+		} else if next == call {
 			r.arrive()
 		}
 		r.decide()

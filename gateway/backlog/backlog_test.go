@@ -82,7 +82,7 @@ func TestReports(t *testing.T) {
 			t.Fatalf("looked %d times in ten minutes after it was empty", n)
 		}
 		time.Sleep(31 * time.Second)
-		told(1) // another gateway's call is seen too
+		told(1)                                 // another gateway's call is seen too
 		if looks := q.set(1, nil); looks > 33 { // once a second
 			t.Fatalf("looked %d times", looks)
 		}
