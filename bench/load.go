@@ -61,32 +61,33 @@ func (w *wire) call() error {
 	if _, err := w.conn.Write(w.t.request); err != nil {
 		return err
 	}
-	status, err := readAnswer(w.r)
+	status, said, err := readAnswer(w.r)
 	if err != nil {
 		return fmt.Errorf("answer of %s: %w", w.t.addr, err)
 	}
 	if status != w.t.status {
-		return fmt.Errorf("%s answers %d, not %d", w.t.addr, status, w.t.status)
+		return fmt.Errorf("%s answers %d, not %d: %s", w.t.addr, status, w.t.status, said)
 	}
 	return nil
 }
 
-// readAnswer reads one answer, its body included, and tells its status.
-func readAnswer(r *bufio.Reader) (status int, err error) {
+// readAnswer reads one answer, its body included, and tells its status and the
+// beginning of an error's body.
+func readAnswer(r *bufio.Reader) (status int, said string, err error) {
 	line, err := r.ReadSlice('\n')
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	if len(line) < 12 || !bytes.HasPrefix(line, []byte("HTTP/1.1 ")) {
-		return 0, fmt.Errorf("not HTTP/1.1: %q", line)
+		return 0, "", fmt.Errorf("not HTTP/1.1: %q", line)
 	}
 	if status, err = strconv.Atoi(string(line[9:12])); err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	length, chunked := 0, false
 	for {
 		if line, err = r.ReadSlice('\n'); err != nil {
-			return 0, err
+			return 0, "", err
 		}
 		line = bytes.TrimSpace(line)
 		if len(line) == 0 {
@@ -96,29 +97,33 @@ func readAnswer(r *bufio.Reader) (status int, err error) {
 		switch {
 		case bytes.EqualFold(key, []byte("Content-Length")):
 			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
-				return 0, err
+				return 0, "", err
 			}
 		case bytes.EqualFold(key, []byte("Transfer-Encoding")):
 			chunked = true
 		}
 	}
 	if !chunked {
+		if status >= http.StatusBadRequest {
+			b, _ := r.Peek(min(length, 200))
+			said = string(b)
+		}
 		_, err = r.Discard(length)
-		return status, err
+		return status, said, err
 	}
 	for {
 		if line, err = r.ReadSlice('\n'); err != nil {
-			return 0, err
+			return 0, "", err
 		}
 		n, err := strconv.ParseInt(string(bytes.TrimSpace(line)), 16, 32)
 		if err != nil {
-			return 0, err
+			return 0, "", err
 		}
 		if _, err := r.Discard(int(n) + 2); err != nil { // and its line's end; no trailers come
-			return 0, err
+			return 0, "", err
 		}
 		if n == 0 {
-			return status, nil
+			return status, said, nil
 		}
 	}
 }

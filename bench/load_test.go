@@ -65,9 +65,11 @@ func TestReadAnswer(t *testing.T) {
 	for name, c := range map[string]struct {
 		in     string
 		status int
+		said   string
 		fails  bool
 	}{
 		"length":    {in: "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", status: 200},
+		"refused":   {in: "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\n\r\nwhy", status: 503, said: "why"},
 		"empty":     {in: "HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n", status: 202},
 		"chunks":    {in: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n", status: 200},
 		"no answer": {in: "", fails: true},
@@ -78,8 +80,8 @@ func TestReadAnswer(t *testing.T) {
 		if name == "cut short" || c.in == "" {
 			r = bufio.NewReader(strings.NewReader(c.in))
 		}
-		status, err := readAnswer(r)
-		if (err != nil) != c.fails || !c.fails && status != c.status {
+		status, said, err := readAnswer(r)
+		if (err != nil) != c.fails || !c.fails && (status != c.status || said != c.said) {
 			t.Errorf("%s: got %d and %v", name, status, err)
 		}
 		if rest, _ := r.ReadString(0); !c.fails && rest != "rest" {

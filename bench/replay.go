@@ -31,7 +31,7 @@ type replayed struct {
 	functions []traced
 	calls     []traceCall
 
-	mu   sync.Mutex
+	mu   sync.Mutex // of idle
 	idle []*wire
 }
 
