@@ -109,7 +109,11 @@ func (c *compiler) mounts(sources, groups []int) error {
 		}
 		c.directory(m.Destination)
 		mount := func(kind string, flags uint64, data string) {
-			c.Call(label, unix.SYS_MOUNT, program.Text(kind), program.Text(m.Destination), program.Text(kind), program.Int(flags), program.Text(data))
+			source := kind
+			if kind == m.Type {
+				source = m.Source
+			}
+			c.Call(label, unix.SYS_MOUNT, program.Text(source), program.Text(m.Destination), program.Text(kind), program.Int(flags), program.Text(data))
 		}
 		switch {
 		case m.Type == "cgroup" && len(c.in.Groups) == 0:

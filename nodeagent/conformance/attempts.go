@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -24,7 +26,7 @@ func attempts() map[string]func(*rig) {
 		"rights of files": rightsOfFiles, "devices of the image": devicesOfImage, "writes stay in the container": writesStay,
 		"volumes": volumes, "symbolic links at mount targets": symlinks, "working directory": workingDirectory,
 		"foreign addresses": foreignAddress, "the runtime's own program": ownProgram, "another pod's litter": anotherPodsLitter,
-		"the pause process": pauseProcess,
+		"the pause process": pauseProcess, "a control group of its own": ownGroups,
 	}
 }
 
@@ -65,6 +67,9 @@ func orphans(r *rig) {
 // the container or by Exec, is gone with it, even where no pid namespace ends it.
 func leftBehind(r *rig) {
 	for _, hostPID := range []bool{false, true} {
+		if hostPID && r.Single {
+			continue
+		}
 		sb := r.sandbox(runtime.SandboxSpec{HostPID: hostPID, HostNetwork: hostPID})
 		s := r.spec(sb, "hold")
 		c := r.start(s)
@@ -78,7 +83,7 @@ func leftBehind(r *rig) {
 			r.t.Fatal(err)
 		}
 		for controller, g := range groups {
-			if _, err := os.Stat(filepath.Join(hierarchy(controller), g)); err == nil {
+			if _, err := os.Stat(filepath.Join(hierarchy(controller), g)); err == nil && !r.Single { // or it is used again
 				r.t.Errorf("host pid %v: the removed container's group is there: %s of %q", hostPID, g, controller)
 			}
 		}
@@ -181,6 +186,9 @@ func rightsOfFiles(r *rig) {
 				r.t.Fatal(err)
 			}
 			f.want(r.t, want)
+		}
+		if err := r.Runtime.RemoveContainer(r.t.Context(), c.ID); err != nil {
+			r.t.Fatal(err)
 		}
 	}
 }
@@ -308,31 +316,121 @@ func ownProgram(r *rig) {
 	r.facts(s.LogPath).want(r.t, map[string]string{"steal.wrote": "0", "steal.fds": "0"})
 }
 
-// anotherPodsLitter: what a pod with many rights leaves in its namespaces is
-// not there for the next ones.
+// anotherPodsLitter: what a pod leaves in its namespaces is not there for the
+// next ones, whether it had no rights or many.
 func anotherPodsLitter(r *rig) {
-	sb := r.sandbox(runtime.SandboxSpec{Sysctls: map[string]string{"net.ipv4.tcp_syncookies": "0", "net.ipv4.ip_local_port_range": "20000 20100"}})
-	s := r.spec(sb, "litter")
-	s.Security = runtime.Security{User: new(int64(0)), Privileged: true}
-	x, out := r.run(s)
-	f, err := parse(out)
-	if err != nil || x.ExitCode != 0 {
-		r.t.Fatalf("%+v, %v", x, err)
+	all := runtime.Security{User: new(int64(0)), Privileged: true}
+	must := []string{"shm", "msg", "sem", "mqueue", "file", "listen", "abstract", "connections", "metrics"}
+	rich := append([]string{"hostname", "domainname", "address", "address2"}, must...)
+	if r.Single {
+		all = runtime.Security{User: new(int64(0)), AddCapabilities: []string{"ALL"}}
+	} else {
+		rich = append(rich, "sysctl.net/ipv4/ip_forward", "sysctl.kernel/shmmni", "sysctl.net/ipv4/conf/eth0/rp_filter")
 	}
-	for k, v := range f {
-		if v != "ok" {
-			r.t.Errorf("%s: %s, so this says nothing", k, v)
+	echo := net.JoinHostPort(r.Gateway.String(), r.echo())
+	littered := map[string]bool{} // network namespaces
+	for _, l := range []struct {
+		sandbox runtime.SandboxSpec
+		rights  runtime.Security
+		must    []string
+	}{
+		{rights: runtime.Security{}, must: must},
+		{rights: all, must: rich, sandbox: runtime.SandboxSpec{Sysctls: map[string]string{"net.ipv4.tcp_syncookies": "0", "net.ipv4.ip_local_port_range": "20000 20100"}}},
+	} {
+		sb := r.sandbox(l.sandbox)
+		s := r.spec(sb, "litter", echo)
+		s.Security = l.rights
+		x, out := r.run(s)
+		f, err := parse(out)
+		if err != nil || x.ExitCode != 0 {
+			r.t.Fatalf("%+v, %v", x, err)
+		}
+		for _, k := range l.must {
+			if v := f["litter."+k]; v != "ok" {
+				r.t.Errorf("%s: %q, so this says nothing", k, v)
+			}
+		}
+		littered[f["litter.netns"]] = true
+		if err := r.Runtime.RemoveSandbox(r.t.Context(), sb.ID); err != nil {
+			r.t.Fatal(err)
 		}
 	}
-	if err := r.Runtime.RemoveSandbox(r.t.Context(), sb.ID); err != nil {
-		r.t.Fatal(err)
-	}
-	for n := range 3 {
+	// A runtime that uses namespaces again does so sooner or later.
+	again := 0
+	for n := 0; n < 3 || r.Single && again == 0 && n < 60; n++ {
 		c := aCase{name: "after another pod", areas: []string{"process", "network", "sysctls", "ipc"}, want: wanted{uid: "1000", gid: "2000", groups: "3000"}}
 		o := r.observe(c)
+		if littered[o.inside["ns.net"]] {
+			again++
+		}
 		r.t.Run(fmt.Sprint(n), func(t *testing.T) {
 			expectation{t: t, f: o.inside, o: o, c: c, host: r.host}.all()
 		})
+		if err := r.Runtime.RemoveSandbox(r.t.Context(), o.sandbox.ID); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	if r.Single && again == 0 {
+		r.t.Error("no pod got the network namespace of the one that littered, so this says nothing")
+	}
+}
+
+// echo is a port of the host that accepts connections and closes them, for as
+// long as the test runs.
+func (r *rig) echo() string {
+	r.t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(r.t.Context(), "tcp4", net.JoinHostPort(r.Gateway.String(), "0"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	var open []net.Conn
+	accepted := make(chan struct{})
+	go func() {
+		defer close(accepted)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			open = append(open, c)
+			wg.Go(func() {
+				_, _ = io.Copy(c, io.LimitReader(c, 1<<20))
+				c.Close()
+			})
+		}
+	}()
+	r.t.Cleanup(func() { // a pod that is gone may not have said so
+		l.Close()
+		<-accepted
+		for _, c := range open {
+			c.Close()
+		}
+		wg.Wait()
+	})
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+// ownGroups: two containers at once are in different groups, neither within
+// the other's.
+func ownGroups(r *rig) {
+	var paths []string
+	for range 2 {
+		s := r.spec(r.sandbox(runtime.SandboxSpec{}), "hold")
+		c := r.start(s)
+		r.facts(s.LogPath)
+		for controller, g := range groupsOf(r.t, c.Pid) {
+			if own := groupsOf(r.t, os.Getpid())[controller]; strings.HasPrefix(own+"/", g+"/") {
+				r.t.Errorf("the container's group of %q is %q and this process is in it", controller, g)
+			}
+			if !slices.Contains(paths, g) {
+				paths = append(paths, g)
+			}
+		}
+	}
+	if len(paths) != 2 || strings.HasPrefix(paths[0]+"/", paths[1]+"/") || strings.HasPrefix(paths[1]+"/", paths[0]+"/") {
+		r.t.Errorf("two containers are in the groups %q", paths)
 	}
 }
 

@@ -80,7 +80,7 @@ func (r *rig) check(c aCase) observed {
 		})
 	}
 	r.t.Run("outside", func(t *testing.T) {
-		checkOutside(t, c, o)
+		checkOutside(t, c, o, r.Single)
 		switch {
 		case c.areas != nil:
 		case c.want.caps == 0:

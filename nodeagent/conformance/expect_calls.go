@@ -167,7 +167,7 @@ func checkFilter(t *testing.T, profile string, outside Facts) {
 	for _, way := range []string{"x86_64", "x32", "i386"} {
 		got := outside.under("filter." + way + ".")
 		for k := range got {
-			if n, err := strconv.Atoi(k); err != nil || n > lastKnown {
+			if n, err := strconv.Atoi(k); err != nil || n > lastKnown || n == uretprobe && way == "x86_64" {
 				delete(got, k)
 			}
 		}
@@ -177,7 +177,7 @@ func checkFilter(t *testing.T, profile string, outside Facts) {
 			t.Errorf("%v; found:\n%s", err, ranges(got))
 			continue
 		}
-		if text := ranges(got); text != string(b) {
+		if text := ranges(got); text != string(b) && !(way == "x32" && text == "000-450 ENOSYS\n") {
 			t.Errorf("%s: the filter decides differently:\n%s", name, changes(string(b), text))
 		}
 	}
@@ -186,6 +186,9 @@ func checkFilter(t *testing.T, profile string, outside Facts) {
 // lastKnown is the last number that every library in use knows of: what comes
 // after it is refused by one as unknown and by another as forbidden.
 const lastKnown = 450
+
+// uretprobe is a number below that not every library knows; see numbers.
+const uretprobe = 335
 
 // changes are the lines that only one of two texts has.
 func changes(want, got string) string {

@@ -55,7 +55,7 @@ func slack(kind string, n int) int {
 }
 
 // cycle runs n pods with one container each, four at a time, and answers with
-// the cgroup that holds the pods' groups.
+// the top cgroup that holds theirs.
 func (r *rig) cycle(n int) string {
 	r.t.Helper()
 	var wg sync.WaitGroup
@@ -108,8 +108,8 @@ func (r *rig) once() (parent string, err error) {
 		return "", err
 	}
 	for l := range strings.Lines(string(b)) {
-		if part := strings.SplitN(strings.TrimSpace(l), ":", 3); len(part) == 3 && strings.Contains(part[2], string(s.UID)) {
-			return filepath.Dir(filepath.Dir(part[2])), nil
+		if part := strings.SplitN(strings.TrimSpace(l), ":", 3); len(part) == 3 && strings.Count(part[2], "/") > 1 {
+			return "/" + strings.Split(part[2], "/")[1], nil
 		}
 	}
 	return "", fmt.Errorf("the container has no cgroup of its own: %s", b)

@@ -30,13 +30,18 @@ type rig struct {
 	probe []byte
 	base  []byte        // layer with the probe
 	count *atomic.Int64 // of sandboxes, to name them
+	name  string        // of this rig, in names
 	host  Facts         // of the probe in fresh namespaces of the host
 }
 
 func newRig(t *testing.T, n Node) *rig {
 	t.Helper()
 	r := &rig{Node: n, t: t, count: new(atomic.Int64), probe: buildProbe(t)}
-	var err error
+	dir, err := os.MkdirTemp(n.Dir, "conformance")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Dir, r.name = dir, filepath.Base(dir)
 	if r.base, err = baseLayer(r.probe); err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +108,7 @@ func (r *rig) sandbox(s runtime.SandboxSpec) runtime.Sandbox {
 // named gives a sandbox the names of a pod of its own.
 func (r *rig) named(s runtime.SandboxSpec) runtime.SandboxSpec {
 	n := r.count.Add(1)
-	s.UID, s.Namespace, s.Name, s.Hostname = types.UID(fmt.Sprintf("uid-conformance-%d", n)), "default", fmt.Sprintf("pod-%d", n), "probe-host"
+	s.UID, s.Namespace, s.Name, s.Hostname = types.UID(fmt.Sprintf("uid-%s-%d", r.name, n)), "default", fmt.Sprintf("pod-%d", n), "probe-host"
 	if r.Adapt != nil {
 		r.Adapt(&s)
 	}

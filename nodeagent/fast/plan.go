@@ -110,6 +110,9 @@ func namespaces() []specs.LinuxNamespace {
 
 func (r *Runtime) groups(slot string) (out []confine.Mounted) {
 	for _, h := range r.cgroups.Controllers() {
+		if filepath.Base(h) == "unified" {
+			continue // version 2 beside version 1 has no limits of ours, and runc does not show it
+		}
 		out = append(out, confine.Mounted{Name: filepath.Base(h), Source: filepath.Join(h, r.cgroups.Slot(slot))})
 	}
 	return out

@@ -38,8 +38,9 @@ func arguments(img runtime.ImageConfig, command, args []string) ([]string, error
 }
 
 // environment is the image's variables with the container's on top. The last
-// value of a name wins and stands where the name first came.
-func environment(hostname string, image, container []string) []string {
+// value of a name wins and stands where the name first came. HOME is the user's
+// if nobody says otherwise.
+func environment(hostname, home string, image, container []string) []string {
 	var names []string
 	values := map[string]string{}
 	for _, kv := range slices.Concat([]string{"PATH=" + defaultPath, "HOSTNAME=" + hostname}, image, container) {
@@ -51,6 +52,9 @@ func environment(hostname string, image, container []string) []string {
 			names = append(names, name)
 		}
 		values[name] = kv
+	}
+	if _, ok := values["HOME"]; !ok {
+		names, values["HOME"] = append(names, "HOME"), "HOME="+home
 	}
 	out := make([]string, len(names))
 	for i, n := range names {
@@ -87,7 +91,7 @@ type Accounts struct{ Passwd, Group []byte }
 
 // userOf is who the process runs as: the container's wish, else the image's.
 // Ids lie between 0 and 2³¹−1: larger ones have wrapped to root elsewhere.
-func userOf(s runtime.Security, imageUser string, a Accounts) (specs.User, error) {
+func userOf(s runtime.Security, imageUser string, a Accounts) (_ specs.User, home string, err error) {
 	who := imageUser
 	if s.User != nil {
 		who = strconv.FormatInt(*s.User, 10)
@@ -104,13 +108,13 @@ func userOf(s runtime.Security, imageUser string, a Accounts) (specs.User, error
 	}
 	u, err := user.GetExecUser(who, nil, bytes.NewReader(a.Passwd), bytes.NewReader(a.Group))
 	if err != nil {
-		return specs.User{}, fmt.Errorf("user %q: %w", who, err)
+		return specs.User{}, "", fmt.Errorf("user %q: %w", who, err)
 	}
 	const maxID = 1<<31 - 1
 	out := specs.User{}
 	for i, id := range append([]int{u.Uid, u.Gid}, u.Sgids...) {
 		if id < 0 || id > maxID {
-			return specs.User{}, fmt.Errorf("user %q: id %d is not between 0 and %d", who, id, maxID)
+			return specs.User{}, "", fmt.Errorf("user %q: id %d is not between 0 and %d", who, id, maxID)
 		}
 		switch i {
 		case 0:
@@ -123,14 +127,17 @@ func userOf(s runtime.Security, imageUser string, a Accounts) (specs.User, error
 	}
 	for _, g := range s.Supplemental {
 		if g < 0 || g > maxID {
-			return specs.User{}, fmt.Errorf("supplementary group %d is not between 0 and %d", g, maxID)
+			return specs.User{}, "", fmt.Errorf("supplementary group %d is not between 0 and %d", g, maxID)
 		}
 		out.AdditionalGids = append(out.AdditionalGids, uint32(g))
 	}
 	slices.Sort(out.AdditionalGids)
 	out.AdditionalGids = slices.Compact(out.AdditionalGids)
 	if s.RunAsNonRoot && out.UID == 0 {
-		return specs.User{}, fmt.Errorf("user %q is root and the container must not run as root: set runAsUser, or USER in the image", who)
+		return specs.User{}, "", fmt.Errorf("user %q is root and the container must not run as root: set runAsUser, or USER in the image", who)
 	}
-	return out, nil
+	if home = u.Home; home == "" {
+		home = "/" // nobody that the image knows
+	}
+	return out, home, nil
 }

@@ -52,7 +52,7 @@ func Container(in Input) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	who, err := userOf(sec, in.Image.User, in.Accounts)
+	who, home, err := userOf(sec, in.Image.User, in.Accounts)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func Container(in Input) (*specs.Spec, error) {
 		Version: Version,
 		Root:    &specs.Root{Path: "rootfs", Readonly: sec.ReadOnlyRoot},
 		Process: &specs.Process{
-			Args: args, Cwd: cwd, Env: environment(in.Pod.Hostname, in.Image.Env, c.Env), User: who,
+			Args: args, Cwd: cwd, Env: environment(in.Pod.Hostname, home, in.Image.Env, c.Env), User: who,
 			NoNewPrivileges: !sec.AllowEscalation && !sec.Privileged,
 			Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
 			Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: in.Privilege.OpenFiles, Hard: in.Privilege.OpenFiles}},

@@ -35,8 +35,8 @@ func TestArguments(t *testing.T) {
 }
 
 func TestEnvironment(t *testing.T) {
-	got := environment("h", []string{"A=1", "PATH=/img", "bad", "=x"}, []string{"B=2", "A=3", "HOSTNAME=own"})
-	want := []string{"PATH=/img", "HOSTNAME=own", "A=3", "B=2"}
+	got := environment("h", "/root", []string{"A=1", "PATH=/img", "bad", "=x"}, []string{"B=2", "A=3", "HOSTNAME=own"})
+	want := []string{"PATH=/img", "HOSTNAME=own", "A=3", "B=2", "HOME=/root"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
@@ -85,7 +85,7 @@ func TestUserOf(t *testing.T) {
 		{s: runtime.Security{RunAsNonRoot: true}, err: "must not run as root"},
 		{image: "app", s: runtime.Security{RunAsNonRoot: true}, want: specs.User{UID: 1000, GID: 2000, AdditionalGids: []uint32{3000}}},
 	} {
-		got, err := userOf(c.s, c.image, a)
+		got, _, err := userOf(c.s, c.image, a)
 		if c.err != "" {
 			if err == nil || !strings.Contains(err.Error(), c.err) {
 				t.Errorf("%+v: got %v, want %q", c, err, c.err)

@@ -58,7 +58,7 @@ func main() {
 	case "daemon":
 		daemon()
 	case "litter":
-		litter()
+		litter(args[0])
 	case "spoof":
 		spoof(args[0], args[1:])
 	case "steal":

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io/fs"
 	"net"
@@ -32,9 +33,84 @@ func networks() {
 		}
 		say("net."+f, strings.Join(rows, "|"))
 	}
+	if n, err := tcpMetrics(); err != nil {
+		say("tcp metrics", why(err))
+	} else {
+		say("tcp metrics", n)
+	}
 	for _, f := range []string{"tcp", "tcp6", "udp", "udp6", "unix", "raw6", "icmp"} {
 		b, err := os.ReadFile("/proc/net/" + f)
 		say("sockets."+f, fmt.Sprintf("%d %s", max(0, strings.Count(string(b), "\n")-1), why(err)))
+	}
+}
+
+// tcpMetrics counts what the kernel remembers of former connections: with whom
+// they were, above all. Anybody may ask.
+func tcpMetrics() (int, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_GENERIC)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	name := append([]byte("tcp_metrics"), 0)
+	attr := append([]byte{byte(4 + len(name)), 0, unix.CTRL_ATTR_FAMILY_NAME, 0}, name...)
+	id := 0
+	err = generic(fd, unix.GENL_ID_CTRL, unix.NLM_F_REQUEST|unix.NLM_F_ACK, []byte{unix.CTRL_CMD_GETFAMILY, 1, 0, 0}, attr, func(body []byte) {
+		for at := 4; at+4 <= len(body); { // behind the generic header: attributes
+			size := int(binary.NativeEndian.Uint16(body[at:]))
+			if size < 4 || at+size > len(body) {
+				return
+			}
+			if binary.NativeEndian.Uint16(body[at+2:]) == unix.CTRL_ATTR_FAMILY_ID {
+				id = int(binary.NativeEndian.Uint16(body[at+4:]))
+			}
+			at += (size + 3) &^ 3
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	count := 0
+	const get = 1 // TCP_METRICS_CMD_GET
+	err = generic(fd, id, unix.NLM_F_REQUEST|unix.NLM_F_DUMP, []byte{get, 1, 0, 0}, nil, func([]byte) { count++ })
+	return count, err
+}
+
+// generic asks a family of generic netlink and passes each answer on.
+func generic(fd, family, flags int, head, attrs []byte, each func(body []byte)) error {
+	m := binary.NativeEndian.AppendUint32(nil, uint32(16+len(head)+(len(attrs)+3)&^3))
+	m = binary.NativeEndian.AppendUint16(m, uint16(family))
+	m = binary.NativeEndian.AppendUint16(m, uint16(flags))
+	m = append(append(append(m, make([]byte, 8)...), head...), attrs...)
+	m = append(m, make([]byte, (4-len(attrs)%4)%4)...)
+	if err := unix.Sendto(fd, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
+	buf := make([]byte, 1<<16)
+	for {
+		n, _, err := unix.Recvfrom(fd, buf, 0)
+		if err != nil {
+			return err
+		}
+		for at := 0; at+16 <= n; {
+			size := int(binary.NativeEndian.Uint32(buf[at:]))
+			if size < 16 || at+size > n {
+				return unix.EBADMSG
+			}
+			body := buf[at+16 : at+size]
+			switch binary.NativeEndian.Uint16(buf[at+4:]) {
+			case unix.NLMSG_DONE:
+				return nil
+			case unix.NLMSG_ERROR:
+				if code := int32(binary.NativeEndian.Uint32(body)); code != 0 {
+					return unix.Errno(-code)
+				}
+				return nil
+			default:
+				each(body)
+			}
+			at += (size + 3) &^ 3
+		}
 	}
 }
 
