@@ -18,13 +18,11 @@ import (
 	"github.com/podsnap/podsnap/gateway/auth"
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // replicas is a control plane that has one replica, the same server, for every
 // function that is asked for.

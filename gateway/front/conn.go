@@ -26,6 +26,7 @@ type conn struct {
 	seen  int    // how much of in was searched for the end of a head
 	fault error  // of the connection, to be told when out is empty
 	now   phase
+	fresh bool  // no request was read yet: HTTP/2 may begin
 	left  int64 // of a body of known length
 	chunk wire.Chunks
 	head  wire.Request
@@ -54,6 +55,10 @@ const (
 type scratch = [4 << 10]byte
 
 const smallRead = 512
+
+// preface is what a connection begins with whose client knows that HTTP/2 is
+// spoken here.
+const preface = "PRI * HTTP/2.0\r\n\r\n"
 
 // Read implements net.Conn. Like any Read it is for one caller at a time.
 func (c *conn) Read(p []byte) (int, error) {
@@ -146,6 +151,10 @@ func (c *conn) vet(b []byte) (good int) {
 			}
 		case inHead:
 			n, ok := wire.HeadEnd(rest, c.seen)
+			if ok && c.fresh && string(rest[:n]) == preface {
+				c.now = inTunnel // net/http reads the rest of it
+				return len(b)
+			}
 			v := wire.Refusal{}
 			if ok {
 				v = wire.ParseRequest(rest[:n], &c.head)
@@ -166,6 +175,7 @@ func (c *conn) vet(b []byte) (good int) {
 			}
 			good += n
 			c.seen = 0
+			c.fresh = false
 			c.frame()
 		default:
 			return good

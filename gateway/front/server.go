@@ -169,7 +169,7 @@ func (s *Server) take(nc net.Conn) {
 	}
 	c := &counted{Conn: nc, addr: addr, g: s.gate}
 	if s.c.Invoker == nil {
-		s.hand.give(&conn{Conn: c, pool: s.pool})
+		s.hand.give(&conn{Conn: c, pool: s.pool, fresh: true})
 		return
 	}
 	x := newSession(s, c)

@@ -205,14 +205,9 @@ func (x *session) endIdle() {
 	}
 }
 
-var preface = []byte("PRI * HTTP/2.0\r\n\r\n")
-
 // handOver gives the connection to net/http, with what was read.
 func (x *session) handOver() {
-	c := &conn{Conn: x.nc, pool: x.s.pool, in: bytes.Clone(x.in.Bytes())}
-	if x.first && bytes.HasPrefix(c.in, preface) {
-		c.now = inTunnel // HTTP/2, of which net/http knows more
-	}
+	c := &conn{Conn: x.nc, pool: x.s.pool, in: bytes.Clone(x.in.Bytes()), fresh: x.first}
 	_ = x.nc.SetDeadline(time.Time{})
 	x.s.hand.give(c)
 }
