@@ -237,3 +237,12 @@ func (t Tree) Kill(group string) error {
 	}
 	return err
 }
+
+// Freeze stops the processes of a group where they are, or lets them go on. The
+// kernel does it soon after.
+func (t Tree) Freeze(group string, frozen bool) error {
+	if t.V2 {
+		return t.set(group, "", "cgroup.freeze", map[bool]string{true: "1", false: "0"}[frozen])
+	}
+	return t.set(group, "freezer", "freezer.state", map[bool]string{true: "FROZEN", false: "THAWED"}[frozen])
+}

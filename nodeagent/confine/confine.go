@@ -64,7 +64,8 @@ const kept = 400
 type compiler struct {
 	program.Builder
 	in   Input
-	next int // descriptor
+	next int             // descriptor
+	made map[string]bool // directories
 }
 
 // Start is the program of a container's first process. Run it in a child with
@@ -73,7 +74,7 @@ func Start(in Input) (program.Program, error) {
 	if err := supported(in.Spec); err != nil {
 		return program.Program{}, err
 	}
-	c := &compiler{in: in, next: kept}
+	c := &compiler{in: in, next: kept, made: map[string]bool{}}
 	c.begin()
 	c.Call("enter the network namespace", unix.SYS_SETNS, program.Input(Netns), program.Int(unix.CLONE_NEWNET))
 	c.session()
@@ -113,7 +114,7 @@ func Start(in Input) (program.Program, error) {
 // Enter is the program of a process that joins a running container; second is
 // the call after which it is a second process (see program.Options.Forks).
 func Enter(in Input) (p program.Program, second int, err error) {
-	c := &compiler{in: in, next: kept}
+	c := &compiler{in: in, next: kept, made: map[string]bool{}}
 	c.begin()
 	c.stdio(true)
 	flags := uint64(0)
@@ -270,7 +271,8 @@ func shorten(lower []string) (base string, rest []string) {
 func (c *compiler) directory(dir string) {
 	for i := 1; i <= len(dir); i++ {
 		if i == len(dir) || dir[i] == '/' {
-			if p := dir[:i]; p != "/" {
+			if p := dir[:i]; p != "/" && !c.made[p] {
+				c.made[p] = true
 				c.Call(fmt.Sprintf("make directory %q", p), unix.SYS_MKDIRAT, program.Int(atCwd), program.Text(p), program.Int(0o755)).Allow(unix.EEXIST, unix.EROFS)
 			}
 		}

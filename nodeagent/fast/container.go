@@ -220,6 +220,9 @@ func (r *Runtime) end(ctx context.Context, c *container) error {
 	sl := c.sandbox.slot
 	r.mu.Unlock()
 	if !over {
+		if sl != nil { // a frozen process would not see the signal
+			_ = r.cgroups.Freeze(r.cgroups.Slot(sl.id), false)
+		}
 		_, err := r.keeper.Do(ctx, launch.Request{Op: launch.Signal, ID: id, Sig: syscall.SIGKILL}, nil)
 		switch {
 		case errors.Is(err, launch.ErrNone):

@@ -90,6 +90,7 @@ type Runtime struct {
 	fill    context.Context    //nolint:containedctx // the pool's filling, which a teardown ends
 	drain   context.CancelFunc // ends it
 	filled  sync.WaitGroup
+	watcher *watcher
 
 	profiles spec.Profiles
 
@@ -124,7 +125,7 @@ func New(c Config) (*Runtime, error) {
 		return nil, ErrUnsupported
 	}
 	r := &Runtime{
-		c: c, cgroups: tree, adopted: make(chan struct{}), trash: make(chan struct{}, 1),
+		c: c, cgroups: tree, adopted: make(chan struct{}), trash: make(chan struct{}, 1), watcher: newWatcher(),
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, execs: map[string]chan launch.Process{},
 		filters: map[*specs.LinuxSeccomp][]byte{},
 	}
@@ -183,6 +184,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 	})
 	wg.Go(func() { r.sweepTrash(ctx) })
 	wg.Go(func() { r.sweepViews(ctx) })
+	wg.Go(func() { r.watcher.run(ctx) })
 	err := r.keeper.Run(ctx)
 	cancel()
 	r.mu.Lock()

@@ -111,3 +111,55 @@ func TestPoolChange(t *testing.T) {
 		t.Errorf("the owner has lost %s", b)
 	}
 }
+
+// A port is seen as soon as something listens on it, and only then, whichever
+// way it listens.
+func TestPorts(t *testing.T) {
+	n := newTestNetwork(t)
+	p := attach(t, n, "aaaaaaaaaaaaaaaa")
+	ports, err := NewPorts(p.ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ports.Close()
+	expect := func(port uint16, want bool) {
+		t.Helper()
+		if got, err := ports.Listening(port); got != want || err != nil {
+			t.Errorf("port %d: got %v, %v, want %v", port, got, err, want)
+		}
+	}
+	for _, address := range []string{"0.0.0.0:8080", "[::]:8080", p.ip.String() + ":8080"} {
+		expect(8080, false)
+		var l net.Listener
+		if err := inNamespace(p.ns, func() (err error) {
+			l, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp", address)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if address[:2] != p.ip.String()[:2] {
+			expect(8080, true)
+		}
+		expect(8081, false)
+		l.Close()
+	}
+	expect(8080, false)
+}
+
+func BenchmarkListening(b *testing.B) {
+	ns, err := NewNamespace()
+	if err != nil {
+		b.Skip("needs root: ", err)
+	}
+	defer ns.Close()
+	ports, err := NewPorts(ns)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer ports.Close()
+	for b.Loop() {
+		if _, err := ports.Listening(8080); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

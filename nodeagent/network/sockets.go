@@ -71,7 +71,10 @@ func diag(fd int, kind, flags uint16, family uint8, id []byte) (ids [][]byte, er
 	if err := unix.Sendto(fd, q, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return nil, err
 	}
-	buf := make([]byte, 32<<10)
+	buf := make([]byte, 16<<10)
+	if flags&unix.NLM_F_DUMP == 0 {
+		buf = buf[:1<<10]
+	}
 	for {
 		n, _, err := unix.Recvfrom(fd, buf, 0)
 		if errors.Is(err, unix.EINTR) {
@@ -96,6 +99,9 @@ func diag(fd int, kind, flags uint16, family uint8, id []byte) (ids [][]byte, er
 				return ids, nil
 			case kind == sockDiagByFamily && len(body) >= 4+diagID:
 				ids = append(ids, append([]byte(nil), body[4:4+diagID]...))
+				if flags&unix.NLM_F_DUMP == 0 {
+					return ids, nil // the one that was asked for
+				}
 			}
 			b = b[min(len(b), (size+3)&^3):]
 		}

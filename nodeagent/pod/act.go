@@ -321,6 +321,9 @@ func (w *Worker) target(c *corev1.Container, id, ip string) probe.Target {
 	for _, p := range c.Ports {
 		t.Ports[p.Name] = p.ContainerPort
 	}
+	if l, ok := w.c.Runtime.(runtime.Listener); ok && ip != "" {
+		t.Listening = func(ctx context.Context, port int32) error { return l.Listening(ctx, id, port) }
+	}
 	t.Exec = func(ctx context.Context, command []string) (int, string, error) {
 		out := &head{most: 10 << 10}
 		code, err := w.c.Runtime.Exec(ctx, id, runtime.Exec{Command: command, Stdout: out, Stderr: out})

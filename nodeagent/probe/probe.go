@@ -34,6 +34,9 @@ type Target struct {
 	// Exec runs a command in it and answers with its exit code and the start
 	// of its output.
 	Exec func(ctx context.Context, command []string) (code int, output string, err error)
+	// Listening returns nil as soon as something in it listens on a port; nil,
+	// or another error than ctx's, is that nobody can tell.
+	Listening func(ctx context.Context, port int32) error
 }
 
 // Check asks once, at most for the probe's time-out. nil is a yes.

@@ -2,10 +2,12 @@ package probe
 
 import (
 	"context"
+	"strconv"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // Kind is what a probe asks for.
@@ -100,7 +102,11 @@ func (p *Prober) await(ctx context.Context, kind Kind, spec *corev1.Probe, t Tar
 		return context.Cause(ctx)
 	}
 	told := begin
+	listen := listener(spec, t)
 	for yes := int32(0); ; {
+		if listen != nil && listen(ctx) {
+			listen = nil // from now on it is for the probe to say
+		}
 		err := p.Check(ctx, spec, t)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -120,9 +126,39 @@ func (p *Prober) await(ctx context.Context, kind Kind, spec *corev1.Probe, t Tar
 				report(Result{Kind: kind, Failed: true, Err: err})
 			}
 		}
-		if !pause(ctx, min(max(quickest, elapsed/10), time.Second, period(spec))) {
+		if listen == nil && !pause(ctx, min(max(quickest, elapsed/10), time.Second, period(spec))) {
 			return context.Cause(ctx)
 		}
+	}
+}
+
+// patience is how long a port is waited for before it is tried all the same.
+const patience = time.Second
+
+// listener waits for the probe's port to be listened on; it returns false when
+// that has taken too long, and true when it is or nobody can tell. Nil is a
+// probe of something else.
+func listener(spec *corev1.Probe, t Target) func(ctx context.Context) bool {
+	var at intstr.IntOrString
+	switch {
+	case t.Listening == nil:
+		return nil
+	case spec.TCPSocket != nil && spec.TCPSocket.Host == "":
+		at = spec.TCPSocket.Port
+	case spec.HTTPGet != nil && spec.HTTPGet.Host == "":
+		at = spec.HTTPGet.Port
+	default:
+		return nil
+	}
+	text, err := t.port(at)
+	if err != nil {
+		return nil // the probe says so
+	}
+	port, _ := strconv.Atoi(text)
+	return func(ctx context.Context) bool {
+		limited, cancel := context.WithTimeout(ctx, min(patience, period(spec)))
+		defer cancel()
+		return t.Listening(limited, int32(port)) == nil || limited.Err() == nil
 	}
 }
 

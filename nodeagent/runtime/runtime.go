@@ -73,6 +73,22 @@ type Stats interface {
 	Stats(ctx context.Context, id string) (cpuSeconds float64, memory uint64, err error)
 }
 
+// Listener is a runtime that sees when a container listens.
+type Listener interface {
+	// Listening returns nil as soon as a process of the container listens on
+	// the TCP port. Any other error than ctx's cause means that it cannot be
+	// seen, or not any more; then the port has to be tried.
+	Listening(ctx context.Context, container string, port int32) error
+}
+
+// Freezer is a runtime that can stop a container's processes where they are:
+// they keep their memory and get no processor. A frozen container can be
+// removed.
+type Freezer interface {
+	Freeze(ctx context.Context, container string) error
+	Thaw(ctx context.Context, container string) error
+}
+
 // SandboxSpec says what sandbox to make.
 type SandboxSpec struct {
 	UID             types.UID

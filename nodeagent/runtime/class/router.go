@@ -4,6 +4,7 @@ package class
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"syscall"
 
@@ -19,6 +20,8 @@ type Runtime interface {
 // Fast is a runtime that knows what is its own.
 type Fast interface {
 	Runtime
+	runtime.Listener
+	runtime.Freezer
 	Owns(id string) bool
 }
 
@@ -29,7 +32,14 @@ type Router struct {
 	other Runtime
 }
 
-var _ Runtime = (*Router)(nil)
+var (
+	_ Runtime          = (*Router)(nil)
+	_ runtime.Listener = (*Router)(nil)
+	_ runtime.Freezer  = (*Router)(nil)
+)
+
+// errOther is what only the fast runtime can do.
+var errOther = errors.New("the container's runtime cannot do that")
 
 // New makes a router.
 func New(fast Fast, other Runtime) *Router { return &Router{fast, other} }
@@ -77,6 +87,30 @@ func (r *Router) Exec(ctx context.Context, id string, e runtime.Exec) (int, erro
 // Stats implements runtime.Stats.
 func (r *Router) Stats(ctx context.Context, id string) (cpuSeconds float64, memory uint64, err error) {
 	return r.of(id).Stats(ctx, id)
+}
+
+// Listening implements runtime.Listener.
+func (r *Router) Listening(ctx context.Context, id string, port int32) error {
+	if !r.fast.Owns(id) {
+		return errOther
+	}
+	return r.fast.Listening(ctx, id, port)
+}
+
+// Freeze implements runtime.Freezer.
+func (r *Router) Freeze(ctx context.Context, id string) error {
+	if !r.fast.Owns(id) {
+		return errOther
+	}
+	return r.fast.Freeze(ctx, id)
+}
+
+// Thaw implements runtime.Freezer.
+func (r *Router) Thaw(ctx context.Context, id string) error {
+	if !r.fast.Owns(id) {
+		return errOther
+	}
+	return r.fast.Thaw(ctx, id)
 }
 
 // List implements runtime.Runtime: it is complete or an error.

@@ -1,0 +1,137 @@
+package confine
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/datadriven"
+	"github.com/elastic/go-seccomp-bpf/arch"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	noderuntime "github.com/podsnap/podsnap/nodeagent/runtime"
+	"github.com/podsnap/podsnap/nodeagent/spec"
+)
+
+// input is a container like that of a function.
+func input(t *testing.T, change func(*spec.Input)) Input {
+	t.Helper()
+	in := spec.Input{
+		Shm: "/host/box", Files: "/host/box", Pod: noderuntime.SandboxSpec{Hostname: "pod"},
+		Image:     noderuntime.ImageConfig{Entrypoint: []string{"/bin/serve"}, Env: []string{"A=b"}, WorkingDir: "/work"},
+		Spec:      noderuntime.ContainerSpec{Security: noderuntime.Security{User: new(int64(1000))}},
+		Privilege: spec.Privilege{OpenFiles: 4096, Caps: []string{"CAP_CHOWN", "CAP_NET_BIND_SERVICE"}},
+	}
+	if change != nil {
+		change(&in)
+	}
+	made, err := spec.Container(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made.Hostname = "pod"
+	made.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.PIDNamespace}}
+	return Input{
+		ID: "c1", Spec: made, Files: map[string]bool{"/host/box/hosts": true, "/host/box/hostname": true, "/host/box/resolv.conf": true},
+		Root:   Root{Lower: []string{"/images/2/fs", "/images/1/fs"}, Upper: "/box/upper", Work: "/box/work", At: "/box/root"},
+		Join:   []string{"/cg/memory/c1/cgroup.procs", "/cg/pids/c1/cgroup.procs"},
+		Groups: []Mounted{{"memory", "/cg/memory/c1"}, {"pids", "/cg/pids/c1"}},
+		Stdout: "/box/out", Stderr: "/box/err", Filter: []byte{6, 0, 0, 0, 0, 0, 0xff, 0x7f},
+	}
+}
+
+func name(nr uint64) string { return arch.X86_64.SyscallNumbers[int(nr)] }
+
+// TestPrograms writes whole programs out: what a container is confined by.
+func TestPrograms(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the numbers are amd64's")
+	}
+	inputs := map[string]func(*spec.Input){
+		"function": nil,
+		"read-only, with volumes and a capability, in PATH": func(in *spec.Input) {
+			in.Spec.Security.ReadOnlyRoot = true
+			in.Spec.Security.AddCapabilities = []string{"NET_BIND_SERVICE"}
+			in.Spec.Security.AllowEscalation = true
+			in.Spec.Security.Supplemental = []int64{7}
+			in.Spec.Command, in.Spec.Env = []string{"serve", "-v"}, []string{"PATH=/bin:/usr/bin"}
+			in.Spec.Mounts = []noderuntime.Mount{{Source: "/host/data", Target: "/data", ReadOnly: true}, {Source: "/host/hosts", Target: "/etc/hosts"}}
+		},
+	}
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			change, ok := inputs[strings.TrimSpace(d.Input)]
+			if !ok {
+				t.Fatalf("no input %q", d.Input)
+			}
+			in := input(t, change)
+			if d.Cmd == "enter" {
+				p, second, err := Enter(in)
+				if err != nil {
+					return err.Error()
+				}
+				return fmt.Sprintf("two processes from call %d on\n%s", second, p.Text(name))
+			}
+			p, err := Start(in)
+			if err != nil {
+				return err.Error()
+			}
+			return fmt.Sprintf("flags %#x\n%s", p.Flags, p.Text(name))
+		})
+	})
+}
+
+func TestRefused(t *testing.T) {
+	for want, change := range map[string]func(*Input){
+		"not allowed there":      func(in *Input) { in.Spec.Mounts = append(in.Spec.Mounts, bind("/x", "/proc/keys")) },
+		`mount "/y" at "/dev"`:   func(in *Input) { in.Spec.Mounts = append(in.Spec.Mounts, bind("/y", "/dev")) },
+		`option "rshared"`:       func(in *Input) { in.Spec.Mounts = append(in.Spec.Mounts, bind("/x", "/d", "rshared")) },
+		"devices, terminals":     func(in *Input) { in.Spec.Process.Terminal = true },
+		`namespace "user"`:       func(in *Input) { in.Spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.UserNamespace}} },
+		"no layers":              func(in *Input) { in.Root.Lower = nil },
+		"that overlay mounts do": func(in *Input) { in.Root.Upper = "/a:b" },
+		"too many layers: 700":   func(in *Input) { in.Root.Lower = many() },
+	} {
+		in := input(t, nil)
+		change(&in)
+		if _, err := Start(in); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}
+
+func bind(from, to string, options ...string) specs.Mount {
+	return specs.Mount{Type: "bind", Source: from, Destination: to, Options: append([]string{"rbind"}, options...)}
+}
+
+func many() (out []string) {
+	for i := range 700 {
+		out = append(out, fmt.Sprintf("/images/layers/%d/fs", i))
+	}
+	return out
+}
+
+func TestShorten(t *testing.T) {
+	for _, c := range []struct {
+		in   []string
+		base string
+		rest string
+	}{
+		{[]string{"/a/b/1/fs", "/a/b/2/fs"}, "/a/b", "1/fs 2/fs"},
+		{[]string{"/a/b/1/fs"}, "/a/b/1", "fs"},
+		{[]string{"/a/1", "/b/2"}, "/", "a/1 b/2"},
+		{[]string{"/a/11/fs", "/a/1/fs"}, "/a", "11/fs 1/fs"},
+	} {
+		base, rest := shorten(c.in)
+		if base != c.base || strings.Join(rest, " ") != c.rest {
+			t.Errorf("%v: got %s and %v", c.in, base, rest)
+		}
+	}
+}
+
+func TestMask(t *testing.T) {
+	if got := mask([]string{"CAP_CHOWN", "CAP_KILL", "CAP_CHECKPOINT_RESTORE", "CAP_NO_SUCH"}); got != 1|1<<5|1<<40 {
+		t.Errorf("got %#x", got)
+	}
+}
