@@ -98,7 +98,7 @@ func (r *run) run() {
 			return
 		}
 		r.pass(next)
-		if next == happens {
+		if happens <= call && next == happens {
 			r.happen(heap.Pop(&r.events).(event))
 		} else if next == call {
 			r.arrive()
