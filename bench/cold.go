@@ -36,16 +36,10 @@ func (b *bench) cold() []row {
 	return []row{p50, tail, noGoal(nameColdFloor, "ms", r.oursP50, r.floorP50)}
 }
 
-// poolFlag says how many sandboxes the server keeps parked.
-const poolFlag = "--sandbox-pool"
-
 // coldEmpty is cold on a platform that has no sandbox parked.
 func (b *bench) coldEmpty() []row {
-	if !b.serverHas(poolFlag) {
-		b.Skipf("`faas server` has no %s: no sandboxes are parked that could be left out", poolFlag)
-	}
 	rc := b.baseline()
-	other := b.another(poolFlag + "=0")
+	other := b.another("--parked-sandboxes=-1")
 	defer b.end(other)
 	other.runc = rc
 	r := other.coldRounds(4, false)

@@ -11,7 +11,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"regexp"
 	"slices"
@@ -219,13 +218,6 @@ func (b *bench) another(flags ...string) *bench {
 func (b *bench) end(other *bench) {
 	other.clean()
 	b.failed = b.failed || other.failed
-}
-
-// serverHas reports whether `faas server` knows a flag.
-func (b *bench) serverHas(flag string) bool {
-	out, err := exec.CommandContext(b.ctx, platform.Binary(b), "server", "--help").CombinedOutput() //nolint:gosec // our own binary
-	b.must(err)
-	return slices.ContainsFunc(strings.Fields(string(out)), func(w string) bool { return w == flag })
 }
 
 func (b *bench) must(err error) {

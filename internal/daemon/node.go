@@ -123,7 +123,7 @@ func newNode(ctx context.Context, c *Config, log *slog.Logger, metrics prometheu
 	}
 	n.fast, err = fast.New(fast.Config{
 		StateDir: c.path("fast"), CgroupParent: "/" + name, Network: n.network, Launcher: launcher,
-		Privilege: engine.OwnPrivilege(), Log: log, Metrics: metrics,
+		Privilege: engine.OwnPrivilege(), Parked: c.Parked, Log: log, Metrics: metrics,
 	})
 	if errors.Is(err, fast.ErrUnsupported) {
 		log.Info("all pods run with runc", slog.Any("reason", err))

@@ -68,7 +68,7 @@ type Config struct {
 	Network      Network
 	Launcher     []byte // static binary, see nodeagent/launcher
 	Privilege    spec.Privilege
-	Parked       int   // sandboxes kept ready at least; 0 is 8
+	Parked       int   // sandboxes kept ready at least; 0 is 8, negative is none
 	MostParked   int   // and at most; 0 is 64
 	LogMaxSize   int64 // bytes of a log file before it is rotated; 0 is 10 MiB
 	LogFiles     int   // kept of a log; 0 is 3

@@ -15,7 +15,7 @@ type Config[T any] struct {
 	Recycle func(T) (T, error) // nil: nothing is used twice. What cannot be, with its error, is destroyed
 	Destroy func(T)
 
-	Least int // ready at any time; 0 is 8
+	Least int // ready at any time; 0 is 8, negative is none: Take makes each
 	Most  int // 0 is 64
 	// AtOnce is how many are made, recycled or destroyed at a time; 0 is 4.
 	// Namespaces of Linux get slower, all together, above a few a core.
@@ -47,7 +47,9 @@ func New[T any](c Config[T]) *Pool[T] {
 	if c.Most == 0 {
 		c.Most = 64
 	}
-	c.Most = max(c.Most, c.Least)
+	if c.Most = max(c.Most, c.Least); c.Least < 0 {
+		c.Least, c.Most = 0, 0
+	}
 	if c.AtOnce == 0 {
 		c.AtOnce = 4
 	}

@@ -14,6 +14,33 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// A pool that is to keep nothing makes each when it is asked for, however many
+// were asked for lately, and keeps nothing that comes back.
+func TestNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{}
+		c := y.config()
+		c.Least = -1
+		p := New(c)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); p.Run(ctx) }()
+		for range 5 {
+			one, pooled, err := p.Take(ctx)
+			if err != nil || pooled {
+				t.Fatalf("got one from the pool: %v, %v", pooled, err)
+			}
+			p.Give(one, true)
+			time.Sleep(time.Second)
+		}
+		cancel()
+		<-ended
+		if ready, target := p.Size(); ready != 0 || target != 0 {
+			t.Errorf("%d are ready of %d, want none", ready, target)
+		}
+	})
+}
+
 // yard makes numbers and notes what becomes of them.
 type yard struct {
 	mu        sync.Mutex
