@@ -233,7 +233,7 @@ func (r *Runtime) makeDirs() error {
 		return fmt.Errorf("look at %s: %w", r.runDir(), err)
 	}
 	if fs.Type != unix.TMPFS_MAGIC || here.Dev == above.Dev {
-		if err := unix.Mount("podsnap", r.runDir(), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700,size=256m"); err != nil {
+		if err := unix.Mount("podsnap", r.runDir(), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700,size=256m"); err != nil {
 			return fmt.Errorf("mount %s: %w", r.runDir(), err)
 		}
 	}
