@@ -40,7 +40,7 @@ func (r *Runtime) exited(p launch.Process) {
 	defer r.mu.Unlock()
 	if x := r.execs[p.ID]; x != nil {
 		delete(r.execs, p.ID)
-		x <- p // has room
+		x.exit <- p // has room
 		return
 	}
 	c := r.containers[p.ID]
