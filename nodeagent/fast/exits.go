@@ -94,6 +94,8 @@ func (r *Runtime) tell(c *container) {
 	r.mu.Unlock()
 	r.metrics.exited(info.ExitCode, info.OOMKilled)
 	r.exits.Emit(exitOf(info))
+	c.life.Lock()
+	defer c.life.Unlock()
 	if r.container(info.ID) == nil {
 		return // removed meanwhile
 	}
