@@ -172,6 +172,9 @@ func (c *compiler) proc() {
 			flags, _, data, _ := options(m) // a proc mount's options have no error
 			c.directory(m.Destination)
 			c.Call("mount /proc", unix.SYS_MOUNT, program.Text("proc"), program.Text(m.Destination), program.Text("proc"), program.Int(flags), program.Text(data))
+			// /dev/core is there when what it leads to is.
+			c.Call("look for /proc/kcore", unix.SYS_FACCESSAT, program.Int(atCwd), program.Text("/proc/kcore"), null, null).Allow(unix.ENOENT).Skip(1)
+			c.Call("remove /dev/core", unix.SYS_UNLINKAT, program.Int(atCwd), program.Text("/dev/core"), null).Allow(notThere...)
 		}
 	}
 	for _, kv := range sorted(s.Linux.Sysctl) {

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -125,4 +127,64 @@ func (n *node) runcRun(b *testing.B, bundle, name string) time.Duration {
 		b.Fatalf("runc delete: %v: %s", err, out)
 	}
 	return took
+}
+
+// BenchmarkMetadata is the least that containerd asks of any runtime that is a
+// shim of it: a snapshot and a container, written and removed again, without
+// any task. What a shim of our own would cost comes on top.
+func BenchmarkMetadata(b *testing.B) {
+	n := newNode(b)
+	ctx := n.ns(b.Context())
+	img, err := n.localImage(ctx, probeRef)
+	if err != nil {
+		b.Fatal(err)
+	}
+	made, err := spec.Container(spec.Input{Shm: "/x", Files: "/x", Privilege: n.privilege, Spec: runtime.ContainerSpec{Command: []string{"/bin/probe"}}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if made.Linux.Seccomp, err = n.profiles.Of(made); err != nil {
+		b.Fatal(err)
+	}
+	var create, remove times
+	cpu := cpuOf(b, n.daemon.Process.Pid)
+	count := 0
+	for b.Loop() {
+		count++
+		id, begin := newID(), time.Now()
+		if _, err := n.snapshots.Prepare(ctx, id, img.chainID); err != nil {
+			b.Fatal(err)
+		}
+		if err := n.createContainer(ctx, id, record{Container: &runtime.Container{ID: id}}, nil, made, id, probeRef); err != nil {
+			b.Fatal(err)
+		}
+		create = append(create, time.Since(begin))
+		begin = time.Now()
+		if err := n.client.ContainerService().Delete(ctx, id); err != nil {
+			b.Fatal(err)
+		}
+		if err := n.snapshots.Remove(ctx, id); err != nil {
+			b.Fatal(err)
+		}
+		remove = append(remove, time.Since(begin))
+	}
+	b.ReportMetric((cpuOf(b, n.daemon.Process.Pid)-cpu).Seconds()*1000/float64(count), "containerd-cpu-ms/op")
+	create.report(b, "create")
+	remove.report(b, "remove")
+}
+
+// cpuOf is the processor time of a process.
+func cpuOf(b *testing.B, pid int) time.Duration {
+	b.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	ticks := 0
+	for _, f := range strings.Fields(rest)[11:13] {
+		v, _ := strconv.Atoi(f)
+		ticks += v
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
 }

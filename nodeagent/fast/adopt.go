@@ -94,6 +94,8 @@ func (r *Runtime) connected(w launch.Welcome, conn *launch.Conn) {
 	}
 	if first {
 		r.adoptSandboxes(w)
+	} else {
+		r.lostExecs()
 	}
 	r.mu.Lock()
 	r.launcher = w.Pid

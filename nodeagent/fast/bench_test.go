@@ -2,6 +2,7 @@ package fast
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -19,6 +20,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/podsnap/podsnap/nodeagent/network"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 	"github.com/podsnap/podsnap/nodeagent/spec"
 )
@@ -46,23 +48,33 @@ func (t *times) report(b *testing.B, name string) {
 	b.ReportMetric(ms(len(t.d)*9/10), name+"-p90-ms")
 }
 
-// answer waits for the first byte of the first answer.
+// answer asks a server that listens and waits for the first byte.
 func answer(b testing.TB, ip string) {
 	b.Helper()
-	for {
-		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(netip.MustParseAddr(ip), 8080).String(), 5*time.Second)
-		if err != nil {
-			continue // refused: it does not listen yet
-		}
-		_, err = c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
-		if err == nil {
-			_, err = c.Read(make([]byte, 1))
-		}
-		c.Close()
-		if err != nil {
-			b.Fatal(err)
-		}
-		return
+	c, err := net.DialTimeout("tcp", netip.AddrPortFrom(netip.MustParseAddr(ip), 8080).String(), 5*time.Second)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	if _, err = c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")); err == nil {
+		_, err = c.Read(make([]byte, 1))
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+// listening waits as the runtime does, for a namespace that is not a pod's.
+func (n *node) listening(b testing.TB, s *slot) {
+	b.Helper()
+	ports, err := network.NewPorts(s.ns)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer ports.Close()
+	w := &waiter{ports: ports, port: 8080, since: time.Now(), done: make(chan error, 1)}
+	if err := errors.Join(n.watcher.add(w), <-w.done); err != nil {
+		b.Fatal(err)
 	}
 }
 
@@ -79,10 +91,14 @@ func (n *node) cycle(b testing.TB, name string, sandbox, container, first, whole
 	s := n.spec(sb, "serve")
 	s.Resources = runtime.Resources{CPUShares: 100, Memory: 128 << 20, Pids: 1024}
 	s.Security = runtime.Security{User: new(int64(1000))}
-	if _, err := n.StartContainer(b.Context(), s); err != nil {
+	c, err := n.StartContainer(b.Context(), s)
+	if err != nil {
 		b.Fatal(err)
 	}
 	container.add(time.Since(at))
+	if err := n.Listening(b.Context(), c.ID, 8080); err != nil {
+		b.Fatal(err)
+	}
 	answer(b, sb.IP)
 	first.add(time.Since(begin))
 	if err := n.RemoveSandbox(b.Context(), sb.ID); err != nil {
@@ -220,6 +236,7 @@ func (n *node) runcRun(b *testing.B, bundle, name string) time.Duration {
 	if err := cmd.Run(); err != nil {
 		b.Fatalf("runc run: %v", err)
 	}
+	n.listening(b, sl)
 	answer(b, sl.ip.String())
 	took := time.Since(begin)
 	if out, err := exec.CommandContext(b.Context(), "runc", "--root", root, "delete", "--force", name).CombinedOutput(); err != nil {

@@ -39,9 +39,9 @@ func (r *Runtime) Exec(ctx context.Context, id string, x runtime.Exec) (int, err
 
 func (r *Runtime) exec(ctx context.Context, c *container, x runtime.Exec) (int, error) {
 	r.mu.Lock()
-	running, sl := c.info.State == runtime.Running, c.sandbox.slot
+	alive, sl := c.info.State == runtime.Running, c.sandbox.slot
 	r.mu.Unlock()
-	if !running || sl == nil || c.starting() {
+	if !alive || sl == nil || c.starting() {
 		return 0, fmt.Errorf("it is not running: %w", notFound("containers", c.info.ID))
 	}
 	id := newID()
@@ -64,8 +64,9 @@ func (r *Runtime) exec(ctx context.Context, c *container, x runtime.Exec) (int, 
 		return 0, err
 	}
 	exit := make(chan launch.Process, 1)
+	it := &running{exit: exit}
 	r.mu.Lock()
-	r.execs[id] = exit
+	r.execs[id] = it
 	r.mu.Unlock()
 	defer func() {
 		r.mu.Lock()
@@ -82,6 +83,9 @@ func (r *Runtime) exec(ctx context.Context, c *container, x runtime.Exec) (int, 
 	if err != nil {
 		return 0, err
 	}
+	r.mu.Lock()
+	it.runs = true
+	r.mu.Unlock()
 	pipes.copy(x)
 	select {
 	case p := <-exit:
@@ -97,6 +101,25 @@ func (r *Runtime) exec(ctx context.Context, c *container, x runtime.Exec) (int, 
 			}
 		}
 		return 0, context.Cause(ctx)
+	}
+}
+
+// running is an exec. Runtime.mu guards runs.
+type running struct {
+	exit chan launch.Process // has room
+	runs bool                // it has been started
+}
+
+// lostExecs gives those up whose launcher is gone: the next one does not know
+// them.
+func (r *Runtime) lostExecs() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, x := range r.execs {
+		if x.runs {
+			delete(r.execs, id)
+			x.exit <- launch.Process{ID: id, Ended: true, Code: lostExitCode, At: time.Now()}
+		}
 	}
 }
 

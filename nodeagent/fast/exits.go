@@ -40,7 +40,7 @@ func (r *Runtime) exited(p launch.Process) {
 	defer r.mu.Unlock()
 	if x := r.execs[p.ID]; x != nil {
 		delete(r.execs, p.ID)
-		x <- p // has room
+		x.exit <- p // has room
 		return
 	}
 	c := r.containers[p.ID]
@@ -94,6 +94,8 @@ func (r *Runtime) tell(c *container) {
 	r.mu.Unlock()
 	r.metrics.exited(info.ExitCode, info.OOMKilled)
 	r.exits.Emit(exitOf(info))
+	c.life.Lock()
+	defer c.life.Unlock()
 	if r.container(info.ID) == nil {
 		return // removed meanwhile
 	}

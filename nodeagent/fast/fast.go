@@ -23,6 +23,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"sync"
 	"time"
 
@@ -98,7 +99,7 @@ type Runtime struct {
 	images     Images
 	sandboxes  map[string]*sandbox
 	containers map[string]*container
-	execs      map[string]chan launch.Process
+	execs      map[string]*running
 	filters    map[*specs.LinuxSeccomp][]byte
 	launcher   int // its process
 	closed     bool
@@ -126,7 +127,7 @@ func New(c Config) (*Runtime, error) {
 	}
 	r := &Runtime{
 		c: c, cgroups: tree, adopted: make(chan struct{}), trash: make(chan struct{}, 1), watcher: newWatcher(),
-		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, execs: map[string]chan launch.Process{},
+		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, execs: map[string]*running{},
 		filters: map[*specs.LinuxSeccomp][]byte{},
 	}
 	r.fill, r.drain = context.WithCancel(context.Background()) //nolint:forbidigo // ended by Run or Teardown
@@ -144,7 +145,7 @@ func New(c Config) (*Runtime, error) {
 	})
 	r.pool = park.New(park.Config[*slot]{
 		Make: r.makeSlot, Recycle: r.recycleSlot, Destroy: r.destroySlot, Least: c.Parked, Most: c.MostParked,
-		AtOnce: 4,
+		AtOnce: 4 * goruntime.NumCPU(),
 		Failed: func(what string, err error) {
 			r.c.Log.Warn("parked sandbox", slog.String("what", what), slog.Any("error", err))
 		},
@@ -233,7 +234,7 @@ func (r *Runtime) makeDirs() error {
 		return fmt.Errorf("look at %s: %w", r.runDir(), err)
 	}
 	if fs.Type != unix.TMPFS_MAGIC || here.Dev == above.Dev {
-		if err := unix.Mount("podsnap", r.runDir(), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700,size=256m"); err != nil {
+		if err := unix.Mount("podsnap", r.runDir(), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700,size=256m"); err != nil {
 			return fmt.Errorf("mount %s: %w", r.runDir(), err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,7 +47,7 @@ func TestContainers(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *node){
 		"defaults are hardened": testHardened, "process and limits": testProcess, "mounts": testMounts,
 		"exit codes and list": testExit, "out of memory": testOOM, "exec": testExec, "logs": testLogs,
-		"network": testNetwork, "restarts": testRestart, "faults": testFaults,
+		"network": testNetwork, "restarts": testRestart, "freezing": testFreeze, "listening": testListening, "faults": testFaults,
 		"unsafe images": testUnsafeImages,
 		"pod limits":    testPodLimits, "names that are not there": testUnknown,
 	} {
@@ -500,5 +501,66 @@ func TestManySandboxes(t *testing.T) {
 	n.pool.Wait()
 	if ready, target := n.pool.Size(); ready > target {
 		t.Errorf("%d are parked, want %d at most", ready, target)
+	}
+}
+
+// A frozen container does not answer and goes on when it is thawed; one that is
+// frozen can be removed, and its sandbox used again.
+func testFreeze(t *testing.T, n *node) {
+	sb := n.sandbox("freeze")
+	c := n.start(n.spec(sb, "serve"))
+	if _, err := get(sb.IP, "/"); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Freeze(t.Context(), c.ID); err != nil {
+		t.Fatal(err)
+	}
+	answered := make(chan error, 1)
+	go func() {
+		_, err := get(sb.IP, "/late")
+		answered <- err
+	}()
+	select {
+	case err := <-answered:
+		t.Errorf("a frozen container has answered: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	if err := n.Thaw(t.Context(), c.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-answered; err != nil {
+		t.Errorf("after the thaw: %v", err)
+	}
+	if err := n.Freeze(t.Context(), c.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.RemoveSandbox(t.Context(), sb.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Freeze(t.Context(), c.ID); !apierrors.IsNotFound(err) {
+		t.Errorf("got %v, want NotFound", err)
+	}
+}
+
+// The runtime sees a container listen before anybody can connect by chance, and
+// that nothing listens.
+func testListening(t *testing.T, n *node) {
+	sb := n.sandbox("listening")
+	c := n.start(n.spec(sb, "serve"))
+	if err := n.Listening(t.Context(), c.ID, 8080); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("tcp", sb.IP+":8080")
+	if err != nil {
+		t.Fatalf("it listens and takes no connection: %v", err)
+	}
+	conn.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := n.Listening(ctx, c.ID, 8081); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a port that nothing listens on: got %v", err)
+	}
+	if err := n.Listening(t.Context(), "nope", 80); !apierrors.IsNotFound(err) {
+		t.Errorf("got %v, want NotFound", err)
 	}
 }

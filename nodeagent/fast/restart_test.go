@@ -2,6 +2,8 @@ package fast
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -129,6 +131,27 @@ func TestLauncherKilled(t *testing.T) {
 			t.Errorf("got %q", out)
 		}
 		t.Logf("a start after the launcher's death took %v", time.Since(begin))
+	}
+	// An exec does not outlive the launcher's memory of it: it is given up.
+	running := make(chan error, 1)
+	started := make(chan struct{})
+	go func() {
+		code, err := n.Exec(t.Context(), later.ID, runtime.Exec{Command: []string{"/bin/probe", "serve"}, Stdout: io.Discard})
+		if err == nil && code != lostExitCode {
+			err = fmt.Errorf("it ended with %d", code)
+		}
+		running <- err
+	}()
+	go func() {
+		defer close(started)
+		_, _ = get(other.IP, "/")
+	}()
+	<-started
+	if all, err := n.List(t.Context()); err != nil || syscall.Kill(all[0].Pid, syscall.SIGKILL) != nil {
+		t.Fatal(err)
+	}
+	if err := <-running; err != nil {
+		t.Errorf("exec over the launcher's death: %v", err)
 	}
 	follow(t, serve.LogPath, "/2")
 	if c, ok := n.find(serve.ID); !ok || c.State != runtime.Running || c.Pid != serve.Pid {

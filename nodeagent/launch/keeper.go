@@ -103,6 +103,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		k.mu.Lock()
 		k.conn, k.up = nil, make(chan struct{})
 		k.mu.Unlock()
+		close(c.gone)
 		if ctx.Err() != nil || k.quitting() {
 			return nil
 		}
@@ -217,13 +218,24 @@ func (k *Keeper) spawn() error {
 
 // Do sends a request and waits for the answer, and before that for a launcher.
 // A program's fault is a *program.Fault, a killed child program.ErrKilled, a
-// process that is not there ErrNone.
+// process that is not there ErrNone. A Start or Exec whose launcher goes away
+// meanwhile is ErrLost, everything else is asked of the next one.
 func (k *Keeper) Do(ctx context.Context, q Request, image []byte) (Reply, error) {
-	c, err := k.wait(ctx)
-	if err != nil {
-		return Reply{}, err
+	for {
+		c, err := k.wait(ctx)
+		if err != nil {
+			return Reply{}, err
+		}
+		r, err := c.Do(ctx, q, image)
+		if errors.Is(err, ErrLost) && q.Op != Start && q.Op != Exec {
+			select {
+			case <-c.read: // the next one, then
+				continue
+			case <-ctx.Done():
+			}
+		}
+		return r, err
 	}
-	return c.Do(ctx, q, image)
 }
 
 func (k *Keeper) wait(ctx context.Context) (*Conn, error) {
@@ -234,8 +246,15 @@ func (k *Keeper) wait(ctx context.Context) (*Conn, error) {
 		switch {
 		case over:
 			return nil, ErrClosed
-		case c != nil:
+		case c != nil && c.alive():
 			return c, nil
+		case c != nil: // about to be taken away
+			select {
+			case <-c.gone:
+			case <-ctx.Done():
+				return nil, fmt.Errorf("there is no launcher: %w", context.Cause(ctx))
+			}
+			continue
 		}
 		select {
 		case <-up:
@@ -250,6 +269,7 @@ type Conn struct {
 	raw  net.Conn
 	done chan struct{} // closed when it is over
 	read chan struct{} // closed when nothing is read any more
+	gone chan struct{} // closed when its keeper has given it up
 
 	mu      sync.Mutex
 	seq     uint64
@@ -259,7 +279,7 @@ type Conn struct {
 }
 
 func newConn(raw net.Conn, exited func(Process)) *Conn {
-	c := &Conn{raw: raw, done: make(chan struct{}), read: make(chan struct{}), waiting: map[uint64]chan Reply{}}
+	c := &Conn{raw: raw, done: make(chan struct{}), read: make(chan struct{}), gone: make(chan struct{}), waiting: map[uint64]chan Reply{}}
 	go func() {
 		defer close(c.read)
 		c.close(c.receive(exited))
@@ -287,6 +307,15 @@ func (c *Conn) receive(exited func(Process)) error {
 		if to != nil {
 			to <- m
 		}
+	}
+}
+
+func (c *Conn) alive() bool {
+	select {
+	case <-c.done:
+		return false
+	default:
+		return true
 	}
 }
 

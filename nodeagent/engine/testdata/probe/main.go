@@ -52,6 +52,19 @@ func main() {
 		<-c
 	case "get":
 		get(args[0])
+	case "read": // files and folders
+		for _, a := range args {
+			if all, err := os.ReadDir(a); err == nil {
+				for _, e := range all {
+					i, _ := os.Lstat(a + "/" + e.Name())
+					to, _ := os.Readlink(a + "/" + e.Name())
+					fmt.Println(a+"/"+e.Name(), i.Mode(), to)
+				}
+				continue
+			}
+			b, err := os.ReadFile(a)
+			fmt.Printf("%s%v\n", b, err)
+		}
 	case "write": // a file, and say how it went
 		fmt.Println(os.WriteFile(args[0], []byte("x"), 0o644))
 	case "serve":
