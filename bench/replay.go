@@ -47,7 +47,7 @@ func (b *bench) onTrace() *replayed {
 	r.calls = plan(all, b.traceMinutes, b.traceSpeed, rand.New(rand.NewPCG(42, 42))) //nolint:gosec // the same load at every run
 	r.prepare()
 	labels := coldLabels()
-	for k, v := range map[string]string{"max": "20", "type": "capacity", "target": "1", "target-proportion": "1"} {
+	for k, v := range map[string]string{"max": "50", "type": "capacity", "target": "1", "target-proportion": "1"} {
 		labels["com.openfaas.scale."+k] = v
 	}
 	if keep := time.Duration(float64(b.traceKeep) / b.traceSpeed); keep > 0 {

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -116,4 +117,40 @@ func (s Snapshot) tables() {
 	for l := range strings.Lines(string(out)) {
 		s["nft "+strings.TrimSpace(l)] = true
 	}
+}
+
+// Count is how many things of each kind there are, by the first word of their
+// line.
+func (s Snapshot) Count() map[string]int {
+	out := map[string]int{}
+	for k := range s {
+		kind, _, _ := strings.Cut(k, " ")
+		out[kind]++
+	}
+	return out
+}
+
+// Process is what a process holds that could grow without end.
+type Process struct {
+	FDs, Threads int
+	RSS          int // kB
+}
+
+// Look looks at a process. Of one that is gone it sees nothing.
+func Look(pid int) Process {
+	var p Process
+	if fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid)); err == nil {
+		p.FDs = len(fds)
+	}
+	raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	for l := range strings.Lines(string(raw)) {
+		switch f := strings.Fields(l); {
+		case len(f) < 2:
+		case f[0] == "VmRSS:":
+			p.RSS, _ = strconv.Atoi(f[1])
+		case f[0] == "Threads:":
+			p.Threads, _ = strconv.Atoi(f[1])
+		}
+	}
+	return p
 }
