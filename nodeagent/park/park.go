@@ -251,9 +251,9 @@ type rate struct {
 
 func (r *rate) roll(t time.Time) {
 	s := t.Unix()
-	switch {
-	case s == r.second:
-	case s == r.second+1:
+	switch s {
+	case r.second:
+	case r.second + 1:
 		r.second, r.last, r.now = s, r.now, 0
 	default:
 		r.second, r.last, r.now = s, 0, 0

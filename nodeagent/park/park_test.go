@@ -172,7 +172,7 @@ func TestFaults(t *testing.T) {
 	c := y.config()
 	var told []string
 	var mu sync.Mutex
-	c.Failed = func(what string, err error) {
+	c.Failed = func(what string, _ error) {
 		mu.Lock()
 		defer mu.Unlock()
 		told = append(told, what)
