@@ -148,6 +148,11 @@ func (r *Runtime) launch(ctx context.Context, c *container, p plan) error {
 	if err := r.sources(sb, &p.in); err != nil {
 		return fail(err)
 	}
+	below, err := r.below(&p.in)
+	if err != nil {
+		return fail(err)
+	}
+	p.in.Root.Below = below
 	if len(sb.spec.Sysctls) > 0 || len(c.made.Process.Capabilities.Bounding) > 0 {
 		sb.slot.dirty = true // it may have changed its network
 	}
