@@ -72,6 +72,15 @@ type Endpoint struct {
 	Address     string        `json:"address"`               // host:port
 	Concurrency int           `json:"concurrency,omitempty"` // at most so many requests at once; 0 is no limit
 	Timeout     time.Duration `json:"timeout,omitempty"`     // of an invocation; 0 is the gateway's own
+	Start       Start         `json:"start,omitzero"`        // how it came to be
+}
+
+// Start is when a replica's start got how far, by the control plane's clock. A
+// time is zero when it is not known.
+type Start struct {
+	Created time.Time `json:"created,omitzero"` // there is a pod
+	Placed  time.Time `json:"placed,omitzero"`  // it has a node
+	Ready   time.Time `json:"ready,omitzero"`   // it takes calls
 }
 
 // EndpointStream is a running stream of endpoints.

@@ -19,6 +19,7 @@ import (
 	"github.com/podsnap/podsnap/gateway/auth"
 	"github.com/podsnap/podsnap/gateway/dialect"
 	"github.com/podsnap/podsnap/gateway/front"
+	"github.com/podsnap/podsnap/gateway/history"
 	"github.com/podsnap/podsnap/gateway/invoke"
 	"github.com/podsnap/podsnap/gateway/meter"
 	"github.com/podsnap/podsnap/internal/mirror"
@@ -110,7 +111,9 @@ func New(c Config) (*Gateway, error) {
 		deployments: mirror.New[*appsv1.Deployment](c.Objects, api.Deployments, mirror.Options{Log: c.Log}),
 	}
 	g.functions.OnChange(g.changed)
+	calls := history.New(history.Size)
 	g.invoker = invoke.New(invoke.Config{
+		Remember: calls.Add,
 		Capacity: c.Capacity, Gateway: c.Name, Lookup: g.lookup, Synced: g.functions.Synced(),
 		Timeout: c.Timeout, ColdStart: c.ColdStart, MaxQueue: c.MaxQueue, MaxBody: c.MaxBody, Drain: c.Drain,
 		Log: c.Log, Meter: g.meter,
@@ -127,7 +130,7 @@ func New(c Config) (*Gateway, error) {
 		Deleted:     g.forget,
 		Invocations: func(k types.NamespacedName) uint64 { return g.invoker.Load(k).Invocations },
 		Decisions:   c.Capacity.Decisions,
-		Agents:      c.Agents, Enqueue: c.Enqueue, Queue: c.Queue, Known: g.invoker.Known, MaxAsyncBody: c.MaxAsyncBody,
+		Agents:      c.Agents, Enqueue: c.Enqueue, Queue: c.Queue, Calls: dialect.Calls{Get: calls.Get, Recent: calls.Recent}, Known: g.invoker.Known, MaxAsyncBody: c.MaxAsyncBody,
 		Info: g.info(), Log: c.Log,
 	})
 	if c.Metrics != nil {

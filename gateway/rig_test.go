@@ -23,7 +23,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-
 // replicas is a control plane that has one replica, the same server, for every
 // function that is asked for.
 type replicas struct {

@@ -227,6 +227,7 @@ func TestExitCodes(t *testing.T) {
 		{"secret create x --from-file absent", 2, "absent"},
 		{"secret create x --from-file y --from-literal z", 2, "exclude one another"},
 		{"secret create x", 2, "would be empty"},
+		{"why a b", 2, "usage: faas why"},
 		{"queue redrive", 2, "usage: faas queue redrive NUMBER..."},
 		{"queue redrive 1 x", 2, "`faas queue dead` shows them"},
 		{"queue redrive 0", 2, "not the number"},
@@ -452,6 +453,7 @@ func TestAgainstGateway(t *testing.T) {
 	cli(t, "", "namespace", "remove", "openfaas-fn").want(t, 1, "", "default")
 
 	cli(t, "", "queue", "list").want(t, 1, "", "no queue")
+	cli(t, "", "why", "nothing").want(t, 3, "", "`faas why` shows the calls")
 	cli(t, "", "remove", "hi").want(t, 0, "", "removed hi")
 	cli(t, "", "remove", "hi").want(t, 3, "", "there is no function \"hi\"")
 	cli(t, "", "logout").want(t, 0, "", "logged out of "+url)

@@ -45,6 +45,33 @@ func endpoint(p *corev1.Pod) api.Endpoint {
 	return e
 }
 
+// fresh is how old a pod may look that has just been made: its own time is
+// whole seconds, and not of this process's clock.
+const fresh = 2 * time.Second
+
+// startOf notes how far a replica's start has come, as this process sees it: a
+// pod's own times are whole seconds. f.mu is held.
+func (f *Fleet) startOf(p *corev1.Pod, t api.EventType, ready bool) api.Start {
+	if t == api.Deleted {
+		defer delete(f.starts, p.UID)
+	}
+	s, known := f.starts[p.UID]
+	now := time.Now().Round(0).UTC()
+	if !known && (t != api.Added || now.Sub(p.CreationTimestamp.Time) > fresh) {
+		return s // it may be older than this process
+	}
+	for _, step := range []struct {
+		at   *time.Time
+		done bool
+	}{{&s.Created, true}, {&s.Placed, p.Spec.NodeName != ""}, {&s.Ready, ready}} {
+		if step.at.IsZero() && step.done {
+			*step.at = now
+		}
+	}
+	f.starts[p.UID] = s
+	return s
+}
+
 func condition(p *corev1.Pod, t corev1.PodConditionType) corev1.ConditionStatus {
 	for _, c := range p.Status.Conditions {
 		if c.Type == t {
@@ -71,6 +98,7 @@ func (f *Fleet) podChanged(t api.EventType, old, now *corev1.Pod) {
 	}
 	f.mu.Lock()
 	fn := f.of(k)
+	s.endpoint.Start = f.startOf(p, t, there && !s.draining)
 	before, was := fn.endpoints[p.UID]
 	switch {
 	case there && !was && s.draining:

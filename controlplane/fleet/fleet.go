@@ -59,6 +59,7 @@ type Fleet struct {
 	functions map[types.NamespacedName]*function
 	streams   map[*stream]bool
 	drained   map[types.UID]map[string]bool // gateways that have answered, by pod
+	starts    map[types.UID]api.Start       // of pods
 }
 
 var _ api.Capacity = (*Fleet)(nil)
@@ -110,6 +111,7 @@ func New(c Config) (*Fleet, error) {
 		pods:        mirror.New[*corev1.Pod](c.Objects, api.Pods, o),
 		metrics:     newMetrics(c.Metrics),
 		functions:   map[types.NamespacedName]*function{},
+		starts:      map[types.UID]api.Start{},
 		streams:     map[*stream]bool{},
 		drained:     map[types.UID]map[string]bool{},
 	}

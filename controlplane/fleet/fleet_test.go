@@ -295,6 +295,10 @@ func TestEndpoints(t *testing.T) {
 		want(r, told(early), "SYNCED")
 		r.status("a", running("10.0.0.1"))
 		e := <-early.Events()
+		if s := e.Endpoint.Start; s.Created.IsZero() || s.Placed.Before(s.Created) || s.Ready.Before(s.Placed) {
+			r.Fatalf("start %+v", s)
+		}
+		e.Endpoint.Start = api.Start{}
 		want(r, e.Endpoint, api.Endpoint{Pod: e.Endpoint.Pod, Name: "a", Address: "10.0.0.1:8080", Concurrency: 7, Timeout: 3 * time.Second})
 		r.pod("b")
 		r.status("b", running("10.0.0.2"))

@@ -59,7 +59,7 @@ func (b *Backlog) Run(ctx context.Context) error {
 		next, kick := quiet, b.kick
 		err := b.report(ctx)
 		if err != nil && ctx.Err() == nil {
-			b.c.Log.Warn("report waiting calls", slog.Any("error", err))
+			b.c.Log.Debug("report waiting calls", slog.Any("error", err))
 		}
 		if len(b.told) > 0 || err != nil {
 			next, kick = b.c.Every, nil // a crowd of calls is one report

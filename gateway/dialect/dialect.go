@@ -53,6 +53,7 @@ type Config struct {
 	Known        func(context.Context, types.NamespacedName) error
 	MaxAsyncBody int64 // bytes; 0 is 1 MiB
 	Queue        Queue
+	Calls        Calls
 
 	Info openfaas.Info
 	Log  *slog.Logger // nil discards
@@ -127,4 +128,5 @@ func (d *Dialect) Mount(r chi.Router) {
 	r.Post("/system/alert", d.on(d.alert))
 	r.Get("/system/telemetry", d.on(d.telemetry))
 	d.mountQueue(r)
+	d.mountCalls(r)
 }

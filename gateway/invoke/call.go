@@ -34,6 +34,11 @@ type call struct {
 	slot    slot
 	status  int // of the answer; 0: not begun
 
+	queued    time.Time // it began to wait; zero: it did not
+	connected time.Time // to the replica, or when it had the slot
+	first     time.Time // the answer began
+	retries   int
+
 	out    upstream.Request
 	fields []wire.Field
 	head   Head
@@ -54,6 +59,7 @@ func (v *Invoker) newCall(q *Request, a Asker) *call {
 func (c *call) free() {
 	c.q, c.a, c.f, c.target, c.ctx, c.slot = nil, nil, nil, nil, nil, slot{}
 	c.hasBody, c.body.src, c.body.whole, c.upgrade, c.status = false, nil, nil, false, 0
+	c.queued, c.connected, c.first, c.retries = time.Time{}, time.Time{}, time.Time{}, 0
 	context := c.out.Context
 	c.out = upstream.Request{Context: context}
 	c.id, c.start = nil, nil
@@ -91,10 +97,10 @@ func (c *call) serve() (broken bool) {
 	switch {
 	case err == nil:
 	case c.gone(err):
-		f.meter.Done(statusClientGone, time.Since(c.began))
+		c.done(statusClientGone, err)
 		return true
 	case c.status != 0:
-		f.meter.Done(http.StatusBadGateway, time.Since(c.began))
+		c.done(http.StatusBadGateway, err)
 		return true
 	default:
 		r, ok := errors.AsType[*refusal](err)
@@ -102,9 +108,10 @@ func (c *call) serve() (broken bool) {
 			r = unavailable(f.key, err.Error())
 		}
 		c.status = r.status
+		err = r
 		broken = c.refuse(r, true)
 	}
-	f.meter.Done(c.status, time.Since(c.began))
+	c.done(c.status, err)
 	return broken
 }
 
@@ -156,12 +163,16 @@ func (c *call) attempt() error {
 			return err
 		}
 		s.waited, s.cold = s.waited+c.slot.waited, s.cold || c.slot.cold
+		if s.cold && s.granted.IsZero() {
+			s.granted = time.Now() // at once, after a replica that refused
+		}
 		c.slot = s
 		retry, err := c.try()
 		if !retry {
 			return err
 		}
 		c.v.c.Meter.Retried()
+		c.retries++
 	}
 }
 
@@ -191,6 +202,9 @@ func (c *call) acquire(wait time.Duration, first bool) (slot, error) {
 		if err := c.body.ahead(c.q.Length); err != nil {
 			return slot{}, c.bodyFault(err)
 		}
+	}
+	if c.queued.IsZero() {
+		c.queued = time.Now()
 	}
 	return c.f.acquire(c.context(), c.began, wait, first)
 }

@@ -29,9 +29,7 @@ func (c *call) try() (retry bool, err error) {
 	if c.slot.trial {
 		c.f.proved(e)
 	}
-	if c.slot.cold {
-		c.cold(ans.Connected)
-	}
+	c.begun(ans)
 	if ans.Status == 101 {
 		err = c.switchProtocols(ans)
 	} else {
@@ -82,15 +80,6 @@ func (c *call) request(limit time.Duration) {
 		}
 		r.Body, r.Length = &c.body, c.q.Length
 	}
-}
-
-// cold notes the stages of a cold start.
-func (c *call) cold(connected time.Time) {
-	now := time.Now()
-	if connected.IsZero() {
-		connected = c.slot.granted
-	}
-	c.v.c.Meter.Cold(c.slot.waited, connected.Sub(c.slot.granted), now.Sub(connected))
 }
 
 // answer passes the replica's answer on. An error of the client's side is

@@ -47,6 +47,8 @@ type slot struct {
 	cold    bool // there was no replica when the wait began
 	trial   bool // the replica had refused a connection before
 	granted time.Time
+	ahead   int       // calls that waited already when the wait began
+	start   api.Start // of the replica
 }
 
 func (f *function) String() string { return f.key.Name + "." + f.key.Namespace }
@@ -92,6 +94,7 @@ func (f *function) acquire(ctx context.Context, began time.Time, limit time.Dura
 		return slot{}, queueFull(f.key, f.v.c.MaxQueue)
 	}
 	w := &waiter{got: make(chan grant, 1), since: time.Now()}
+	ahead := f.waiters.n
 	limit -= w.since.Sub(began)
 	if first {
 		f.waiters.pushFront(w)
@@ -111,7 +114,7 @@ func (f *function) acquire(ctx context.Context, began time.Time, limit time.Dura
 	select {
 	case g := <-w.got:
 		f.waitEnded()
-		return f.granted(g, w, cold)
+		return f.granted(g, w, cold, ahead)
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	case <-timer.C:
@@ -131,7 +134,7 @@ func (f *function) acquire(ctx context.Context, began time.Time, limit time.Dura
 		f.release(g.slot)
 		return slot{}, err
 	}
-	return f.granted(g, w, cold)
+	return f.granted(g, w, cold, ahead)
 }
 
 // waitEnded has it reported at once that nobody waits any more: demand that is
@@ -145,10 +148,13 @@ func (f *function) waitEnded() {
 	}
 }
 
-func (f *function) granted(g grant, w *waiter, cold bool) (slot, error) {
+func (f *function) granted(g grant, w *waiter, cold bool, ahead int) (slot, error) {
 	g.slot.granted = time.Now()
 	g.slot.waited = g.slot.granted.Sub(w.since)
-	g.slot.cold = cold
+	g.slot.cold, g.slot.ahead = cold, ahead
+	if g.slot.e != nil {
+		g.slot.start = g.slot.e.Start
+	}
 	f.v.c.Meter.Waited(g.slot.waited)
 	return g.slot, g.err
 }

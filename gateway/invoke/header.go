@@ -167,7 +167,10 @@ func (c *call) answered(fs []wire.Field, from []wire.Field, chunked bool) []wire
 		fs = append(fs, f)
 	}
 	if !duration {
-		fs = append(fs, c.duration(time.Now()))
+		fs = append(fs, c.duration(c.first))
+	}
+	if c.slot.cold {
+		fs = append(fs, c.timing())
 	}
 	return fs
 }

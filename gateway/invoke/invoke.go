@@ -17,6 +17,7 @@ import (
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/gateway/meter"
 	"github.com/podsnap/podsnap/gateway/route"
+	"github.com/podsnap/podsnap/internal/openfaas"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -41,6 +42,10 @@ type Config struct {
 	Report    time.Duration // between reports of demand while a function has traffic; 0 is 500 ms
 	Drain     time.Duration // the longest that Run waits for what is in flight at its end; 0 is 30 s
 
+	// Remember is given each call that was cold, failed or took at least Slow.
+	Remember func(openfaas.Call)
+	Slow     time.Duration // 0 is 1 s
+
 	Log   *slog.Logger // nil discards
 	Meter *meter.Meter // nil: not registered anywhere
 }
@@ -63,6 +68,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Report == 0 {
 		c.Report = 500 * time.Millisecond
+	}
+	if c.Slow == 0 {
+		c.Slow = time.Second
 	}
 	if c.Drain == 0 {
 		c.Drain = 30 * time.Second

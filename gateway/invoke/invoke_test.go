@@ -15,6 +15,7 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/gateway/invoke"
+	"github.com/podsnap/podsnap/internal/openfaas"
 )
 
 func TestForward(t *testing.T) {
@@ -520,5 +521,44 @@ func TestShutdownWaits(t *testing.T) {
 	<-stopped
 	if a := <-got; a.body != "whole" {
 		t.Errorf("got %q", a.body)
+	}
+}
+
+// TestRemembered: what a cold call says about itself, its replica's start
+// included, and which calls are worth remembering.
+func TestRemembered(t *testing.T) {
+	kept := make(chan openfaas.Call, 10)
+	r := newRig(t, invoke.Config{Remember: func(c openfaas.Call) { kept <- c }})
+	_, e := r.replica("a", func(w http.ResponseWriter, req *http.Request) {
+		if req.URL.Path == "/broken" {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})
+	first := make(chan answer, 1)
+	go func() {
+		a, _ := r.do("POST", "", "x", "X-Call-Id", "one")
+		first <- a
+	}()
+	r.c.until(t, "the call in the queue", func() bool {
+		return len(r.c.reports) > 0 && r.c.reports[len(r.c.reports)-1].Queued == 1
+	})
+	e.Start.Created = time.Now()
+	e.Start.Placed, e.Start.Ready = e.Start.Created, time.Now()
+	r.ready(e)
+	if a := <-first; !strings.Contains(a.header.Get("Server-Timing"), "start;dur=") {
+		t.Errorf("Server-Timing %q", a.header.Get("Server-Timing"))
+	}
+	names := ""
+	k := <-kept
+	for _, s := range k.Stages {
+		names += s.Name + " "
+	}
+	if k.ID != "one" || names != "queued created placed ready granted connected first_byte " || k.Replica != "a" {
+		t.Errorf("the cold one: %+v", k)
+	}
+	r.must("GET", "", "") // warm
+	r.must("GET", "/broken", "", "X-Call-Id", "two")
+	if k := <-kept; k.ID != "two" || k.Status != 500 || len(k.Kept) != 1 || k.Kept[0] != openfaas.CallFailed || k.Text != "" {
+		t.Errorf("the failed one: %+v", k)
 	}
 }

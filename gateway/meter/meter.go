@@ -15,6 +15,12 @@ const (
 	StageQueued    = "queued"     // until a replica was there
 	StageConnect   = "connect"    // until it took the connection
 	StageFirstByte = "first_byte" // until its answer began
+
+	// Parts of queued, when they are known.
+	StageCreate  = "create"   // until the control plane had made a replica
+	StagePlace   = "place"    // until that had a node
+	StageStart   = "start"    // until it took calls
+	StageHandOut = "hand_out" // until the gateway knew and gave its place to the call
 )
 
 // Meter is the set of metrics. Its methods are safe for concurrent use.
@@ -87,13 +93,12 @@ func (m *Meter) Forget(label string) {
 	m.seconds.DeletePartialMatch(l)
 }
 
-// Cold takes the times of one cold start; connect is the time from the replica
-// being there, firstByte from the connection.
-func (m *Meter) Cold(queued, connect, firstByte time.Duration) {
-	m.cold.Observe((queued + connect + firstByte).Seconds())
-	m.coldStage.WithLabelValues(StageQueued).Observe(queued.Seconds())
-	m.coldStage.WithLabelValues(StageConnect).Observe(connect.Seconds())
-	m.coldStage.WithLabelValues(StageFirstByte).Observe(firstByte.Seconds())
+// Cold takes one cold start.
+func (m *Meter) Cold(c ColdStart) {
+	m.cold.Observe(c.FirstByte.Sub(c.Queued).Seconds())
+	for stage, d := range c.Stages() {
+		m.coldStage.WithLabelValues(stage).Observe(d.Seconds())
+	}
 }
 
 // Waited takes the time that one invocation waited for a slot.

@@ -17,6 +17,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // Config says how the platform runs. The zero value of a field is its default.
@@ -80,7 +82,8 @@ func (c *Config) fill() error {
 		if err != nil {
 			return fmt.Errorf("find the host's name (or set the node's): %w", err)
 		}
-		c.NodeName = strings.ToLower(h)
+		file, _ := os.ReadFile("/etc/hostname")
+		c.NodeName = nodeName(h, string(file))
 	}
 	if c.Timeout == 0 {
 		c.Timeout = time.Minute
@@ -95,6 +98,18 @@ func (c *Config) fill() error {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return c.validate()
+}
+
+// nodeName is the first of the host's names that can be a node's; a container or
+// a rescue system may have one that cannot, and runs a platform nevertheless.
+func nodeName(names ...string) string {
+	for _, n := range names {
+		n = strings.ToLower(strings.TrimSpace(n))
+		if len(validation.IsDNS1123Subdomain(n)) == 0 {
+			return n
+		}
+	}
+	return "localhost"
 }
 
 func (c *Config) validate() error {

@@ -184,3 +184,13 @@ func TestChildThatCannotStart(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestNodeName(t *testing.T) {
+	for want, names := range map[string][]string{
+		"box": {"Box", "other"}, "from-file.example": {"/", "from-file.example\n"}, "localhost": {"(none)", ""},
+	} {
+		if got := nodeName(names...); got != want {
+			t.Errorf("%q: got %q, want %q", names, got, want)
+		}
+	}
+}

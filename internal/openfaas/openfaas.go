@@ -165,3 +165,47 @@ type DeadLetter struct {
 	Time      time.Time `json:"time"`             // when it was given up
 	Size      int       `json:"size"`             // of its body, bytes
 }
+
+// Call is an invocation that the gateway remembers because it was cold, slow or
+// failed. It is an addition to the API: GET /system/calls/{id}.
+type Call struct {
+	ID        string      `json:"id"`
+	Name      string      `json:"name"` // of the function
+	Namespace string      `json:"namespace"`
+	Method    string      `json:"method"`
+	Time      time.Time   `json:"time"`             // when it came
+	Kept      []string    `json:"kept"`             // why it is remembered: CallCold, CallSlow, CallFailed
+	Status    int         `json:"status"`           // of the answer; 499: the client left
+	Reason    string      `json:"reason,omitempty"` // of the gateway's own error, one word
+	Text      string      `json:"text,omitempty"`   // of that error
+	Replica   string      `json:"replica,omitempty"`
+	Address   string      `json:"address,omitempty"` // of the replica
+	Ahead     int         `json:"ahead"`             // calls that waited already when it began to
+	Retries   int         `json:"retries,omitempty"` // replicas that took no connection
+	Stages    []CallStage `json:"stages"`            // in the order in which they came
+	Seconds   float64     `json:"seconds"`           // until all of the answer was sent
+}
+
+// CallStage is a point that a call came past.
+type CallStage struct {
+	Name string  `json:"name"` // one of the Stage…
+	At   float64 `json:"at"`   // seconds after the call came
+}
+
+// Why a call is remembered.
+const (
+	CallCold   = "cold"
+	CallSlow   = "slow"
+	CallFailed = "failed"
+)
+
+// The stages of a call; one that is not reached or not known is left out.
+const (
+	StageQueued    = "queued"     // no replica had a free place: it waits
+	StageCreated   = "created"    // the control plane has made a replica for it
+	StagePlaced    = "placed"     // the replica has a node
+	StageReady     = "ready"      // the replica takes calls
+	StageGranted   = "granted"    // the call has a place on a replica
+	StageConnected = "connected"  // there is a new connection to it
+	StageFirstByte = "first_byte" // its answer begins
+)

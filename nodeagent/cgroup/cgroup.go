@@ -50,8 +50,10 @@ func Open(root, parent string) (Tree, error) {
 	return t, nil
 }
 
-// Pod is the path of a pod's cgroup in OCI's terms; Of, of a container's.
-func (t Tree) Pod(uid string) string           { return filepath.Join(t.Parent, uid) }
+// Pod is the path of a pod's cgroup in OCI's terms.
+func (t Tree) Pod(uid string) string { return filepath.Join(t.Parent, uid) }
+
+// Of is the path of a container's.
 func (t Tree) Of(uid, container string) string { return filepath.Join(t.Pod(uid), container) }
 
 // Controllers are the hierarchies that hold our groups: one in version 2.

@@ -30,7 +30,10 @@ import (
 type Root struct {
 	Lower       []string // directories, uppermost first
 	Upper, Work string
-	At          string // a directory to mount it at; containers may share it, as none sees the other's mounts
+	// Below is a directory under all layers, with what the container is mounted
+	// over: what the image lacks need not be made in Upper then. "" is none.
+	Below string
+	At    string // a directory to mount it at; containers may share it, as none sees the other's mounts
 }
 
 // Mounted is one hierarchy of version 1 control groups: where a container sees
@@ -234,11 +237,18 @@ func (c *compiler) root() error {
 		return errors.New("the root file system has no layers")
 	}
 	base, lower := shorten(r.Lower)
-	options := "lowerdir=" + strings.Join(lower, ":") + ",upperdir=" + r.Upper + ",workdir=" + r.Work + ",index=off,volatile"
-	if len(options) >= 4096 {
+	const page = 4096 // the kernel takes one of options
+	join := func(lower []string) string {
+		return "lowerdir=" + strings.Join(lower, ":") + ",upperdir=" + r.Upper + ",workdir=" + r.Work + ",index=off,volatile"
+	}
+	options := join(lower)
+	if len(options) >= page {
 		return fmt.Errorf("the image has too many layers: %d", len(lower))
 	}
-	for _, p := range slices.Concat(lower, []string{r.Upper, r.Work}) {
+	if all := join(append(slices.Clone(lower), r.Below)); r.Below != "" && len(all) < page {
+		options = all
+	}
+	for _, p := range slices.Concat(lower, []string{r.Upper, r.Work, r.Below}) {
 		if strings.ContainsAny(p, ":,\\") {
 			return fmt.Errorf("directory %q of the root file system: its name has a letter that overlay mounts do not take", p)
 		}

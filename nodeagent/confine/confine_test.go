@@ -130,6 +130,30 @@ func TestShorten(t *testing.T) {
 	}
 }
 
+// The layer of mount points is used when there is room for it, and must be sound.
+func TestBelow(t *testing.T) {
+	options := func(change func(*Root)) string {
+		t.Helper()
+		in := input(t, nil)
+		change(&in.Root)
+		p, err := Start(in)
+		if err != nil {
+			return err.Error()
+		}
+		return p.Text(name)
+	}
+	if got := options(func(r *Root) { r.Below = "/box/below" }); !strings.Contains(got, "lowerdir=2/fs:1/fs:/box/below,upperdir") {
+		t.Error("it is not the lowest layer")
+	}
+	full := func(r *Root) { r.Lower, r.Below = many()[:540], "/box/"+strings.Repeat("below", 100) }
+	if got := options(full); !strings.Contains(got, "/fs,upperdir=") || strings.Contains(got, "below") {
+		t.Error("a full page of options has no room for it")
+	}
+	if got := options(func(r *Root) { r.Below = "/box/a,b" }); !strings.Contains(got, "that overlay mounts do not take") {
+		t.Errorf("got %s", got)
+	}
+}
+
 func TestMask(t *testing.T) {
 	if got := mask([]string{"CAP_CHOWN", "CAP_KILL", "CAP_CHECKPOINT_RESTORE", "CAP_NO_SUCH"}); got != 1|1<<5|1<<40 {
 		t.Errorf("got %#x", got)

@@ -3,6 +3,7 @@ package confine
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -36,10 +37,8 @@ func options(m specs.Mount) (flags, attrs uint64, data string, err error) {
 }
 
 func recursive(m specs.Mount) int {
-	for _, o := range m.Options {
-		if o == "rbind" {
-			return atRecursive
-		}
+	if slices.Contains(m.Options, "rbind") {
+		return atRecursive
 	}
 	return 0
 }
@@ -142,8 +141,12 @@ func (c *compiler) devices() {
 		c.Call("make /dev/"+name, unix.SYS_MKNODAT, program.Int(atCwd), program.Text("/dev/"+name), program.Int(unix.S_IFCHR|0o666), program.Int(number))
 	}
 	for _, l := range [][2]string{
-		{"pts/ptmx", "/dev/ptmx"}, {"/proc/self/fd", "/dev/fd"}, {"/proc/self/fd/0", "/dev/stdin"}, {"/proc/self/fd/1", "/dev/stdout"},
-		{"/proc/self/fd/2", "/dev/stderr"}, {"/proc/kcore", "/dev/core"},
+		{"pts/ptmx", "/dev/ptmx"},
+		{"/proc/self/fd", "/dev/fd"},
+		{"/proc/self/fd/0", "/dev/stdin"},
+		{"/proc/self/fd/1", "/dev/stdout"},
+		{"/proc/self/fd/2", "/dev/stderr"},
+		{"/proc/kcore", "/dev/core"},
 	} {
 		c.Call("make "+l[1], unix.SYS_SYMLINKAT, program.Text(l[0]), program.Int(atCwd), program.Text(l[1]))
 	}

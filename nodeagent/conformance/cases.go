@@ -46,7 +46,12 @@ const usualCaps = 0xa80425fb
 // Exec beside it.
 func (r *rig) observe(c aCase) observed {
 	r.t.Helper()
-	o := observed{sandbox: r.sandbox(c.sandbox)}
+	return r.observeIn(r.sandbox(c.sandbox), c)
+}
+
+func (r *rig) observeIn(sb runtime.Sandbox, c aCase) observed {
+	r.t.Helper()
+	o := observed{sandbox: sb}
 	areas := c.areas
 	if areas == nil {
 		areas = []string{"all"}

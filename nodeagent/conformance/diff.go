@@ -108,8 +108,9 @@ func (f Facts) normal() Facts {
 		switch {
 		case k == "fd.0": // /dev/null, whether it can be written to or not
 			v, _, _ = strings.Cut(v, " ")
-		case k == "fd.1", k == "fd.2": // a pipe, with or without a name
-			_, v, _ = strings.Cut(v, " type")
+		case k == "fd.1", k == "fd.2": // a pipe, with or without a name, that can be read or not
+			_, v, _ = strings.Cut(v, " type=")
+			v, _, _ = strings.Cut(v, " ")
 		case k == "writable":
 			v = strings.Replace(v, " /sys/fs/cgroup]", "]", 1)
 		case k == "session":

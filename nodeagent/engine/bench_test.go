@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -152,7 +153,7 @@ func BenchmarkMetadata(b *testing.B) {
 	for b.Loop() {
 		count++
 		id, begin := newID(), time.Now()
-		if _, err := n.snapshots.Prepare(ctx, id, img.chainID); err != nil {
+		if _, err := n.snapshots.Prepare(ctx, id, img.chainID, snapshots.WithLabels(map[string]string{gcRoot: time.Now().UTC().Format(time.RFC3339)})); err != nil {
 			b.Fatal(err)
 		}
 		if err := n.createContainer(ctx, id, record{Container: &runtime.Container{ID: id}}, nil, made, id, probeRef); err != nil {

@@ -197,9 +197,9 @@ func (r *Runtime) adoptProcesses(ctx context.Context, w launch.Welcome, conn *la
 			if sl := c.sandbox.slot; sl != nil {
 				_ = r.cgroups.Kill(r.cgroups.Slot(sl.id))
 			}
-			r.exited(launch.Process{ID: c.info.ID, Code: lostExitCode, At: time.Now()})
+			r.exited(launch.Process{ID: c.info.ID, Code: lostExitCode, At: time.Now()}) //nolint:contextcheck // goes on in the background
 		case p.Ended:
-			r.exited(p)
+			r.exited(p) //nolint:contextcheck // goes on in the background
 		}
 	}
 }

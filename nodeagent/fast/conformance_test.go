@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/podsnap/podsnap/nodeagent/conformance"
+	"github.com/podsnap/podsnap/nodeagent/runtime"
 )
 
 func (n *node) conformance() conformance.Node {
@@ -34,6 +35,28 @@ func TestConformance(t *testing.T) {
 	conformance.Diff(t, slow, fast)
 }
 
+// TestRecycled: a slot that is used again is as good as a new one.
+func TestRecycled(t *testing.T) {
+	n := newNode(t)
+	conformance.Recycled(t, n.conformance(), func(sb runtime.Sandbox) runtime.Sandbox {
+		s := n.Runtime.sandbox(sb.ID)
+		if s.slot.dirty {
+			t.Fatal("it would not be used again")
+		}
+		slot, err := n.recycleSlot(s.slot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(n.sandboxDir(sb.ID) + "/hosts"); err != nil { // a new sandbox has none
+			t.Fatal(err)
+		}
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		s.slot, s.info.IP = slot, slot.ip.String()
+		return s.info
+	})
+}
+
 // TestLeak starts and removes pods; LEAK_PODS says how many.
 func TestLeak(t *testing.T) {
 	pods := 40
@@ -43,7 +66,8 @@ func TestLeak(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	n := newNode(t)
+	// A pool that grows with need would hold more in the end.
+	n := newNode(t, func(c *Config) { c.MostParked = c.Parked })
 	n.parked()
 	conformance.Leak(t, n.conformance(), pods)
 }

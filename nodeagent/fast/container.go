@@ -143,8 +143,11 @@ func (r *Runtime) saveContainer(c *container) error {
 	info := c.info
 	r.mu.Unlock()
 	rec := containerRecord{Container: info, Chain: c.chain, Spec: &specs.Spec{
-		Process: c.made.Process, Linux: &specs.Linux{Namespaces: c.made.Linux.Namespaces, Seccomp: c.made.Linux.Seccomp},
+		Process: c.made.Process, Linux: &specs.Linux{Namespaces: c.made.Linux.Namespaces},
 	}}
+	if c.made.Linux.Seccomp != nil {
+		rec.Spec.Linux.Seccomp = &specs.LinuxSeccomp{} // that there is one: which one follows from the capabilities
+	}
 	return save(filepath.Join(r.containerDir(c), "container.json"), rec)
 }
 
@@ -232,7 +235,7 @@ func (r *Runtime) end(ctx context.Context, c *container) error {
 			if err != nil {
 				return err
 			}
-			r.exited(launch.Process{ID: id, Ended: true, Code: lostExitCode, At: time.Now()})
+			r.exited(launch.Process{ID: id, Ended: true, Code: lostExitCode, At: time.Now()}) //nolint:contextcheck // goes on in the background
 		case err != nil:
 			return err
 		}

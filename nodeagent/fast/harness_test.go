@@ -170,7 +170,7 @@ type node struct {
 	before world
 }
 
-func newNode(t testing.TB) *node {
+func newNode(t testing.TB, change ...func(*Config)) *node {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: runs containers")
@@ -190,7 +190,10 @@ func newNode(t testing.TB) *node {
 	t.Cleanup(n.end)
 	n.config = Config{
 		StateDir: filepath.Join(dir, "f"), CgroupParent: "/" + tag, Launcher: launcher, Privilege: engine.OwnPrivilege(),
-		Parked: 4, LogMaxSize: 512 << 10, Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelInfo})),
+		Parked: 4, MostParked: 4, LogMaxSize: 512 << 10, Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelInfo})),
+	}
+	for _, c := range change {
+		c(&n.config)
 	}
 	if err := n.cd.WriteConfig(); err != nil {
 		t.Fatal(err)

@@ -142,14 +142,17 @@ func (r *Runtime) launch(ctx context.Context, c *container, p plan) error {
 	sb, fail := c.sandbox, func(err error) error {
 		return startError("RunContainerError", fmt.Errorf("container %q: %w", p.spec.Name, err))
 	}
-	for _, d := range []string{r.upperDir(c.info.ID), p.in.Root.Upper, p.in.Root.Work} {
-		if err := os.Mkdir(d, 0o755); err != nil {
-			return err
-		}
+	if err := r.makeUpper(c, p.in.Root); err != nil {
+		return err
 	}
 	if err := r.sources(sb, &p.in); err != nil {
 		return fail(err)
 	}
+	below, err := r.below(&p.in)
+	if err != nil {
+		return fail(err)
+	}
+	p.in.Root.Below = below
 	if len(sb.spec.Sysctls) > 0 || len(c.made.Process.Capabilities.Bounding) > 0 {
 		sb.slot.dirty = true // it may have changed its network
 	}
@@ -162,7 +165,7 @@ func (r *Runtime) launch(ctx context.Context, c *container, p plan) error {
 		return startError("CreateContainerConfigError", fmt.Errorf("container %q: %w", p.spec.Name, err))
 	}
 	q := launch.Request{Op: launch.Start, ID: c.info.ID, Name: sb.slot.id, Flags: prog.Flags}
-	a, err := r.keeper.Do(ctx, q, prog.Image)
+	a, err := r.ask(ctx, c, p.in.Root, q, prog.Image)
 	if f, ok := errors.AsType[*program.Fault](err); ok {
 		return startError("RunContainerError", spec.Explain(p.spec.Name, c.made.Process, prog.Explain(f)))
 	}
@@ -175,6 +178,38 @@ func (r *Runtime) launch(ctx context.Context, c *container, p plan) error {
 		c.info.Pid = a.Pid
 	}
 	return nil
+}
+
+func (r *Runtime) makeUpper(c *container, root confine.Root) error {
+	for _, d := range []string{r.upperDir(c.info.ID), root.Upper, root.Work} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ask has the launcher start a container. When it goes away meanwhile, the next
+// one knows whether it has: if not, it is asked again, on new ground.
+func (r *Runtime) ask(ctx context.Context, c *container, root confine.Root, q launch.Request, image []byte) (launch.Reply, error) {
+	for try := 0; ; try++ {
+		a, err := r.keeper.Do(ctx, q, image)
+		if !errors.Is(err, launch.ErrLost) || try == 2 {
+			return a, err
+		}
+		w, err := r.keeper.Do(ctx, launch.Request{Op: launch.Hello}, nil)
+		if err != nil {
+			return a, err
+		}
+		for _, p := range w.Hello.Processes {
+			if p.ID == q.ID {
+				return launch.Reply{Pid: p.Pid}, nil
+			}
+		}
+		if err := errors.Join(r.cgroups.Kill(r.cgroups.Slot(c.sandbox.slot.id)), os.RemoveAll(r.upperDir(c.info.ID)), r.makeUpper(c, root)); err != nil {
+			return a, err
+		}
+	}
 }
 
 // sources looks at what is mounted from the host, and writes the pod's files

@@ -35,7 +35,7 @@ func (r *Runtime) makeSlot(ctx context.Context) (_ *slot, err error) {
 	s := &slot{id: newID(), ns: ns}
 	defer func() {
 		if err != nil {
-			r.destroySlot(s)
+			r.destroySlot(s) //nolint:contextcheck // undoing outlives ctx
 		}
 	}()
 	if s.ip, err = r.c.Network.Attach(ctx, s.id, s.netns()); err != nil {

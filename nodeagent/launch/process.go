@@ -75,7 +75,7 @@ func ended(pidfd int) (code int, ok bool) {
 func exitCode(i *unix.Siginfo) int {
 	const exited = 1 // CLD_EXITED
 	// Behind three ints and padding: pid, uid, status.
-	status := *(*int32)(unsafe.Pointer(uintptr(unsafe.Pointer(i)) + 24))
+	status := *(*int32)(unsafe.Add(unsafe.Pointer(i), 24))
 	if i.Code == exited {
 		return int(status)
 	}

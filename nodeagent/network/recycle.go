@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -47,7 +48,7 @@ func (n *Network) Recycle(_ context.Context, id, netns string) (netip.Addr, erro
 func (n *Network) readdress(ns *os.File, link string, old, next netip.Addr) error {
 	var mac []byte
 	if err := inNamespace(ns, func() (err error) {
-		if err := destroySockets(); err != nil {
+		if err := errors.Join(destroySockets(), forgetConnections()); err != nil {
 			return err
 		}
 		mac, err = n.renumber(old, next)
@@ -66,6 +67,26 @@ func (n *Network) readdress(ns *os.File, link string, old, next netip.Addr) erro
 		netlink.RouteDel(&netlink.Route{LinkIndex: idx, Scope: netlink.SCOPE_LINK, Dst: host32(old)}),
 		netlink.NeighDel(&netlink.Neigh{LinkIndex: idx, Family: unix.AF_INET, IP: old.AsSlice()}),
 	)
+}
+
+// forgetConnections clears what the kernel remembers of former connections: it
+// would tell the next pod with whom they were (`ip tcp_metrics`), and anybody
+// may ask. It runs inside the namespace.
+func forgetConnections() error {
+	family, err := netlink.GenlFamilyGet("tcp_metrics")
+	if errors.Is(err, unix.ENOENT) {
+		return nil // a kernel that remembers nothing
+	}
+	if err != nil {
+		return fmt.Errorf("find tcp_metrics: %w", err)
+	}
+	const del = 2 // TCP_METRICS_CMD_DEL, of all without an address
+	req := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_ACK)
+	req.AddData(&nl.Genlmsg{Command: del, Version: 1})
+	if _, err := req.Execute(unix.NETLINK_GENERIC, 0); err != nil {
+		return fmt.Errorf("%w: forget connections: %w", ErrUsed, err)
+	}
+	return nil
 }
 
 // renumber runs inside the pod's namespace.

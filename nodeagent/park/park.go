@@ -125,6 +125,7 @@ func (p *Pool[T]) takeBack(one T, keep bool) {
 	if err == nil && !p.closed {
 		p.free = append(p.free, again)
 		p.mu.Unlock()
+		p.poke()
 		return
 	}
 	p.mu.Unlock()
@@ -170,11 +171,15 @@ func (p *Pool[T]) poke() {
 	}
 }
 
-// Run fills the pool until ctx is done, one after the other; what is in it
-// stays there.
+// linger is how long a pool keeps what a burst has left in it.
+const linger = 10 * time.Second
+
+// Run fills the pool until ctx is done, one after the other, and takes apart
+// what is too much for a while; what is in it at the end stays there.
 func (p *Pool[T]) Run(ctx context.Context) error {
-	retry := time.NewTimer(0)
+	retry, rest := time.NewTimer(0), time.NewTimer(linger)
 	defer retry.Stop()
+	defer rest.Stop()
 	wait := 10 * time.Millisecond
 	for {
 		select {
@@ -182,6 +187,11 @@ func (p *Pool[T]) Run(ctx context.Context) error {
 			return nil
 		case <-p.wake:
 		case <-retry.C:
+		case <-rest.C:
+			p.trim()
+		}
+		if ready, _ := p.Size(); ready > p.c.Least {
+			rest.Reset(linger)
 		}
 		for p.wants() && ctx.Err() == nil {
 			if err := p.add(ctx); err != nil {
@@ -194,6 +204,20 @@ func (p *Pool[T]) Run(ctx context.Context) error {
 			}
 			wait = 10 * time.Millisecond
 		}
+	}
+}
+
+// trim takes apart what is more than the target, the longest unused first.
+func (p *Pool[T]) trim() {
+	p.mu.Lock()
+	surplus := max(0, len(p.free)-p.target())
+	gone := p.free[:surplus]
+	p.free = p.free[surplus:]
+	p.mu.Unlock()
+	for _, one := range gone {
+		p.slots <- struct{}{}
+		p.c.Destroy(one)
+		<-p.slots
 	}
 }
 
@@ -251,9 +275,9 @@ type rate struct {
 
 func (r *rate) roll(t time.Time) {
 	s := t.Unix()
-	switch {
-	case s == r.second:
-	case s == r.second+1:
+	switch s {
+	case r.second:
+	case r.second + 1:
 		r.second, r.last, r.now = s, r.now, 0
 	default:
 		r.second, r.last, r.now = s, 0, 0

@@ -158,8 +158,8 @@ func TestBurst(t *testing.T) {
 			t.Errorf("after a burst: %d of %d, want six", ready, target)
 		}
 		time.Sleep(time.Minute)
-		if _, target := p.Size(); target != 2 {
-			t.Errorf("a minute later %d are wanted, want two", target)
+		if ready, target := p.Size(); target != 2 || ready != 2 {
+			t.Errorf("a minute later %d are ready and %d wanted, want two", ready, target)
 		}
 	})
 	if y.most > 3 {
@@ -172,7 +172,7 @@ func TestFaults(t *testing.T) {
 	c := y.config()
 	var told []string
 	var mu sync.Mutex
-	c.Failed = func(what string, err error) {
+	c.Failed = func(what string, _ error) {
 		mu.Lock()
 		defer mu.Unlock()
 		told = append(told, what)

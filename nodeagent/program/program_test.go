@@ -35,8 +35,7 @@ func output(t *testing.T, o Options, script string, add func(b *Builder)) (strin
 	c, err := Run(p.Image, o)
 	w.Close()
 	if err != nil {
-		var f *Fault
-		if errors.As(err, &f) {
+		if f, ok := errors.AsType[*Fault](err); ok {
 			err = p.Explain(f)
 		}
 		return "", c, err
@@ -153,7 +152,7 @@ func FuzzLoad(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(p.Image)
-	f.Fuzz(func(t *testing.T, image []byte) {
+	f.Fuzz(func(_ *testing.T, image []byte) {
 		m, _, err := load(image, Options{Inputs: []uint64{1}})
 		if err == nil {
 			unix.Munmap(m)

@@ -93,11 +93,11 @@ func (a *assembler) condition(c specs.LinuxSeccompArg, no label) {
 	yes := a.label()
 	switch c.Op {
 	case specs.OpMaskedEqual:
-		a.half(high, uint32(c.Value>>32), unix.BPF_JEQ, uint32(c.ValueTwo>>32), no)
-		a.half(low, uint32(c.Value), unix.BPF_JEQ, uint32(c.ValueTwo), no)
+		a.half(high, uint32(c.Value>>32), uint32(c.ValueTwo>>32), no)
+		a.half(low, uint32(c.Value), uint32(c.ValueTwo), no)
 	case specs.OpEqualTo:
-		a.half(high, 0xffffffff, unix.BPF_JEQ, uint32(value>>32), no)
-		a.half(low, 0xffffffff, unix.BPF_JEQ, uint32(value), no)
+		a.half(high, 0xffffffff, uint32(value>>32), no)
+		a.half(low, 0xffffffff, uint32(value), no)
 	case specs.OpNotEqual:
 		a.load(high)
 		a.either(unix.BPF_JEQ, uint32(value>>32), a.here(), yes)
@@ -128,12 +128,12 @@ func (a *assembler) condition(c specs.LinuxSeccompArg, no label) {
 }
 
 // half compares one half under a mask and goes on when that holds.
-func (a *assembler) half(at, mask uint32, op uint16, k uint32, no label) {
+func (a *assembler) half(at, mask, k uint32, no label) {
 	a.load(at)
 	if mask != 0xffffffff {
 		a.and(mask)
 	}
-	a.either(op, k, a.here(), no)
+	a.either(unix.BPF_JEQ, k, a.here(), no)
 }
 
 // here is a label for what comes right after the next instruction.

@@ -109,15 +109,15 @@ func want(p *specs.LinuxSeccomp, name string, c call, nrMax uint32) uint32 {
 // highest is the highest number that the profile knows; without any it knows
 // nothing of numbers.
 func highest(p *specs.LinuxSeccomp, table *arch.Info) uint32 {
-	most, any := uint32(0), false
+	most, some := uint32(0), false
 	for _, s := range p.Syscalls {
 		for _, n := range s.Names {
 			if nr, ok := table.SyscallNames[n]; ok {
-				most, any = max(most, uint32(nr)), true
+				most, some = max(most, uint32(nr)), true
 			}
 		}
 	}
-	if !any {
+	if !some {
 		return ^uint32(0)
 	}
 	return most

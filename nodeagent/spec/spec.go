@@ -18,6 +18,7 @@ import (
 // GroupAnnotation has all containers of a pod share one shim process.
 const GroupAnnotation = "io.containerd.runc.v2.group"
 
+// What all specifications have in common.
 const (
 	Version   = "1.0.2" // of the format: what runc 1.1 knows
 	CPUPeriod = 100_000 // microseconds

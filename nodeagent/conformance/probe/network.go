@@ -33,6 +33,7 @@ func networks() {
 		}
 		say("net."+f, strings.Join(rows, "|"))
 	}
+	say("ns.net cookie", cookie())
 	if n, err := tcpMetrics(); err != nil {
 		say("tcp metrics", why(err))
 	} else {
@@ -42,6 +43,21 @@ func networks() {
 		b, err := os.ReadFile("/proc/net/" + f)
 		say("sockets."+f, fmt.Sprintf("%d %s", max(0, strings.Count(string(b), "\n")-1), why(err)))
 	}
+}
+
+// cookie is the network namespace's number, which no other ever has; that of
+// its inode is given again.
+func cookie() string {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return "!" + why(err)
+	}
+	defer unix.Close(fd)
+	v, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return "!" + why(err)
+	}
+	return fmt.Sprint(v)
 }
 
 // tcpMetrics counts what the kernel remembers of former connections: with whom

@@ -42,7 +42,8 @@ func TestRouter(t *testing.T) {
 	defer cancel()
 	names := func(l interface {
 		List(context.Context) ([]runtime.Sandbox, error)
-	}) (out []string) {
+	},
+	) (out []string) {
 		t.Helper()
 		all, err := l.List(ctx)
 		if err != nil {
