@@ -33,9 +33,9 @@ func (r *Runtime) makeSlot(ctx context.Context) (_ *slot, err error) {
 		return nil, err
 	}
 	s := &slot{id: newID(), ns: ns}
-	defer func() {
+	defer func() { //nolint:contextcheck // undoing outlives ctx
 		if err != nil {
-			r.destroySlot(s) //nolint:contextcheck // undoing outlives ctx
+			r.destroySlot(s)
 		}
 	}()
 	if s.ip, err = r.c.Network.Attach(ctx, s.id, s.netns()); err != nil {
