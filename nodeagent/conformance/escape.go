@@ -69,7 +69,7 @@ func symlinks(r *rig) {
 		}
 		ref := "podsnap.test/link-" + c.name + ":1"
 		r.load(ref, img)
-		s := r.spec(sb, "try", "put:/etc/hosts", "put:/etc/resolv.conf", "create:/v/x", "create:/etc/x", "create:/work/x", "r:/proc/self/status", "w:/dev/null")
+		s := r.spec(sb, "try", "put:/etc/hosts", "put:/etc/resolv.conf", "create:/v/x", "create:/etc/x", "create:./x", "r:/proc/self/status", "w:/dev/null")
 		s.Image, s.Name = ref, c.name
 		if c.target != "" {
 			s.Mounts = []runtime.Mount{{Source: source, Target: c.target, ReadOnly: true}}
