@@ -33,6 +33,7 @@ import (
 	"github.com/podsnap/podsnap/gateway/dialect"
 	"github.com/podsnap/podsnap/gateway/front"
 	"github.com/podsnap/podsnap/internal/daemon/embedded"
+	"github.com/podsnap/podsnap/internal/disposition"
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/internal/record"
 	"github.com/podsnap/podsnap/nodeagent"
@@ -66,6 +67,7 @@ type secrets struct {
 // Run runs the platform until ctx is done. Containers go on after that unless
 // c.TearDown says otherwise.
 func Run(ctx context.Context, c Config) error {
+	disposition.Reset() // containerd, and so all containers, inherit what is ignored
 	if err := c.fill(); err != nil {
 		return err
 	}

@@ -27,6 +27,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/podsnap/podsnap/internal/disposition"
 	"github.com/podsnap/podsnap/nodeagent/cgroup"
 	"github.com/podsnap/podsnap/nodeagent/logfile"
 	"github.com/podsnap/podsnap/nodeagent/network"
@@ -168,6 +169,7 @@ func newNode(t testing.TB) *node {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: runs containers")
 	}
+	disposition.Reset() // as the platform does
 	if _, err := exec.LookPath("containerd"); err != nil {
 		t.Skip("needs containerd and runc (Debian packages of that name)")
 	}

@@ -28,6 +28,7 @@ import (
 	"go.uber.org/goleak"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/podsnap/podsnap/internal/disposition"
 	"github.com/podsnap/podsnap/nodeagent/cgroup"
 	"github.com/podsnap/podsnap/nodeagent/engine"
 	"github.com/podsnap/podsnap/nodeagent/logfile"
@@ -175,6 +176,7 @@ func newNode(t testing.TB, change ...func(*Config)) *node {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: runs containers")
 	}
+	disposition.Reset() // as the platform does
 	if _, err := exec.LookPath("containerd"); err != nil {
 		t.Skip("needs containerd and runc (Debian packages of that name)")
 	}

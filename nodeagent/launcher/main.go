@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/podsnap/podsnap/internal/disposition"
 	"github.com/podsnap/podsnap/nodeagent/launch"
 )
 
@@ -36,6 +37,7 @@ func run(dir string, log *slog.Logger) error {
 		return err
 	}
 	defer unlock()
+	disposition.Reset()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	// What ends the agent's session is not meant for us. Not Ignore: that would
