@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -70,6 +72,7 @@ func hopGateway(address string) {
 	go func() {
 		c := openfaas.Client{URL: "http://" + l.Addr().String(), User: "admin", Password: "secret"}
 		for c.Create(context.Background(), openfaas.FunctionDeployment{Service: "hi", Image: "x:1"}) != nil {
+			runtime.Gosched() // the namespace is not there yet
 		}
 	}()
 	if err := g.Front().Serve(l); err != nil {
@@ -77,8 +80,9 @@ func hopGateway(address string) {
 	}
 }
 
-// hopStart runs a role in a process of its own, and answers with its address.
-func hopStart(b *testing.B, role string) string {
+// hopStart runs a role in a process of its own, and answers with its address
+// and its id.
+func hopStart(b *testing.B, role string) (string, int) {
 	b.Helper()
 	cmd := exec.CommandContext(b.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), roleKey+"="+role)
@@ -98,7 +102,23 @@ func hopStart(b *testing.B, role string) string {
 	if err != nil {
 		b.Fatal(err)
 	}
-	return strings.TrimSpace(line)
+	return strings.TrimSpace(line), cmd.Process.Pid
+}
+
+// hopCPU is the processor time of a process, which says what a call costs
+// whatever else the machine does.
+func hopCPU(b *testing.B, pid int) time.Duration {
+	b.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	var user, system int
+	after := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if _, err := fmt.Sscan(after[11]+" "+after[12], &user, &system); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(user+system) * 10 * time.Millisecond // ticks
 }
 
 // caller is one connection that asks for the same again and again.
@@ -218,9 +238,10 @@ func middle(l []float64) float64 {
 // processes of their own: the median of interleaved rounds, µs and ratios to
 // direct calls in the same round. Run it with -benchtime 9x (rounds).
 func BenchmarkHop(b *testing.B) {
-	function := hopStart(b, "function")
-	gate := hopStart(b, "gateway "+function)
+	function, _ := hopStart(b, "function")
+	gate, pid := hopStart(b, "gateway "+function)
 	for c := newCaller(b, gate, "/function/hi"); c.call() != nil; c = newCaller(b, gate, "/function/hi") {
+		runtime.Gosched() // it is not deployed yet
 	}
 	rounds := func(b *testing.B, n int, round func(cs []*caller) float64) (direct, through []float64) {
 		d, g := callers(b, n, function, "/"), callers(b, n, gate, "/function/hi")
@@ -250,7 +271,15 @@ func BenchmarkHop(b *testing.B) {
 	})
 	saturation := 0.0
 	b.Run("c=32", func(b *testing.B) {
-		d, g := rounds(b, 32, func(cs []*caller) float64 { return closed(b, cs, time.Second) })
+		calls, cpu := 0.0, hopCPU(b, pid)
+		d, g := rounds(b, 32, func(cs []*caller) float64 {
+			n := closed(b, cs, time.Second)
+			if bytes.Contains(cs[0].request, []byte("/function/")) {
+				calls += n
+			}
+			return n
+		})
+		b.ReportMetric(float64((hopCPU(b, pid)-cpu).Microseconds())/calls, "gateway-cpu-µs/call")
 		saturation = middle(g)
 		b.ReportMetric(middle(d), "direct/s")
 		b.ReportMetric(middle(g), "through/s")

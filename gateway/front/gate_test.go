@@ -1,6 +1,7 @@
 package front_test
 
 import (
+	"runtime"
 	"testing"
 
 	"github.com/podsnap/podsnap/gateway/front"
@@ -38,7 +39,8 @@ func TestTooMany(t *testing.T) {
 				c.answer("GET")
 				c.ended()
 			}
-			for value(t, reg, "faas_gateway_connections") > 0 { // the client sees the end a moment before
+			for value(t, reg, "faas_gateway_connections") > 0 {
+				runtime.Gosched() // the client sees the end a moment before
 			}
 		}
 		if n := value(t, reg, "faas_gateway_connections_refused_total"); n != 2 {

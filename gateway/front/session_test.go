@@ -96,7 +96,7 @@ const call = "GET /function/f HTTP/1.1\r\nHost: x\r\n\r\n"
 // TestFramings: an answer is framed for its status and method, and the
 // connection goes on.
 func TestFramings(t *testing.T) {
-	_, addr := start(t, front.Config{Invoker: function(func(q *invoke.Request, p route.Plain, a invoke.Asker) bool {
+	_, addr := start(t, front.Config{Invoker: function(func(_ *invoke.Request, p route.Plain, a invoke.Asker) bool {
 		h := &invoke.Head{Status: 200, Length: -1, Fields: []wire.Field{{Name: []byte("X-A"), Value: []byte("b\r\nX-Evil: 1")}}}
 		switch string(p.Target) {
 		case "/204":
@@ -119,8 +119,14 @@ func TestFramings(t *testing.T) {
 		length             int64
 		sum                string
 	}{
-		{"GET", "", "hello", -1, "5"}, {"GET", "/known", "hello", 5, ""}, {"HEAD", "", "", -1, ""}, {"HEAD", "/known", "", 5, ""},
-		{"GET", "/204", "", 0, ""}, {"GET", "/304", "", 7, ""}, {"POST", "?x=y", "hello", -1, "5"}, {"GET", "/close", "hello", -1, "5"},
+		{"GET", "", "hello", -1, "5"},
+		{"GET", "/known", "hello", 5, ""},
+		{"HEAD", "", "", -1, ""},
+		{"HEAD", "/known", "", 5, ""},
+		{"GET", "/204", "", 0, ""},
+		{"GET", "/304", "", 7, ""},
+		{"POST", "?x=y", "hello", -1, "5"},
+		{"GET", "/close", "hello", -1, "5"},
 	} {
 		c.send("%s /function/f%s HTTP/1.1\r\nHost: x\r\n\r\n", tt.method, tt.path)
 		resp, body := c.answer(tt.method)

@@ -86,7 +86,7 @@ func (b *body) Read(p []byte) (int, error) {
 	if b.left -= int64(n); b.left < 0 {
 		n, err = 0, errTooLarge
 	}
-	if err != nil && err != io.EOF && !b.closed.Load() {
+	if err != nil && !errors.Is(err, io.EOF) && !b.closed.Load() {
 		b.fault.CompareAndSwap(nil, &err)
 	}
 	return n, err

@@ -127,7 +127,7 @@ func (c *call) copy(ans *upstream.Answer) error {
 			}
 		}
 		switch {
-		case err == io.EOF, err == nil && ans.Ended():
+		case errors.Is(err, io.EOF), err == nil && ans.Ended():
 			return nil
 		case err != nil:
 			return err

@@ -33,7 +33,7 @@ func (v *Invoker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	} else {
 		u := url.URL{Path: t.Path, RawPath: t.RawPath, RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery}
 		c.target = []byte(u.RequestURI())
-		broken = c.run(t.Function)
+		broken = c.run(t.Function) //nolint:contextcheck // it goes by the request's
 	}
 	if broken {
 		panic(http.ErrAbortHandler)

@@ -3,6 +3,7 @@ package wire
 import (
 	"errors"
 	"io"
+	"slices"
 )
 
 // Buffer is what was read from a connection and is not used yet.
@@ -127,7 +128,7 @@ func (y *Body) Read(p []byte) (int, error) {
 	} else {
 		n, err = y.readPlain(p)
 	}
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		y.fault = err
 	}
 	return n, err
@@ -223,14 +224,9 @@ func mayTrail(f Field) bool {
 			return false
 		}
 	}
-	for _, name := range []string{
+	return !slices.ContainsFunc([]string{
 		"Transfer-Encoding", "Host", "Trailer", "Te", "Connection", "Keep-Alive", "Upgrade", "Expect", "Range", "Max-Forwards",
 		"Authorization", "Cookie", "Set-Cookie", "Www-Authenticate", "Cache-Control", "Date", "Location", "Vary",
 		"X-Call-Id", "X-Start-Time",
-	} {
-		if f.Is(name) {
-			return false
-		}
-	}
-	return true
+	}, f.Is)
 }

@@ -5,6 +5,7 @@ package wire
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 )
 
@@ -166,7 +167,7 @@ func fields(b []byte, fs []Field, most int) ([]Field, fault) {
 		if len(fs) == most {
 			return fs, faultMany
 		}
-		fs = append(fs, Field{line[:c:c], value[:len(value):len(value)]})
+		fs = append(fs, Field{line[:c:c], slices.Clip(value)})
 	}
 	if len(b) != 2 || b[0] != '\r' || b[1] != '\n' {
 		return fs, faultLine

@@ -213,11 +213,10 @@ func (r *Request) checkTarget() Refusal {
 	case string(t) == "*" && string(r.Method) == http.MethodOptions:
 		return Refusal{}
 	}
-	i := bytes.Index(t, []byte("://"))
-	if i < 0 || !Equal(t[:i], "http") && !Equal(t[:i], "https") {
+	scheme, authority, ok := bytes.Cut(t, []byte("://"))
+	if !ok || !Equal(scheme, "http") && !Equal(scheme, "https") {
 		return bad("the request's target is neither a path nor a URL")
 	}
-	authority := t[i+3:]
 	if i := bytes.IndexAny(authority, "/?#"); i >= 0 {
 		authority = authority[:i]
 	}
