@@ -43,7 +43,11 @@ func manyStarts(t *testing.T, p *platform.Platform) {
 		starts = n
 	}
 	for i := range wide {
-		deploy(t, p, openfaas.FunctionDeployment{Service: fmt.Sprintf("again-%d", i), Labels: map[string]string{"com.openfaas.scale.min": "0", "com.openfaas.scale.max": "1"}})
+		deploy(t, p, openfaas.FunctionDeployment{Service: fmt.Sprintf("again-%d", i), Labels: map[string]string{
+			"com.openfaas.scale.min": "0", "com.openfaas.scale.max": "1",
+			// Else the regular calls are learned, and a replica is started before the next one.
+			"com.openfaas.scale.zero-duration": "5m",
+		}})
 	}
 	cycle := func(n int) {
 		t.Helper()
