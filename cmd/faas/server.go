@@ -44,7 +44,7 @@ func (s *serverFlags) add(f *pflag.FlagSet) {
 	f.Int64Var(&s.c.MaxAsyncBody, "max-async-body", 1<<20, "largest body of an asynchronous call, bytes")
 	f.IntVar(&s.c.MaxConns, "max-connections", 16<<10, "connections of clients to the gateway at a time")
 	f.IntVar(&s.c.MaxConnsAddress, "max-connections-per-address", 8<<10, "of them from one address; raise it to the above behind a load balancer")
-	f.IntVar(&s.c.Parked, "parked-sandboxes", 8, "sandboxes kept ready for functions at least; negative is none, so that every cold start makes its own")
+	f.IntVar(&s.c.Parked, "parked-sandboxes", 32, "sandboxes kept ready for functions at least; negative is none, so that every cold start makes its own")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&s.logJSON, "log-json", false, "log as JSON")
 }

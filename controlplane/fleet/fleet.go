@@ -75,8 +75,12 @@ type function struct {
 	demand    map[string]reported // by gateway
 	decisions autoscale.History
 	failing   string // the reason told last
+	wrote     int    // the number that the fleet wrote last, noReplicas once somebody else has
 	endpoints map[types.UID]state
 }
+
+// noReplicas is no number of replicas.
+const noReplicas = -1
 
 type reported struct {
 	api.Demand
@@ -155,7 +159,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 func (f *Fleet) of(k types.NamespacedName) *function {
 	fn := f.functions[k]
 	if fn == nil {
-		fn = &function{demand: map[string]reported{}, endpoints: map[types.UID]state{}}
+		fn = &function{wrote: noReplicas, demand: map[string]reported{}, endpoints: map[types.UID]state{}}
 		f.functions[k] = fn
 	}
 	return fn
@@ -189,7 +193,31 @@ func (f *Fleet) deploymentChanged(t api.EventType, old, now *appsv1.Deployment) 
 		f.mu.Unlock()
 		return
 	}
+	if old != nil && wanted(old) != wanted(now) {
+		f.mu.Lock()
+		f.overruled(keyOf(now), wanted(now))
+		f.mu.Unlock()
+	}
 	f.scale.Add(keyOf(now))
+}
+
+// overruled has a number of replicas that somebody else wrote count for more
+// than what was asked before: who scales a function to zero does not want it
+// back for a request that was answered meanwhile. What waits still is reported
+// again. f.mu is held.
+func (f *Fleet) overruled(k types.NamespacedName, replicas int) {
+	fn := f.functions[k]
+	if fn == nil || fn.wrote == replicas {
+		return
+	}
+	fn.wrote = noReplicas
+	if replicas != 0 {
+		return
+	}
+	for g, r := range fn.demand {
+		r.Queued = 0
+		fn.demand[g] = r
+	}
 }
 
 // forget drops what is remembered of a function that is not there any more,
@@ -218,6 +246,9 @@ func (f *Fleet) reconcile(ctx context.Context, k types.NamespacedName) (time.Dur
 		f.keep(k, dec)
 		return dec.Again, nil
 	}
+	f.mu.Lock()
+	f.of(k).wrote = dec.Replicas // before its event
+	f.mu.Unlock()
 	_, err := api.Mutate(ctx, f.c.Objects, api.Deployments, k.Namespace, k.Name, api.UpdateOptions{}, func(have *appsv1.Deployment) (bool, error) {
 		if wanted(have) != now.Replicas {
 			return false, nil // somebody else was faster: the event brings us back

@@ -387,3 +387,37 @@ func TestFailing(t *testing.T) {
 		want(r, told(s), "") // a serves
 	})
 }
+
+// Who scales a function to zero right after its last call is not overruled by
+// the report that was made while the call waited; a call that waits still is
+// reported again and counts.
+func TestScaledToZeroByHand(t *testing.T) {
+	in(t, func(r *rig) {
+		r.deploy(0, map[string]string{"min": "0"})
+		r.report("g", api.Demand{Queued: 1, Arrived: 1})
+		if n := r.replicas(); n != 1 {
+			t.Fatalf("%d replicas for a call that waits, want 1", n)
+		}
+		r.scale(0)
+		r.pass(time.Second)
+		if n := r.replicas(); n != 0 {
+			t.Errorf("%d replicas, want none: the report is from before", n)
+		}
+		r.report("g", api.Demand{Queued: 1, Arrived: 1})
+		if n := r.replicas(); n != 1 {
+			t.Errorf("%d replicas, want 1: the call waits still", n)
+		}
+	})
+}
+
+// scale is what a person does.
+func (r *rig) scale(n int32) {
+	r.Helper()
+	_, err := api.Mutate(r.ctx, r.objects, api.Deployments, resize.Namespace, resize.Name, api.UpdateOptions{}, func(d *appsv1.Deployment) (bool, error) {
+		d.Spec.Replicas = &n
+		return true, nil
+	})
+	if err != nil {
+		r.Fatal(err)
+	}
+}

@@ -42,7 +42,7 @@ type Config struct {
 	Timeout      time.Duration // of an invocation; 0 is one minute
 	MaxBody      int64         // bytes; 0 is 256 MiB
 	MaxAsyncBody int64         // bytes; 0 is 1 MiB
-	Parked       int           // sandboxes kept ready at least; 0 is 8, negative is none
+	Parked       int           // sandboxes kept ready at least; 0 is 32, negative is none
 
 	MaxConns        int // of clients to the gateway; 0 is 16,384
 	MaxConnsAddress int // of them from one address; 0 is 8,192

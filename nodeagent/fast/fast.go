@@ -69,8 +69,8 @@ type Config struct {
 	Network      Network
 	Launcher     []byte // static binary, see nodeagent/launcher
 	Privilege    spec.Privilege
-	Parked       int   // sandboxes kept ready at least; 0 is 8, negative is none
-	MostParked   int   // and at most; 0 is 64
+	Parked       int   // sandboxes kept ready at least; 0 is 32, negative is none
+	MostParked   int   // and at most; 0 is 256
 	LogMaxSize   int64 // bytes of a log file before it is rotated; 0 is 10 MiB
 	LogFiles     int   // kept of a log; 0 is 3
 	Log          *slog.Logger

@@ -5,6 +5,7 @@ package park
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -15,8 +16,8 @@ type Config[T any] struct {
 	Recycle func(T) (T, error) // nil: nothing is used twice. What cannot be, with its error, is destroyed
 	Destroy func(T)
 
-	Least int // ready at any time; 0 is 8, negative is none: Take makes each
-	Most  int // 0 is 64
+	Least int // ready at any time; 0 is 32, negative is none: Take makes each
+	Most  int // 0 is 256
 	// AtOnce is how many are made, recycled or destroyed at a time; 0 is 4.
 	// Namespaces of Linux get slower, all together, above a few a core.
 	AtOnce int
@@ -35,17 +36,18 @@ type Pool[T any] struct {
 	mu     sync.Mutex
 	free   []T // the longest unused first
 	coming int // being made or recycled for the pool
-	rate   rate
+	demand demand
+	taken  time.Time // the last one
 	closed bool
 }
 
 // New makes an empty pool.
 func New[T any](c Config[T]) *Pool[T] {
 	if c.Least == 0 {
-		c.Least = 8
+		c.Least = 32
 	}
 	if c.Most == 0 {
-		c.Most = 64
+		c.Most = 256
 	}
 	if c.Most = max(c.Most, c.Least); c.Least < 0 {
 		c.Least, c.Most = 0, 0
@@ -66,7 +68,8 @@ func New[T any](c Config[T]) *Pool[T] {
 // is false.
 func (p *Pool[T]) Take(ctx context.Context) (one T, pooled bool, err error) {
 	p.mu.Lock()
-	p.rate.took(time.Now())
+	p.taken = time.Now()
+	p.demand.took(p.taken)
 	if len(p.free) > 0 {
 		one = p.free[0]
 		p.free = p.free[1:]
@@ -76,19 +79,20 @@ func (p *Pool[T]) Take(ctx context.Context) (one T, pooled bool, err error) {
 	}
 	p.mu.Unlock()
 	p.poke()
-	select {
-	case p.slots <- struct{}{}:
-	case <-ctx.Done():
-		return one, false, context.Cause(ctx)
-	}
-	defer func() { <-p.slots }()
 	one, err = p.make(ctx)
 	return one, false, err
 }
 
-func (p *Pool[T]) make(ctx context.Context) (T, error) {
+// make makes one, when fewer than AtOnce are being made.
+func (p *Pool[T]) make(ctx context.Context) (one T, err error) {
+	select {
+	case p.slots <- struct{}{}:
+	case <-ctx.Done():
+		return one, context.Cause(ctx)
+	}
+	defer func() { <-p.slots }()
 	begin := time.Now()
-	one, err := p.c.Make(ctx)
+	one, err = p.c.Make(ctx)
 	if err == nil {
 		p.c.Made(time.Since(begin))
 	}
@@ -159,9 +163,9 @@ func (p *Pool[T]) Each(f func(T)) {
 	}
 }
 
-// target is as many as have lately been taken in the time that making needs.
+// target is Least and as many as the busiest second of late has taken.
 func (p *Pool[T]) target() int {
-	return min(p.c.Most, p.c.Least+p.rate.lately(time.Now()))
+	return min(p.c.Most, p.c.Least+p.demand.peak(time.Now()))
 }
 
 func (p *Pool[T]) poke() {
@@ -193,7 +197,8 @@ func (p *Pool[T]) Run(ctx context.Context) error {
 		if ready, _ := p.Size(); ready > p.c.Least {
 			rest.Reset(linger)
 		}
-		for p.wants() && ctx.Err() == nil {
+		p.calm(ctx)
+		for ctx.Err() == nil && p.promise() {
 			if err := p.add(ctx); err != nil {
 				if ctx.Err() == nil {
 					p.c.Failed("make", err)
@@ -204,6 +209,26 @@ func (p *Pool[T]) Run(ctx context.Context) error {
 			}
 			wait = 10 * time.Millisecond
 		}
+	}
+}
+
+// calm waits until nothing has been taken for a while, but not for long: what
+// is being started comes first, and an empty pool is made good by Take.
+func (p *Pool[T]) calm(ctx context.Context) {
+	const pause, most = 20 * time.Millisecond, 200 * time.Millisecond
+	for waited := time.Duration(0); waited < most; {
+		p.mu.Lock()
+		left := pause - time.Since(p.taken)
+		p.mu.Unlock()
+		if left <= 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(left):
+		}
+		waited += left
 	}
 }
 
@@ -221,24 +246,26 @@ func (p *Pool[T]) trim() {
 	}
 }
 
-func (p *Pool[T]) wants() bool {
+// promise tells whether the pool has use for another one, and counts it as coming.
+func (p *Pool[T]) promise() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !p.closed && len(p.free)+p.coming < p.target()
+	if p.closed || len(p.free)+p.coming >= p.target() {
+		return false
+	}
+	p.coming++
+	return true
 }
 
+// add keeps a promise.
 func (p *Pool[T]) add(ctx context.Context) error {
-	select {
-	case p.slots <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	defer func() { <-p.slots }()
 	one, err := p.make(ctx)
+	p.mu.Lock()
+	p.coming--
 	if err != nil {
+		p.mu.Unlock()
 		return err
 	}
-	p.mu.Lock()
 	if !p.closed {
 		p.free = append(p.free, one)
 		p.mu.Unlock()
@@ -267,30 +294,37 @@ func (p *Pool[T]) Close() {
 	}
 }
 
-// rate counts what was taken in the present and the last second.
-type rate struct {
-	second    int64
-	now, last int
+// memory is for how many minutes a pool keeps as many ready as were once taken
+// in a second: load that came once comes again, and one that is parked costs
+// little.
+const memory = 10
+
+// demand remembers the busiest second of each of the last minutes.
+type demand struct {
+	second, minute int64
+	now            int // taken in the present second
+	peaks          [memory]int
 }
 
-func (r *rate) roll(t time.Time) {
-	s := t.Unix()
-	switch s {
-	case r.second:
-	case r.second + 1:
-		r.second, r.last, r.now = s, r.now, 0
-	default:
-		r.second, r.last, r.now = s, 0, 0
+func (d *demand) roll(t time.Time) {
+	if s := t.Unix(); s != d.second {
+		d.second, d.now = s, 0
+	}
+	m := t.Unix() / 60
+	for d.minute = max(d.minute, m-memory); d.minute < m; {
+		d.minute++
+		d.peaks[d.minute%memory] = 0
 	}
 }
 
-func (r *rate) took(t time.Time) {
-	r.roll(t)
-	r.now++
+func (d *demand) took(t time.Time) {
+	d.roll(t)
+	d.now++
+	p := &d.peaks[d.minute%memory]
+	*p = max(*p, d.now)
 }
 
-// lately is half of the larger of both seconds' counts: what half a second needs.
-func (r *rate) lately(t time.Time) int {
-	r.roll(t)
-	return max(r.now, r.last) / 2
+func (d *demand) peak(t time.Time) int {
+	d.roll(t)
+	return slices.Max(d.peaks[:])
 }
