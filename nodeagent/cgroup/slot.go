@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -110,12 +111,35 @@ func (t Tree) set(group, controller, file, value string) error {
 	return nil
 }
 
-// Join lists the files that a process enters a group by.
+// Join lists the files that a process enters a group by, when it has one thread
+// and writes "0" to them: the version 1 hierarchies' tasks. Moving oneself so,
+// the kernel need not keep all processes from forking; through cgroup.procs it
+// has to, and waits 5 to 20 ms for that (an RCU grace period).
 func (t Tree) Join(group string) (files []string) {
+	if t.V2 {
+		return nil
+	}
 	for _, h := range t.Controllers() {
-		files = append(files, filepath.Join(h, group, "cgroup.procs"))
+		if filepath.Base(h) != unified {
+			files = append(files, filepath.Join(h, group, "tasks"))
+		}
 	}
 	return files
+}
+
+// unified is the name of the version 2 hierarchy beside those of version 1.
+const unified = "unified"
+
+// Born is the directory of a group that a process is born in, as it cannot join
+// it at no cost: the version 2 hierarchy's. "" when there is none.
+func (t Tree) Born(group string) string {
+	if t.V2 {
+		return filepath.Join(t.root, group)
+	}
+	if at := filepath.Join(t.root, unified); slices.Contains(t.Controllers(), at) {
+		return filepath.Join(at, group)
+	}
+	return ""
 }
 
 // Limit sets all limits of a group; those that are not wanted are taken off.
@@ -183,8 +207,8 @@ var ErrUsed = errors.New("the cgroup cannot be used again")
 // counters at zero where the kernel lets them be. ErrUsed means that it has to
 // be replaced.
 func (t Tree) Reset(group string) error {
-	for _, f := range t.Join(group) {
-		b, err := os.ReadFile(f)
+	for _, h := range t.Controllers() {
+		b, err := os.ReadFile(filepath.Join(h, group, "cgroup.procs"))
 		if err != nil {
 			return err
 		}

@@ -46,7 +46,7 @@ type Input struct {
 	Spec   *specs.Spec
 	Root   Root
 	Files  map[string]bool // sources of mounts that are files and not directories
-	Join   []string        // cgroup.procs files to enter; with version 2 the child is born in its group
+	Join   []string        // control groups to enter, by the files to write "0" to; with version 2 the child is born in its group
 	Groups []Mounted       // with version 1
 
 	Stdin, Stdout, Stderr string // FIFOs; "" is /dev/null

@@ -73,7 +73,7 @@ func (r *Runtime) exec(ctx context.Context, c *container, x runtime.Exec) (int, 
 		delete(r.execs, id)
 		r.mu.Unlock()
 	}()
-	_, err = r.keeper.Do(ctx, launch.Request{Op: launch.Exec, ID: id, Of: c.info.ID, Second: second}, prog.Image)
+	_, err = r.keeper.Do(ctx, launch.Request{Op: launch.Exec, ID: id, Of: c.info.ID, Second: second, Cgroup: r.cgroups.Born(r.cgroups.Slot(sl.id))}, prog.Image)
 	if f, ok := errors.AsType[*program.Fault](err); ok {
 		return 0, startError("StartError", spec.Explain(c.info.Name, &process, prog.Explain(f)))
 	}

@@ -236,16 +236,7 @@ func (s *Server) start(q Request, image []byte) Reply {
 		return failure(fmt.Errorf("nothing is held as %q", q.Name))
 	}
 	defer unix.Close(fd)
-	o := program.Options{Flags: q.Flags, Inputs: []uint64{uint64(fd)}}
-	if q.Cgroup != "" {
-		dir, err := unix.Open(q.Cgroup, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return failure(&os.PathError{Op: "open", Path: q.Cgroup, Err: err})
-		}
-		defer unix.Close(dir)
-		o.Cgroup = dir
-	}
-	c, err := program.Run(image, o)
+	c, err := run(image, q, program.Options{Flags: q.Flags, Inputs: []uint64{uint64(fd)}})
 	if err != nil {
 		return failure(err)
 	}
@@ -258,6 +249,19 @@ func (s *Server) start(q Request, image []byte) Reply {
 		return failure(err)
 	}
 	return Reply{Pid: c.Pid}
+}
+
+// run runs a program in a child that is born in the group that was asked for.
+func run(image []byte, q Request, o program.Options) (program.Child, error) {
+	if q.Cgroup != "" {
+		dir, err := unix.Open(q.Cgroup, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return program.Child{}, &os.PathError{Op: "open", Path: q.Cgroup, Err: err}
+		}
+		defer unix.Close(dir)
+		o.Cgroup = dir
+	}
+	return program.Run(image, o)
 }
 
 // exec runs another process in the container of one.
@@ -280,7 +284,7 @@ func (s *Server) exec(q Request, image []byte) Reply {
 	if identity(fd, pid) != of.Identity {
 		return failure(fmt.Errorf("%w: %s", ErrNone, q.Of))
 	}
-	c, err := program.Run(image, program.Options{Inputs: []uint64{uint64(fd)}, Fork: true, Forks: q.Second})
+	c, err := run(image, q, program.Options{Inputs: []uint64{uint64(fd)}, Fork: true, Forks: q.Second})
 	if err != nil {
 		return failure(err)
 	}
