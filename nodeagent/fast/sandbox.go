@@ -49,8 +49,9 @@ func (r *Runtime) StartSandbox(ctx context.Context, s runtime.SandboxSpec) (runt
 	if err != nil {
 		return runtime.Sandbox{}, fmt.Errorf("start sandbox of pod %s/%s: %w", s.Namespace, s.Name, err)
 	}
+	id := newID()
 	sb := &sandbox{spec: s, slot: sl, info: runtime.Sandbox{
-		ID: newID(), UID: s.UID, Namespace: s.Namespace, Name: s.Name, IP: sl.ip.String(), CreatedAt: begin, Labels: s.Labels,
+		ID: id, Dir: r.sandboxDir(id), UID: s.UID, Namespace: s.Namespace, Name: s.Name, IP: sl.ip.String(), CreatedAt: begin, Labels: s.Labels,
 	}}
 	r.mu.Lock()
 	sb.info.Pid = r.launcher

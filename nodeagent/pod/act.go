@@ -234,14 +234,14 @@ func (w *Worker) containerSpec(ctx context.Context, a Action, p *corev1.Pod, sb 
 			return runtime.ContainerSpec{}, err
 		}
 	}
-	if err := w.c.Volumes.Files(p, ip); err != nil {
+	if err := w.c.Volumes.Files(p, ip, sb.Dir); err != nil {
 		return runtime.ContainerSpec{}, err
 	}
 	env, err := w.c.Volumes.Env(ctx, p, c, volume.Addresses{Pod: ip, Host: w.c.HostIP})
 	if err != nil {
 		return runtime.ContainerSpec{}, err
 	}
-	mounts, err := w.c.Volumes.Mounts(p, c)
+	mounts, err := w.c.Volumes.Mounts(p, c, sb.Dir)
 	if err != nil {
 		return runtime.ContainerSpec{}, err
 	}

@@ -121,6 +121,9 @@ type Sandbox struct {
 	CreatedAt       time.Time
 	Labels          map[string]string
 	Containers      []Container // filled by List, oldest attempt first
+	// Dir is a folder in memory for small files of the pod, such as its
+	// /etc/hosts; it goes with the sandbox. "" is none.
+	Dir string
 }
 
 // ContainerSpec says what container to run.

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // Hostname is the name that a pod's processes see: at most 63 bytes.
@@ -25,9 +26,10 @@ func Hostname(p *corev1.Pod) string {
 }
 
 // Files writes the pod's /etc/hosts, /etc/hostname and /etc/resolv.conf. To be
-// called when its address is known.
-func (m *Manager) Files(p *corev1.Pod, ip string) error {
-	dir, err := m.dir(p.UID)
+// called when its address is known. They are in the folder etc, which is the
+// sandbox's, or in the pod's own for "".
+func (m *Manager) Files(p *corev1.Pod, ip, etc string) error {
+	etc, err := m.etc(p.UID, etc)
 	if err != nil {
 		return err
 	}
@@ -35,7 +37,6 @@ func (m *Manager) Files(p *corev1.Pod, ip string) error {
 	if err != nil {
 		return err
 	}
-	etc := filepath.Join(dir, "etc")
 	if err := os.MkdirAll(etc, 0o711); err != nil {
 		return err
 	}
@@ -52,6 +53,14 @@ func (m *Manager) Files(p *corev1.Pod, ip string) error {
 		}
 	}
 	return nil
+}
+
+func (m *Manager) etc(uid types.UID, sandbox string) (string, error) {
+	if sandbox != "" {
+		return sandbox, nil
+	}
+	dir, err := m.dir(uid)
+	return filepath.Join(dir, "etc"), err
 }
 
 func hosts(p *corev1.Pod, ip string) string {

@@ -4,7 +4,8 @@
 // too, for that draws on the same objects.
 //
 // A pod's folder is <Root>/<uid>: etc, volumes/<name>, and secrets/<name>,
-// which is in memory.
+// which is in memory. What a pod does not need is not made: a file system is
+// slow at folders that come and go.
 package volume
 
 import (
@@ -76,13 +77,11 @@ func (m *Manager) Setup(ctx context.Context, p *corev1.Pod) error {
 	if err != nil {
 		return err
 	}
-	for _, d := range []string{"", "etc", "volumes", "secrets"} {
-		if err := os.MkdirAll(filepath.Join(dir, d), 0o711); err != nil {
-			return err
-		}
-	}
 	for i := range p.Spec.Volumes {
 		v := &p.Spec.Volumes[i]
+		if err := os.MkdirAll(filepath.Join(dir, base(v)), 0o711); err != nil {
+			return err
+		}
 		if err := m.setup(ctx, p, v, dir); err != nil {
 			return fmt.Errorf("volume %q: %w", v.Name, err)
 		}
@@ -152,9 +151,13 @@ func (m *Manager) emptyDir(p *corev1.Pod, e *corev1.EmptyDirVolumeSource, target
 }
 
 // Mounts are a container's mounts: its volumes and the files of /etc. To be
-// called after Setup and Files.
-func (m *Manager) Mounts(p *corev1.Pod, c *corev1.Container) ([]runtime.Mount, error) {
+// called after Setup and Files, with the same etc.
+func (m *Manager) Mounts(p *corev1.Pod, c *corev1.Container, etc string) ([]runtime.Mount, error) {
 	dir, err := m.dir(p.UID)
+	if err != nil {
+		return nil, err
+	}
+	etc, err = m.etc(p.UID, etc)
 	if err != nil {
 		return nil, err
 	}
@@ -173,9 +176,9 @@ func (m *Manager) Mounts(p *corev1.Pod, c *corev1.Container) ([]runtime.Mount, e
 		if taken[target] {
 			continue
 		}
-		// They lie on the node's disk: a function must not fill that.
+		// They may lie on the node's disk: a function must not fill that.
 		readOnly := p.Labels[api.LabelFunction] != ""
-		out = append(out, runtime.Mount{Source: filepath.Join(dir, "etc", name), Target: target, ReadOnly: readOnly})
+		out = append(out, runtime.Mount{Source: filepath.Join(etc, name), Target: target, ReadOnly: readOnly})
 	}
 	return out, nil
 }

@@ -366,7 +366,7 @@ func TestMounts(t *testing.T) {
 		{Name: "s", MountPath: "/etc/hosts", SubPath: "a"},
 		{Name: "s", MountPath: "/s"},
 	}
-	got, err := m.Mounts(p, c)
+	got, err := m.Mounts(p, c, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -389,7 +389,7 @@ func TestMounts(t *testing.T) {
 	}
 	for _, sub := range []string{"out", "out/passwd", "../../etc", "/etc"} {
 		c.VolumeMounts = []corev1.VolumeMount{{Name: "d", MountPath: "/data", SubPath: sub}}
-		if got, err := m.Mounts(p, c); err == nil {
+		if got, err := m.Mounts(p, c, ""); err == nil {
 			t.Errorf("subPath %q leads to %v", sub, got[0])
 		}
 	}
@@ -406,7 +406,7 @@ func TestFiles(t *testing.T) {
 		return string(b)
 	}
 	p.Spec.HostAliases = []corev1.HostAlias{{IP: "192.0.2.1", Hostnames: []string{"x", "y"}}}
-	if err := m.Files(p, "10.1.2.3"); err != nil {
+	if err := m.Files(p, "10.1.2.3", ""); err != nil {
 		t.Fatal(err)
 	}
 	if got := read("hosts"); !strings.Contains(got, "10.1.2.3\tp\n") || !strings.Contains(got, "192.0.2.1\tx\ty\n") {
@@ -421,7 +421,7 @@ func TestFiles(t *testing.T) {
 	two := "2"
 	p.Spec.DNSPolicy = corev1.DNSNone
 	p.Spec.DNSConfig = &corev1.PodDNSConfig{Nameservers: []string{"1.1.1.1"}, Options: []corev1.PodDNSConfigOption{{Name: "ndots", Value: &two}}}
-	if err := m.Files(p, "10.1.2.3"); err != nil {
+	if err := m.Files(p, "10.1.2.3", ""); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := read("resolv.conf"), "nameserver 1.1.1.1\noptions ndots:2\n"; got != want {
