@@ -33,7 +33,6 @@ type Root struct {
 	// Below is a directory under all layers, with what the container is mounted
 	// over: what the image lacks need not be made in Upper then. "" is none.
 	Below string
-	At    string // a directory to mount it at; containers may share it, as none sees the other's mounts
 }
 
 // Mounted is one hierarchy of version 1 control groups: where a container sees
@@ -44,7 +43,7 @@ type Mounted struct{ Name, Source string }
 type Input struct {
 	ID     string // of the container
 	Spec   *specs.Spec
-	Root   Root
+	At     string          // a directory to have the root file system at; containers may share it, as none sees the other's mounts
 	Files  map[string]bool // sources of mounts that are files and not directories
 	Join   []string        // control groups to enter, by the files to write "0" to; with version 2 the child is born in its group
 	Groups []Mounted       // with version 1
@@ -57,6 +56,8 @@ type Input struct {
 const (
 	// Netns is, for Start, an open network namespace.
 	Netns = 0
+	// Rootfs is, for Start, the root file system: a mount that is nowhere yet.
+	Rootfs = 1
 	// Pidfd is, for Enter, a process of the container.
 	Pidfd = 0
 )
@@ -88,9 +89,7 @@ func Start(in Input) (program.Program, error) {
 	}
 	groups := c.groups()
 	c.stdio(false)
-	if err := c.root(); err != nil {
-		return program.Program{}, err
-	}
+	c.root()
 	if err := c.mounts(sources, groups); err != nil {
 		return program.Program{}, err
 	}
@@ -230,36 +229,40 @@ func (c *compiler) keep(label string, from program.Step) int {
 	return fd
 }
 
-// root mounts the root file system and makes it the process's.
-func (c *compiler) root() error {
-	r := c.in.Root
+// root makes the root file system the process's.
+func (c *compiler) root() {
+	const emptyPath = 0x4
+	c.Call("take the root file system", unix.SYS_MOVE_MOUNT, program.Input(Rootfs), program.Text(""), program.Int(atCwd), program.Text(c.in.At), program.Int(emptyPath))
+	c.Call("change to "+c.in.At, unix.SYS_CHDIR, program.Text(c.in.At))
+	c.Call("change the root", unix.SYS_PIVOT_ROOT, program.Text("."), program.Text("."))
+	c.Call("leave the host's root", unix.SYS_UMOUNT2, program.Text("."), program.Int(unix.MNT_DETACH))
+	c.Call("change to /", unix.SYS_CHDIR, program.Text("/"))
+}
+
+// Overlay is the mount of a root file system: the options, and the directory
+// that their paths are relative to.
+func (r Root) Overlay() (base, options string, err error) {
 	if len(r.Lower) == 0 {
-		return errors.New("the root file system has no layers")
+		return "", "", errors.New("the root file system has no layers")
 	}
 	base, lower := shorten(r.Lower)
 	const page = 4096 // the kernel takes one of options
 	join := func(lower []string) string {
 		return "lowerdir=" + strings.Join(lower, ":") + ",upperdir=" + r.Upper + ",workdir=" + r.Work + ",index=off,volatile"
 	}
-	options := join(lower)
+	options = join(lower)
 	if len(options) >= page {
-		return fmt.Errorf("the image has too many layers: %d", len(lower))
+		return "", "", fmt.Errorf("the image has too many layers: %d", len(lower))
 	}
 	if all := join(append(slices.Clone(lower), r.Below)); r.Below != "" && len(all) < page {
 		options = all
 	}
 	for _, p := range slices.Concat(lower, []string{r.Upper, r.Work, r.Below}) {
 		if strings.ContainsAny(p, ":,\\") {
-			return fmt.Errorf("directory %q of the root file system: its name has a letter that overlay mounts do not take", p)
+			return "", "", fmt.Errorf("directory %q of the root file system: its name has a letter that overlay mounts do not take", p)
 		}
 	}
-	c.Call("change to "+base, unix.SYS_CHDIR, program.Text(base))
-	c.Call("mount the root file system", unix.SYS_MOUNT, program.Text("overlay"), program.Text(r.At), program.Text("overlay"), null, program.Text(options))
-	c.Call("change to "+r.At, unix.SYS_CHDIR, program.Text(r.At))
-	c.Call("change the root", unix.SYS_PIVOT_ROOT, program.Text("."), program.Text("."))
-	c.Call("leave the host's root", unix.SYS_UMOUNT2, program.Text("."), program.Int(unix.MNT_DETACH))
-	c.Call("change to /", unix.SYS_CHDIR, program.Text("/"))
-	return nil
+	return base, options, nil
 }
 
 // shorten takes the common parent of layers out: the kernel takes one page of

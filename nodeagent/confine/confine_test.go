@@ -34,8 +34,8 @@ func input(t *testing.T, change func(*spec.Input)) Input {
 	made.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.PIDNamespace}}
 	return Input{
 		ID: "c1", Spec: made, Files: map[string]bool{"/host/box/hosts": true, "/host/box/hostname": true, "/host/box/resolv.conf": true},
-		Root:   Root{Lower: []string{"/images/2/fs", "/images/1/fs"}, Upper: "/box/upper", Work: "/box/work", At: "/box/root"},
-		Join:   []string{"/cg/memory/c1/cgroup.procs", "/cg/pids/c1/cgroup.procs"},
+		At:     "/box/root",
+		Join:   []string{"/cg/memory/c1/tasks", "/cg/pids/c1/tasks"},
 		Groups: []Mounted{{"memory", "/cg/memory/c1"}, {"pids", "/cg/pids/c1"}},
 		Stdout: "/box/out", Stderr: "/box/err", Filter: []byte{6, 0, 0, 0, 0, 0, 0xff, 0x7f},
 	}
@@ -89,9 +89,6 @@ func TestRefused(t *testing.T) {
 		`option "rshared"`:       func(in *Input) { in.Spec.Mounts = append(in.Spec.Mounts, bind("/x", "/d", "rshared")) },
 		"devices, terminals":     func(in *Input) { in.Spec.Process.Terminal = true },
 		`namespace "user"`:       func(in *Input) { in.Spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.UserNamespace}} },
-		"no layers":              func(in *Input) { in.Root.Lower = nil },
-		"that overlay mounts do": func(in *Input) { in.Root.Upper = "/a:b" },
-		"too many layers: 700":   func(in *Input) { in.Root.Lower = many() },
 	} {
 		in := input(t, nil)
 		change(&in)
@@ -130,27 +127,35 @@ func TestShorten(t *testing.T) {
 	}
 }
 
-// The layer of mount points is used when there is room for it, and must be sound.
-func TestBelow(t *testing.T) {
+// The layer of mount points is used when there is room for it, and all must be
+// sound.
+func TestOverlay(t *testing.T) {
 	options := func(change func(*Root)) string {
 		t.Helper()
-		in := input(t, nil)
-		change(&in.Root)
-		p, err := Start(in)
+		r := Root{Lower: []string{"/images/2/fs", "/images/1/fs"}, Upper: "/box/upper", Work: "/box/work"}
+		change(&r)
+		base, options, err := r.Overlay()
 		if err != nil {
 			return err.Error()
 		}
-		return p.Text(name)
+		return base + " " + options
 	}
-	if got := options(func(r *Root) { r.Below = "/box/below" }); !strings.Contains(got, "lowerdir=2/fs:1/fs:/box/below,upperdir") {
-		t.Error("it is not the lowest layer")
-	}
-	full := func(r *Root) { r.Lower, r.Below = many()[:540], "/box/"+strings.Repeat("below", 100) }
-	if got := options(full); !strings.Contains(got, "/fs,upperdir=") || strings.Contains(got, "below") {
-		t.Error("a full page of options has no room for it")
-	}
-	if got := options(func(r *Root) { r.Below = "/box/a,b" }); !strings.Contains(got, "that overlay mounts do not take") {
-		t.Errorf("got %s", got)
+	for _, c := range []struct {
+		name   string
+		change func(*Root)
+		want   string
+	}{
+		{"plain", func(*Root) {}, "/images lowerdir=2/fs:1/fs,upperdir=/box/upper,workdir=/box/work,index=off,volatile"},
+		{"below all", func(r *Root) { r.Below = "/box/below" }, "lowerdir=2/fs:1/fs:/box/below,upperdir"},
+		{"no room below", func(r *Root) { r.Lower, r.Below = many()[:540], "/box/"+strings.Repeat("below", 100) }, "/fs,upperdir="},
+		{"no layers", func(r *Root) { r.Lower = nil }, "no layers"},
+		{"letters", func(r *Root) { r.Upper = "/a:b" }, "that overlay mounts do not take"},
+		{"letters below", func(r *Root) { r.Below = "/box/a,b" }, "that overlay mounts do not take"},
+		{"many", func(r *Root) { r.Lower = many() }, "too many layers: 700"},
+	} {
+		if got := options(c.change); !strings.Contains(got, c.want) {
+			t.Errorf("%s: got %s, want %s", c.name, got, c.want)
+		}
 	}
 }
 

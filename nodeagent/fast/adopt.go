@@ -65,6 +65,9 @@ func (r *Runtime) readContainer(sb *sandbox, id string) {
 		return // its process, if there is one, is nobody's and will be killed
 	}
 	c.info, c.made, c.chain = rec.Container, rec.Spec, rec.Chain
+	if rec.Root != "" {
+		c.root = &root{id: rec.Root}
+	}
 	if c.info.State == runtime.Exited {
 		c.exiting = true
 		close(c.done)
@@ -126,7 +129,13 @@ func (r *Runtime) connected(w launch.Welcome, conn *launch.Conn) {
 			_, _ = conn.Do(ctx, launch.Request{Op: launch.Drop, Name: name}, nil)
 		}
 	}
-	r.sweep(known)
+	inUse := r.usedRoots()
+	for _, name := range w.Shelved {
+		if !inUse[name] {
+			_, _ = conn.Do(ctx, launch.Request{Op: launch.Unshelve, Name: name}, nil)
+		}
+	}
+	r.sweep(known, inUse)
 	r.c.Log.Info("took over containers of the fast runtime", slog.Int("sandboxes", len(r.sandboxes)), slog.Int("containers", len(r.containers)))
 	close(r.adopted)
 }
@@ -204,8 +213,21 @@ func (r *Runtime) adoptProcesses(ctx context.Context, w launch.Welcome, conn *la
 	}
 }
 
+// usedRoots are the root file systems of containers, by their ids.
+func (r *Runtime) usedRoots() map[string]bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[string]bool{}
+	for _, c := range r.containers {
+		if c.root != nil {
+			out[c.root.id] = true
+		}
+	}
+	return out
+}
+
 // sweep removes what lies about without a sandbox or container.
-func (r *Runtime) sweep(slots map[string]bool) {
+func (r *Runtime) sweep(slots, roots map[string]bool) {
 	var errs []error
 	for _, id := range r.cgroups.Slots() {
 		if !slots[id] {
@@ -213,7 +235,7 @@ func (r *Runtime) sweep(slots map[string]bool) {
 		}
 	}
 	for _, id := range names(r.upperDir("")) {
-		if r.container(id) == nil {
+		if !roots[id] {
 			errs = append(errs, os.Rename(r.upperDir(id), r.trashDir(id)))
 		}
 	}
@@ -241,6 +263,8 @@ func (r *Runtime) sweepViews(ctx context.Context) {
 			used[c.chain] = true
 		}
 		r.mu.Unlock()
+		r.expireRoots(time.Now(), false)
+		r.roots.chains(used)
 		if images != nil {
 			if err := images.SweepViews(ctx, used); err != nil && ctx.Err() == nil {
 				r.c.Log.Warn("give layers free", slog.Any("error", err))
@@ -274,8 +298,10 @@ func (r *Runtime) Teardown(ctx context.Context) error {
 	}
 	err := g.Wait()
 	r.drain()
+	r.roots.close()
 	r.filled.Wait()
 	r.pool.Close()
+	r.expireRoots(time.Now(), true)
 	err = errors.Join(err, r.keeper.Quit(ctx))
 	group := filepath.Dir(r.cgroups.Slot("x"))
 	err = errors.Join(err, r.cgroups.Remove(group))

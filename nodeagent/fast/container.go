@@ -26,6 +26,7 @@ type container struct {
 	out     *output.Output
 	made    *specs.Spec // its process and namespaces, for Exec
 	chain   string      // of its image's layers
+	root    *root       // nil: not yet, or given back; Runtime.mu guards it
 
 	info    runtime.Container
 	exiting bool
@@ -39,6 +40,7 @@ type containerRecord struct {
 	Container runtime.Container `json:"container"`
 	Spec      *specs.Spec       `json:"spec"`
 	Chain     string            `json:"chain"`
+	Root      string            `json:"root"`
 }
 
 func (c *container) starting() bool {
@@ -140,9 +142,12 @@ func (r *Runtime) register(c *container) error {
 
 func (r *Runtime) saveContainer(c *container) error {
 	r.mu.Lock()
-	info := c.info
+	info, root := c.info, ""
+	if c.root != nil {
+		root = c.root.id
+	}
 	r.mu.Unlock()
-	rec := containerRecord{Container: info, Chain: c.chain, Spec: &specs.Spec{
+	rec := containerRecord{Container: info, Chain: c.chain, Root: root, Spec: &specs.Spec{
 		Process: c.made.Process, Linux: &specs.Linux{Namespaces: c.made.Linux.Namespaces},
 	}}
 	if c.made.Linux.Seccomp != nil {
@@ -249,16 +254,14 @@ func (r *Runtime) end(ctx context.Context, c *container) error {
 	return err
 }
 
-// discard has the container's own files removed in the background: that takes
-// as long as it has written.
+// discard gives the container's root file system back, once.
 func (r *Runtime) discard(c *container) {
-	err := os.Rename(r.upperDir(c.info.ID), r.trashDir(c.info.ID))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		r.c.Log.Warn("remove root file system", slog.String("container", c.info.ID), slog.Any("error", err))
-	}
-	select {
-	case r.trash <- struct{}{}:
-	default:
+	r.mu.Lock()
+	f := c.root
+	c.root = nil
+	r.mu.Unlock()
+	if f != nil {
+		r.giveRoot(f)
 	}
 }
 

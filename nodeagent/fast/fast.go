@@ -83,6 +83,7 @@ type Runtime struct {
 	cgroups cgroup.Tree
 	keeper  *launch.Keeper
 	pool    *park.Pool[*slot]
+	roots   roots
 	exits   exits.Feed
 	metrics metrics
 	work    sync.WaitGroup // exits being finished, logs being copied
@@ -128,7 +129,7 @@ func New(c Config) (*Runtime, error) {
 	r := &Runtime{
 		c: c, cgroups: tree, adopted: make(chan struct{}), trash: make(chan struct{}, 1), watcher: newWatcher(),
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, execs: map[string]*running{},
-		filters: map[*specs.LinuxSeccomp][]byte{},
+		filters: map[*specs.LinuxSeccomp][]byte{}, roots: roots{kinds: map[string]*kind{}},
 	}
 	r.fill, r.drain = context.WithCancel(context.Background()) //nolint:forbidigo // ended by Run or Teardown
 	if l := len(launch.Socket(r.runDir())); l >= maxSocketPath {
@@ -151,7 +152,7 @@ func New(c Config) (*Runtime, error) {
 		},
 		Made: func(d time.Duration) { r.metrics.refill.Observe(d.Seconds()) },
 	})
-	r.metrics = newMetrics(c.Metrics, r.pool.Size)
+	r.metrics = newMetrics(c.Metrics, r.pool.Size, r.roots.size)
 	return r, r.readRecords()
 }
 
@@ -195,8 +196,10 @@ func (r *Runtime) Run(ctx context.Context) error {
 	}
 	r.mu.Unlock()
 	wg.Wait()
+	r.roots.close()
 	r.filled.Wait()
 	r.pool.Wait()
+	r.roots.wait()
 	r.pool.Each(func(s *slot) { s.ns.Close() })
 	r.work.Wait()
 	r.exits.Close()

@@ -13,7 +13,7 @@ type metrics struct {
 	refill prometheus.Histogram
 }
 
-func newMetrics(reg prometheus.Registerer, size func() (ready, target int)) metrics {
+func newMetrics(reg prometheus.Registerer, size func() (ready, target int), roots func() int) metrics {
 	m := metrics{
 		start: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "faas_fast_start_duration_seconds", Help: "Time to start a sandbox or a container with the fast runtime.",
@@ -36,6 +36,8 @@ func newMetrics(reg prometheus.Registerer, size func() (ready, target int)) metr
 	reg.MustRegister(m.start, m.exits, m.takes, m.refill,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "faas_sandbox_pool_size", Help: "Sandboxes parked."},
 			func() float64 { n, _ := size(); return float64(n) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "faas_parked_root_filesystems", Help: "Root file systems of images that are parked."},
+			func() float64 { return float64(roots()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "faas_sandbox_pool_target", Help: "Sandboxes that should be parked."},
 			func() float64 { _, n := size(); return float64(n) }))
 	return m

@@ -22,6 +22,7 @@ import (
 // plan is a container that can be launched.
 type plan struct {
 	in    confine.Input
+	lower []string // the image's layers
 	spec  runtime.ContainerSpec
 	limit runtime.Resources
 }
@@ -48,7 +49,7 @@ func (r *Runtime) plan(ctx context.Context, c *container, s runtime.ContainerSpe
 		return plan{}, startError("CreateContainerConfigError", fmt.Errorf("container %q: %w", s.Name, err))
 	}
 	c.made = in.Spec
-	return plan{in: in, spec: s, limit: tighter(s.Resources, c.sandbox.spec.Resources)}, nil
+	return plan{in: in, lower: root.Lower, spec: s, limit: tighter(s.Resources, c.sandbox.spec.Resources)}, nil
 }
 
 // tighter are the limits of the container and of its pod in one group, as there
@@ -90,11 +91,7 @@ func (r *Runtime) confine(c *container, s runtime.ContainerSpec, root spec.Rootf
 	}
 	in := confine.Input{
 		ID: c.info.ID, Spec: made, Files: map[string]bool{}, Join: r.cgroups.Join(r.cgroups.Slot(sb.slot.id)),
-		Groups: r.groups(sb.slot.id),
-		Root: confine.Root{
-			Lower: root.Lower, Upper: filepath.Join(r.upperDir(c.info.ID), "upper"), Work: filepath.Join(r.upperDir(c.info.ID), "work"),
-			At: filepath.Join(r.runDir(), "root"),
-		},
+		Groups: r.groups(sb.slot.id), At: filepath.Join(r.runDir(), "root"),
 	}
 	if !s.Security.SeccompUnconfined {
 		if in.Filter, err = r.filter(made); err != nil {
@@ -142,9 +139,6 @@ func (r *Runtime) launch(ctx context.Context, c *container, p plan) error {
 	sb, fail := c.sandbox, func(err error) error {
 		return startError("RunContainerError", fmt.Errorf("container %q: %w", p.spec.Name, err))
 	}
-	if err := r.makeUpper(c, p.in.Root); err != nil {
-		return err
-	}
 	if err := r.sources(sb, &p.in); err != nil {
 		return fail(err)
 	}
@@ -152,7 +146,6 @@ func (r *Runtime) launch(ctx context.Context, c *container, p plan) error {
 	if err != nil {
 		return fail(err)
 	}
-	p.in.Root.Below = below
 	if len(sb.spec.Sysctls) > 0 || len(c.made.Process.Capabilities.Bounding) > 0 {
 		sb.slot.dirty = true // it may have changed its network
 	}
@@ -165,7 +158,7 @@ func (r *Runtime) launch(ctx context.Context, c *container, p plan) error {
 		return startError("CreateContainerConfigError", fmt.Errorf("container %q: %w", p.spec.Name, err))
 	}
 	q := launch.Request{Op: launch.Start, ID: c.info.ID, Name: sb.slot.id, Flags: prog.Flags, Cgroup: r.cgroups.Born(r.cgroups.Slot(sb.slot.id))}
-	a, err := r.ask(ctx, c, p.in.Root, q, prog.Image)
+	a, err := r.ask(ctx, c, func() (*root, error) { return r.takeRoot(ctx, p.lower, below, c.chain) }, q, prog.Image)
 	if f, ok := errors.AsType[*program.Fault](err); ok {
 		return startError("RunContainerError", spec.Explain(p.spec.Name, c.made.Process, prog.Explain(f)))
 	}
@@ -180,35 +173,38 @@ func (r *Runtime) launch(ctx context.Context, c *container, p plan) error {
 	return nil
 }
 
-func (r *Runtime) makeUpper(c *container, root confine.Root) error {
-	for _, d := range []string{r.upperDir(c.info.ID), root.Upper, root.Work} {
-		if err := os.Mkdir(d, 0o755); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// ask has the launcher start a container. When it goes away meanwhile, the next
-// one knows whether it has: if not, it is asked again, on new ground.
-func (r *Runtime) ask(ctx context.Context, c *container, root confine.Root, q launch.Request, image []byte) (launch.Reply, error) {
+// ask has the launcher start a container on a root file system. When it goes
+// away meanwhile, the next one knows whether it has: if not, it is asked again,
+// on new ground.
+func (r *Runtime) ask(ctx context.Context, c *container, take func() (*root, error), q launch.Request, image []byte) (launch.Reply, error) {
 	for try := 0; ; try++ {
-		a, err := r.keeper.Do(ctx, q, image)
-		if !errors.Is(err, launch.ErrLost) || try == 2 {
-			return a, err
-		}
-		w, err := r.keeper.Do(ctx, launch.Request{Op: launch.Hello}, nil)
+		f, err := take()
 		if err != nil {
+			return launch.Reply{}, err
+		}
+		r.mu.Lock()
+		c.root, q.Root = f, f.id
+		r.mu.Unlock()
+		a, err := r.keeper.Do(ctx, q, image)
+		lost := errors.Is(err, launch.ErrLost)
+		if !lost && !errors.Is(err, launch.ErrNone) || try == 2 {
 			return a, err
 		}
-		for _, p := range w.Hello.Processes {
-			if p.ID == q.ID {
-				return launch.Reply{Pid: p.Pid}, nil
+		if lost {
+			w, err := r.keeper.Do(ctx, launch.Request{Op: launch.Hello}, nil)
+			if err != nil {
+				return a, err
+			}
+			for _, p := range w.Hello.Processes {
+				if p.ID == q.ID {
+					return launch.Reply{Pid: p.Pid}, nil
+				}
+			}
+			if err := r.cgroups.Kill(r.cgroups.Slot(c.sandbox.slot.id)); err != nil {
+				return a, err
 			}
 		}
-		if err := errors.Join(r.cgroups.Kill(r.cgroups.Slot(c.sandbox.slot.id)), os.RemoveAll(r.upperDir(c.info.ID)), r.makeUpper(c, root)); err != nil {
-			return a, err
-		}
+		r.discard(c)
 	}
 }
 

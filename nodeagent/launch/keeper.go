@@ -218,8 +218,8 @@ func (k *Keeper) spawn() error {
 
 // Do sends a request and waits for the answer, and before that for a launcher.
 // A program's fault is a *program.Fault, a killed child program.ErrKilled, a
-// process that is not there ErrNone. A Start or Exec whose launcher goes away
-// meanwhile is ErrLost, everything else is asked of the next one.
+// process that is not there ErrNone. A Start, Exec or Shelve whose launcher goes
+// away meanwhile is ErrLost, everything else is asked of the next one.
 func (k *Keeper) Do(ctx context.Context, q Request, image []byte) (Reply, error) {
 	for {
 		c, err := k.wait(ctx)
@@ -227,7 +227,7 @@ func (k *Keeper) Do(ctx context.Context, q Request, image []byte) (Reply, error)
 			return Reply{}, err
 		}
 		r, err := c.Do(ctx, q, image)
-		if errors.Is(err, ErrLost) && q.Op != Start && q.Op != Exec {
+		if errors.Is(err, ErrLost) && q.Op != Start && q.Op != Exec && q.Op != Shelve {
 			select {
 			case <-c.read: // the next one, then
 				continue

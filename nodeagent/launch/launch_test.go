@@ -127,7 +127,7 @@ func TestLife(t *testing.T) {
 	}
 	for what, q := range map[string]Request{
 		"there, or that": {Op: Start, ID: "on", Name: "ns"}, "no name": {Op: Start, ID: "../x", Name: "ns"}, "nothing is held": {Op: Start, ID: "x", Name: "other"},
-		"not known": {Op: "dance"}, "no such process": {Op: Exec, ID: "e", Of: "zero"}, "no such file": {Op: Hold, Name: "x", Path: "/nope"},
+		"not known": {Op: "dance"}, "no such thing": {Op: Exec, ID: "e", Of: "zero"}, "no such file": {Op: Hold, Name: "x", Path: "/nope"},
 	} {
 		if _, err := c.Do(t.Context(), q, shell(t, "true").Image); err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%+v: got %v, want %q", q, err, what)

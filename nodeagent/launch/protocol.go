@@ -22,7 +22,7 @@ import (
 
 // Version is of the protocol. A keeper of another version has the launcher
 // leave and puts a new one in its place, which adopts the processes.
-const Version = 1
+const Version = 2
 
 const maxFrame = 16 << 20 // bytes of a message
 
@@ -31,9 +31,14 @@ type Op string
 
 // The requests.
 const (
-	Hello  Op = "hello"  // who are you, what do you have
-	Hold   Op = "hold"   // open Path and keep it under Name
-	Drop   Op = "drop"   // close what is held under Name
+	Hello Op = "hello" // who are you, what do you have
+	Hold  Op = "hold"  // open Path and keep it under Name
+	Drop  Op = "drop"  // close what is held under Name
+	// Shelve mounts an overlay with Options under Name, for Start to take a copy
+	// of; its Reply has the launcher's Pid. Unshelve unmounts it.
+	Shelve   Op = "shelve"
+	Unshelve Op = "unshelve"
+
 	Start  Op = "start"  // run the program as a new process ID
 	Exec   Op = "exec"   // run the program beside the process Of
 	Signal Op = "signal" // send Sig to ID
@@ -43,16 +48,20 @@ const (
 
 // Request is a message to the launcher. Start and Exec carry a program behind it.
 type Request struct {
-	Seq    uint64         `json:"seq"`
-	Op     Op             `json:"op"`
-	ID     string         `json:"id,omitempty"`
-	Name   string         `json:"name,omitempty"` // Hold, Drop; Start: what is held is the program's input
-	Path   string         `json:"path,omitempty"`
-	Of     string         `json:"of,omitempty"`
-	Flags  uint64         `json:"flags,omitempty"`
-	Second int            `json:"second,omitempty"` // see program.Options.Forks
-	Cgroup string         `json:"cgroup,omitempty"` // directory of a version 2 group to be born in
-	Sig    syscall.Signal `json:"sig,omitempty"`
+	Seq  uint64 `json:"seq"`
+	Op   Op     `json:"op"`
+	ID   string `json:"id,omitempty"`
+	Name string `json:"name,omitempty"` // Hold, Drop; Start: what is held is the program's input
+	Path string `json:"path,omitempty"`
+	// Base is the directory that paths of Options are relative to.
+	Base    string         `json:"base,omitempty"`
+	Options string         `json:"options,omitempty"`
+	Root    string         `json:"root,omitempty"` // Start: what is shelved so is the program's second input
+	Of      string         `json:"of,omitempty"`
+	Flags   uint64         `json:"flags,omitempty"`
+	Second  int            `json:"second,omitempty"` // see program.Options.Forks
+	Cgroup  string         `json:"cgroup,omitempty"` // directory of a version 2 group to be born in
+	Sig     syscall.Signal `json:"sig,omitempty"`
 }
 
 // Reply answers the request of the same Seq; an Exit comes by itself, with 0.
@@ -78,7 +87,8 @@ type Welcome struct {
 	Version   int            `json:"version"`
 	Pid       int            `json:"pid"`
 	Processes []Process      `json:"processes"` // running, and ended but not forgotten
-	Held      map[string]int `json:"held"`      // name to descriptor: /proc/<Pid>/fd/<descriptor>
+	Shelved   []string       `json:"shelved"`
+	Held      map[string]int `json:"held"` // name to descriptor: /proc/<Pid>/fd/<descriptor>
 }
 
 // Process is one that the launcher has started or adopted.
@@ -92,8 +102,8 @@ type Process struct {
 	exec     bool
 }
 
-// ErrNone is a process that the launcher does not know.
-var ErrNone = errors.New("the launcher has no such process")
+// ErrNone is a process or a root file system that the launcher does not know.
+var ErrNone = errors.New("the launcher has no such thing")
 
 // writeFrame writes a message: the length of all that follows, the length of
 // the JSON, the JSON, the program.

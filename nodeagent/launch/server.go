@@ -29,6 +29,7 @@ type Server struct {
 	mu    sync.Mutex
 	procs map[string]*process
 	held  map[string]int
+	shelf *shelf
 	conns map[*peer]struct{}
 	leave context.CancelCauseFunc
 	work  sync.WaitGroup
@@ -39,11 +40,11 @@ var errLeave = errors.New("told to leave")
 const atOnce = 64
 
 // NewServer makes a launcher that keeps its records in dir, which only root may
-// see, and adopts the processes of a former one.
+// see and beside which there is a folder "shelf" then, and adopts the processes of a former one.
 func NewServer(dir string, log *slog.Logger) (*Server, error) {
 	s := &Server{
 		dir: dir, log: log, slots: make(chan struct{}, atOnce),
-		procs: map[string]*process{}, held: map[string]int{}, conns: map[*peer]struct{}{},
+		procs: map[string]*process{}, held: map[string]int{}, shelf: newShelf(filepath.Join(filepath.Dir(dir), "shelf")), conns: map[*peer]struct{}{},
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -93,6 +94,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	s.mu.Unlock()
 	s.work.Wait()
+	s.shelf.close()
 	return nil
 }
 
@@ -134,7 +136,7 @@ func (s *Server) serve(p *peer) {
 				s.leave(errLeave)
 			}
 		}
-		if q.Op != Start && q.Op != Exec {
+		if q.Op != Start && q.Op != Exec && q.Op != Shelve && q.Op != Unshelve {
 			answer() // in their order
 			continue
 		}
@@ -155,6 +157,12 @@ func (s *Server) do(q Request, image []byte) Reply {
 		err = s.hold(q.Name, q.Path)
 	case Drop:
 		s.drop(q.Name)
+	case Shelve:
+		if err = s.shelf.put(q.Name, q.Base, q.Options); err == nil {
+			return Reply{Pid: os.Getpid()}
+		}
+	case Unshelve:
+		err = s.shelf.drop(q.Name)
 	case Start:
 		return s.start(q, image)
 	case Exec:
@@ -184,7 +192,7 @@ func failure(err error) Reply {
 func (s *Server) welcome() *Welcome {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	w := &Welcome{Version: Version, Pid: os.Getpid(), Processes: []Process{}, Held: maps.Clone(s.held)}
+	w := &Welcome{Version: Version, Pid: os.Getpid(), Processes: []Process{}, Shelved: s.shelf.all(), Held: maps.Clone(s.held)}
 	for _, p := range s.procs {
 		if !p.exec {
 			w.Processes = append(w.Processes, p.Process)
@@ -236,7 +244,16 @@ func (s *Server) start(q Request, image []byte) Reply {
 		return failure(fmt.Errorf("nothing is held as %q", q.Name))
 	}
 	defer unix.Close(fd)
-	c, err := run(image, q, program.Options{Flags: q.Flags, Inputs: []uint64{uint64(fd)}})
+	inputs := []uint64{uint64(fd)}
+	if q.Root != "" {
+		root, err := s.shelf.copy(q.Root)
+		if err != nil {
+			return failure(err)
+		}
+		defer unix.Close(root)
+		inputs = append(inputs, uint64(root))
+	}
+	c, err := run(image, q, program.Options{Flags: q.Flags, Inputs: inputs})
 	if err != nil {
 		return failure(err)
 	}
