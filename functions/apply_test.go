@@ -120,8 +120,8 @@ func TestApply(t *testing.T) {
 	// A variable less is a change; scaling, defaults and the restart stay.
 	delete(f.Spec.Environment, "b")
 	d = s.apply(t, f, 1)
-	if n := len(d.Spec.Template.Spec.Containers[0].Env); n != 3 {
-		t.Errorf("%d variables, want 3 (a and the platform's two)", n)
+	if n := len(d.Spec.Template.Spec.Containers[0].Env); n != 4 {
+		t.Errorf("%d variables, want 4 (a and the platform's three)", n)
 	}
 	if a := d.Spec.Template.Annotations; a["kubectl.kubernetes.io/restartedAt"] != "now" || a["mine"] != "" {
 		t.Errorf("annotations %v: want the restart kept and others gone", a)

@@ -22,6 +22,7 @@ const (
 	annotationScrape = "prometheus.io.scrape"
 
 	envProcess      = "fprocess"
+	envSuppressLock = "suppress_lock"
 	envExecTimeout  = "exec_timeout"
 	envWriteTimeout = "write_timeout"
 	envMaxInflight  = "max_inflight"

@@ -157,6 +157,12 @@ func planEnv(f *api.Function) []corev1.EnvVar {
 	if f.Spec.Process != "" {
 		env[envProcess] = f.Spec.Process
 	}
+	if _, said := env[envSuppressLock]; !said {
+		// The file is for probes that run a command, which functions do not have
+		// here; without it most functions write nothing, and their root file
+		// system can be used again.
+		env[envSuppressLock] = "true"
+	}
 	out := make([]corev1.EnvVar, 0, len(env))
 	for _, k := range slices.Sorted(maps.Keys(env)) {
 		out = append(out, corev1.EnvVar{Name: k, Value: literal(env[k])})
