@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -197,6 +198,10 @@ func (f *Fleet) deploymentChanged(t api.EventType, old, now *appsv1.Deployment) 
 		f.mu.Lock()
 		f.overruled(keyOf(now), wanted(now))
 		f.mu.Unlock()
+	}
+	if old != nil && old.Generation == now.Generation && old.Status.ReadyReplicas == now.Status.ReadyReplicas &&
+		maps.Equal(old.Labels, now.Labels) && maps.Equal(old.Annotations, now.Annotations) {
+		return // nothing that a decision is made of
 	}
 	f.scale.Add(keyOf(now))
 }

@@ -3,9 +3,12 @@
 package podstate
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Ended reports whether the pod will run nothing any more.
@@ -15,6 +18,17 @@ func Ended(p *corev1.Pod) bool {
 
 // Active reports whether the pod counts as a replica: neither ended nor deleted.
 func Active(p *corev1.Pod) bool { return p.DeletionTimestamp == nil && !Ended(p) }
+
+// Same reports whether nothing has changed that counts for who keeps pods in
+// number or in service: most updates of a pod tell only how far its start is.
+func Same(old, now *corev1.Pod) bool {
+	return old.UID == now.UID && Ended(old) == Ended(now) && Ready(old) == Ready(now) &&
+		(old.DeletionTimestamp == nil) == (now.DeletionTimestamp == nil) &&
+		old.Spec.NodeName == now.Spec.NodeName && old.Status.PodIP == now.Status.PodIP && Restarts(old) == Restarts(now) &&
+		maps.Equal(old.Labels, now.Labels) && slices.EqualFunc(old.OwnerReferences, now.OwnerReferences, sameOwner)
+}
+
+func sameOwner(a, b metav1.OwnerReference) bool { return a.UID == b.UID }
 
 // Condition finds a condition; nil when there is none of the type.
 func Condition(p *corev1.Pod, t corev1.PodConditionType) *corev1.PodCondition {

@@ -62,10 +62,17 @@ func New(c Config) *Controller {
 			r.templates.forget(old.UID)
 			return
 		}
+		if view.StatusOnly(old, now) {
+			r.loop.AddAfter(view.Key(now), view.Calm)
+			return
+		}
 		r.loop.Add(view.Key(now))
 	})
 	c.View.ReplicaSets.OnChange(r.setChanged)
 	c.View.Pods.OnChange(func(t api.EventType, old, now *corev1.Pod) {
+		if t == api.Modified && podstate.Same(old, now) {
+			return
+		}
 		if t != api.Deleted {
 			old = now
 		}
@@ -74,7 +81,7 @@ func New(c Config) *Controller {
 			return
 		}
 		if rs, ok := c.View.ReplicaSets.Get(old.Namespace, o.Name); ok {
-			r.wake(rs)
+			r.wake(rs, view.Batch)
 		}
 	})
 	return r
@@ -86,14 +93,18 @@ func (r *Controller) Run(ctx context.Context) error { return r.loop.Run(ctx) }
 func (r *Controller) setChanged(t api.EventType, old, now *appsv1.ReplicaSet) {
 	if t == api.Deleted {
 		r.written.seen(old, true)
-		r.wake(old)
+		r.wake(old, 0)
+		return
+	}
+	r.written.seen(now, false)
+	if view.StatusOnly(old, now) {
+		r.wake(now, view.Calm)
 		return
 	}
 	if old != nil && metav1.GetControllerOfNoCopy(old) != nil {
-		r.wake(old)
+		r.wake(old, 0)
 	}
-	r.written.seen(now, false)
-	r.wake(now)
+	r.wake(now, 0)
 	if metav1.GetControllerOfNoCopy(now) == nil {
 		for _, o := range r.c.View.Kind(api.Deployments).By(view.Namespace, now.Namespace) {
 			if selects(o.(*appsv1.Deployment), now) {
@@ -103,9 +114,9 @@ func (r *Controller) setChanged(t api.EventType, old, now *appsv1.ReplicaSet) {
 	}
 }
 
-func (r *Controller) wake(rs *appsv1.ReplicaSet) {
+func (r *Controller) wake(rs *appsv1.ReplicaSet, after time.Duration) {
 	if o := metav1.GetControllerOfNoCopy(rs); o != nil && o.Kind == api.Deployments.Kind {
-		r.loop.Add(types.NamespacedName{Namespace: rs.Namespace, Name: o.Name})
+		r.loop.AddAfter(types.NamespacedName{Namespace: rs.Namespace, Name: o.Name}, after)
 	}
 }
 

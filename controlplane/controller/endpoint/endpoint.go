@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/podstate"
 	"github.com/podsnap/podsnap/controlplane/view"
 	"github.com/podsnap/podsnap/internal/loop"
 	"github.com/prometheus/client_golang/prometheus"
@@ -62,14 +63,14 @@ func New(c Config) *Controller {
 			now = old
 		}
 		if now.Labels[discoveryv1.LabelManagedBy] == managedBy {
-			r.loop.Add(types.NamespacedName{Namespace: now.Namespace, Name: now.Labels[api.LabelServiceName]})
+			r.loop.AddAfter(types.NamespacedName{Namespace: now.Namespace, Name: now.Labels[api.LabelServiceName]}, view.Calm)
 		}
 	})
 	c.View.Endpoints.OnChange(func(t api.EventType, old, now *corev1.Endpoints) {
 		if t == api.Deleted {
 			now = old
 		}
-		r.loop.Add(view.Key(now))
+		r.loop.AddAfter(view.Key(now), view.Calm)
 	})
 	return r
 }
@@ -86,7 +87,7 @@ func (r *Controller) podChanged(t api.EventType, old, now *corev1.Pod) {
 	case !maps.Equal(old.Labels, now.Labels) || old.UID != now.UID:
 		r.wake(old)
 		r.wake(now)
-	default:
+	case !podstate.Same(old, now):
 		r.wake(now)
 	}
 }

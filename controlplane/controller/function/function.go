@@ -74,9 +74,19 @@ func New(c Config) *Controller {
 			r.mu.Unlock()
 			return
 		}
+		if view.StatusOnly(old, now) {
+			r.loop.AddAfter(view.Key(now), view.Calm)
+			return
+		}
 		r.loop.Add(view.Key(now))
 	})
-	c.View.Deployments.OnChange(func(t api.EventType, old, now *appsv1.Deployment) { r.wake(either(t, old, now)) })
+	c.View.Deployments.OnChange(func(t api.EventType, old, now *appsv1.Deployment) {
+		if t == api.Modified {
+			r.loop.AddAfter(view.Key(now), batch) // its status, or how many there are to be: the function's status
+			return
+		}
+		r.wake(either(t, old, now))
+	})
 	c.View.Services.OnChange(func(t api.EventType, old, now *corev1.Service) { r.wake(either(t, old, now)) })
 	c.View.Pods.OnChange(func(t api.EventType, old, now *corev1.Pod) {
 		p := either(t, old, now)

@@ -65,6 +65,10 @@ func New(c Config) *Controller {
 			r.ledger.forget(old.UID)
 			return
 		}
+		if view.StatusOnly(old, now) {
+			r.loop.AddAfter(key{api.ReplicaSets, view.Key(now)}, view.Calm)
+			return
+		}
 		r.loop.Add(key{api.ReplicaSets, view.Key(now)})
 	})
 	c.View.ReplicationControllers.OnChange(func(t api.EventType, old, now *corev1.ReplicationController) {
@@ -97,7 +101,9 @@ func (r *Controller) podChanged(t api.EventType, old, now *corev1.Pod) {
 		if podstate.Ended(pod) && pod.DeletionTimestamp == nil {
 			r.ledger.ended(o.UID, pod.UID, podstate.EndTime(pod))
 		}
-		r.wake(o, pod.Namespace)
+		if t != api.Modified || !podstate.Same(old, now) {
+			r.wake(o, pod.Namespace)
+		}
 		return
 	}
 	if !gone && podstate.Active(pod) {
@@ -109,9 +115,9 @@ func (r *Controller) wake(o *metav1.OwnerReference, namespace string) {
 	name := types.NamespacedName{Namespace: namespace, Name: o.Name}
 	switch o.Kind {
 	case api.ReplicaSets.Kind:
-		r.loop.Add(key{api.ReplicaSets, name})
+		r.loop.AddAfter(key{api.ReplicaSets, name}, view.Batch)
 	case api.ReplicationControllers.Kind:
-		r.loop.Add(key{api.ReplicationControllers, name})
+		r.loop.AddAfter(key{api.ReplicationControllers, name}, view.Batch)
 	}
 }
 
