@@ -84,11 +84,11 @@ func TestPrograms(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	for want, change := range map[string]func(*Input){
-		"not allowed there":      func(in *Input) { in.Spec.Mounts = append(in.Spec.Mounts, bind("/x", "/proc/keys")) },
-		`mount "/y" at "/dev"`:   func(in *Input) { in.Spec.Mounts = append(in.Spec.Mounts, bind("/y", "/dev")) },
-		`option "rshared"`:       func(in *Input) { in.Spec.Mounts = append(in.Spec.Mounts, bind("/x", "/d", "rshared")) },
-		"devices, terminals":     func(in *Input) { in.Spec.Process.Terminal = true },
-		`namespace "user"`:       func(in *Input) { in.Spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.UserNamespace}} },
+		"not allowed there":    func(in *Input) { in.Spec.Mounts = append(in.Spec.Mounts, bind("/x", "/proc/keys")) },
+		`mount "/y" at "/dev"`: func(in *Input) { in.Spec.Mounts = append(in.Spec.Mounts, bind("/y", "/dev")) },
+		`option "rshared"`:     func(in *Input) { in.Spec.Mounts = append(in.Spec.Mounts, bind("/x", "/d", "rshared")) },
+		"devices, terminals":   func(in *Input) { in.Spec.Process.Terminal = true },
+		`namespace "user"`:     func(in *Input) { in.Spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.UserNamespace}} },
 	} {
 		in := input(t, nil)
 		change(&in)
