@@ -158,7 +158,7 @@ func (r *Runtime) launch(ctx context.Context, c *container, p plan) error {
 		return startError("CreateContainerConfigError", fmt.Errorf("container %q: %w", p.spec.Name, err))
 	}
 	q := launch.Request{Op: launch.Start, ID: c.info.ID, Name: sb.slot.id, Flags: prog.Flags, Cgroup: r.cgroups.Born(r.cgroups.Slot(sb.slot.id))}
-	a, err := r.ask(ctx, c, func() (*root, error) { return r.takeRoot(ctx, p.lower, below, c.chain) }, q, prog.Image)
+	a, err := r.ask(ctx, c, func() (*root, error) { return r.takeRoot(ctx, sb.spec.Owner, p.lower, below, c.chain) }, q, prog.Image)
 	if f, ok := errors.AsType[*program.Fault](err); ok {
 		return startError("RunContainerError", spec.Explain(p.spec.Name, c.made.Process, prog.Explain(f)))
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,13 +29,16 @@ type root struct {
 }
 
 // kind is all that root file systems have in common that can stand for one
-// another: the layers. Those that are ready are parked, and one to which nothing
-// was written is used again: mounting one takes longer than all other mounts of
-// a start together.
+// another: the layers, and whose they are, so that nothing of one function is
+// ever another's. Those that are ready are parked, and one to which nothing was
+// written is used again: mounting one takes longer than all other mounts of a
+// start together.
 type kind struct {
 	lower []string
 	below string
 	chain string // of the image's layers
+	key   string // in roots.kinds
+	alone bool   // it is of a single pod: nothing of it is kept
 	pool  *park.Pool[*root]
 	stop  context.CancelFunc
 	over  chan struct{} // closed when the pool is not filled any more
@@ -43,6 +47,9 @@ type kind struct {
 	inUse int
 	used  time.Time // the last time
 }
+
+// layers are the directories that are merged, uppermost first.
+func (k *kind) layers() []string { return append(slices.Clone(k.lower), k.below) }
 
 // Kept parked for each kind, and for how long after the last use.
 const (
@@ -66,11 +73,11 @@ func (s *roots) close() {
 }
 
 // takeRoot has a root file system ready on the present launcher's shelf.
-func (r *Runtime) takeRoot(ctx context.Context, lower []string, below, chain string) (*root, error) {
+func (r *Runtime) takeRoot(ctx context.Context, of string, lower []string, below, chain string) (*root, error) {
 	if _, _, err := r.rootOf(lower, below, "x").Overlay(); err != nil {
 		return nil, startError("CreateContainerConfigError", err)
 	}
-	k, err := r.kindOf(lower, below, chain)
+	k, err := r.kindOf(of, lower, below, chain)
 	if err != nil {
 		return nil, err
 	}
@@ -98,11 +105,16 @@ func (s *roots) release(k *kind) {
 	defer s.mu.Unlock()
 	k.inUse--
 	k.used = time.Now()
+	if k.alone && k.inUse == 0 {
+		delete(s.kinds, k.key)
+		k.stop()
+	}
 }
 
 // kindOf finds or makes a kind and counts one of it as used.
-func (r *Runtime) kindOf(lower []string, below, chain string) (*kind, error) {
-	key := strings.Join(lower, "\x00") + "\x00\x00" + below
+// Those of the owner "" are of the pod alone.
+func (r *Runtime) kindOf(of string, lower []string, below, chain string) (*kind, error) {
+	key := of + "\x00\x00" + strings.Join(lower, "\x00") + "\x00\x00" + below
 	r.roots.mu.Lock()
 	defer r.roots.mu.Unlock()
 	if r.roots.closed {
@@ -110,9 +122,9 @@ func (r *Runtime) kindOf(lower []string, below, chain string) (*kind, error) {
 	}
 	k := r.roots.kinds[key]
 	if k == nil {
-		k = &kind{lower: lower, below: below, chain: chain, over: make(chan struct{})}
+		k = &kind{lower: lower, below: below, chain: chain, key: key, alone: of == "", over: make(chan struct{})}
 		least := leastRoots
-		if r.c.Parked < 0 {
+		if r.c.Parked < 0 || k.alone {
 			least = -1
 		}
 		k.pool = park.New(park.Config[*root]{
@@ -172,37 +184,55 @@ func (r *Runtime) giveRoot(f *root) {
 		r.destroyRoot(f)
 		return
 	}
-	clean := r.present(f) && untouched(filepath.Join(r.upperDir(f.id), "upper"))
+	clean := r.present(f) && untouched(filepath.Join(r.upperDir(f.id), "upper"), f.kind.layers())
 	f.kind.pool.Give(f, clean)
 	r.roots.release(f.kind)
 }
 
-// untouched tells whether nothing was written to a root file system: all that
-// is written is in its upper directory. A mount point for /proc is made there by
-// every start whose image lacks it.
-func untouched(upper string) bool {
-	if !plainDir(upper) {
-		return false
-	}
-	entries, err := os.ReadDir(upper)
-	if err != nil || len(entries) > 1 {
+// untouched tells whether a root file system is as it was: what is written to it
+// is in its upper directory. Folders that were only gone through on the way to
+// something that is not there any more do not count, nor the mount point for
+// /proc, which every start makes whose image lacks it.
+func untouched(upper string, layers []string) bool {
+	folders := 0
+	return plain(upper, 0o755) && sameFolders(upper, "", layers, &folders)
+}
+
+// mostFolders is how many folders are looked at before a root file system is
+// taken as used.
+const mostFolders = 32
+
+func sameFolders(upper, at string, layers []string, seen *int) bool {
+	entries, err := os.ReadDir(filepath.Join(upper, at))
+	if err != nil {
 		return false
 	}
 	for _, e := range entries {
-		at := filepath.Join(upper, e.Name())
-		below, err := os.ReadDir(at)
-		if e.Name() != "proc" || !plainDir(at) || err != nil || len(below) > 0 {
+		name := filepath.Join(at, e.Name())
+		if *seen++; *seen > mostFolders || !e.IsDir() {
+			return false
+		}
+		mode := uint32(0o755)
+		if name != "proc" {
+			var st unix.Stat_t
+			if !slices.ContainsFunc(layers, func(l string) bool { return unix.Lstat(filepath.Join(l, name), &st) == nil }) || st.Uid != 0 || st.Gid != 0 {
+				return false
+			}
+			mode = st.Mode &^ unix.S_IFMT
+		}
+		if !plain(filepath.Join(upper, name), mode) || !sameFolders(upper, name, layers, seen) {
 			return false
 		}
 	}
 	return true
 }
 
-// plainDir tells a directory as makeRoot and starts make it. Extended attributes
-// are the overlay's own, or somebody's.
-func plainDir(path string) bool {
+// plain tells a folder of root's with this mode and nothing else. Extended
+// attributes are the overlay's own, or somebody's; an opaque folder hides what
+// the image has there.
+func plain(path string, mode uint32) bool {
 	var st unix.Stat_t
-	if unix.Lstat(path, &st) != nil || st.Mode != unix.S_IFDIR|0o755 || st.Uid != 0 || st.Gid != 0 {
+	if unix.Lstat(path, &st) != nil || st.Mode != unix.S_IFDIR|mode || st.Uid != 0 || st.Gid != 0 {
 		return false
 	}
 	names := make([]byte, 1<<10)
@@ -211,12 +241,14 @@ func plainDir(path string) bool {
 		return false
 	}
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(names[:max(n, 0)]), "\x00"), "\x00") {
-		if name != "" && !strings.HasPrefix(name, "trusted.overlay.") {
+		if name != "" && (!strings.HasPrefix(name, overlayAttr) || name == overlayAttr+"opaque" || name == overlayAttr+"redirect") {
 			return false
 		}
 	}
 	return true
 }
+
+const overlayAttr = "trusted.overlay."
 
 // destroyRoot takes a root file system off the shelf and has its directory
 // removed in the background: that takes as long as was written.

@@ -103,7 +103,7 @@ func (p *Pool[T]) make(ctx context.Context) (one T, err error) {
 // pool has use for it, or destroyed, in the background.
 func (p *Pool[T]) Give(one T, clean bool) {
 	p.mu.Lock()
-	keep := clean && p.c.Recycle != nil && !p.closed && len(p.free)+p.coming < p.target()
+	keep := clean && p.c.Recycle != nil && !p.closed && len(p.free)+p.coming < p.room()
 	if keep {
 		p.coming++
 	}
@@ -163,9 +163,17 @@ func (p *Pool[T]) Each(f func(T)) {
 	}
 }
 
-// target is Least and as many as the busiest second of late has taken.
+// target is how many there should be: Least, or as many as the busiest second of
+// late has taken.
 func (p *Pool[T]) target() int {
-	return min(p.c.Most, p.c.Least+p.demand.peak(time.Now()))
+	return min(p.c.Most, max(p.c.Least, p.demand.peak(time.Now())))
+}
+
+// room is how many are kept. It is more than the target: what was taken has been
+// made good by the time it comes back, and to throw away what is there and make
+// it anew would be all that the pool does.
+func (p *Pool[T]) room() int {
+	return min(p.c.Most, p.target()+p.demand.peak(time.Now()))
 }
 
 func (p *Pool[T]) poke() {
@@ -232,10 +240,10 @@ func (p *Pool[T]) calm(ctx context.Context) {
 	}
 }
 
-// trim takes apart what is more than the target, the longest unused first.
+// trim takes apart what there is no room for any more, the longest unused first.
 func (p *Pool[T]) trim() {
 	p.mu.Lock()
-	surplus := max(0, len(p.free)-p.target())
+	surplus := max(0, len(p.free)-p.room())
 	gone := p.free[:surplus]
 	p.free = p.free[surplus:]
 	p.mu.Unlock()

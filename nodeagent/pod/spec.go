@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 	"github.com/podsnap/podsnap/nodeagent/volume"
 )
@@ -32,6 +33,9 @@ func sandboxSpec(p *corev1.Pod, pids int64) runtime.SandboxSpec {
 		UID: p.UID, Namespace: p.Namespace, Name: p.Name, Hostname: volume.Hostname(p),
 		HostNetwork: p.Spec.HostNetwork, HostPID: p.Spec.HostPID, Class: classOf(p),
 		Labels: labels(p, ""), Resources: podResources(p),
+	}
+	if f := p.Labels[api.LabelFunction]; f != "" {
+		s.Owner = p.Namespace + "/" + f
 	}
 	s.Resources.Pids = pids * int64(len(p.Spec.InitContainers)+len(p.Spec.Containers))
 	if sc := p.Spec.SecurityContext; sc != nil && len(sc.Sysctls) > 0 {

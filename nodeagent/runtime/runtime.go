@@ -91,6 +91,9 @@ type Freezer interface {
 
 // SandboxSpec says what sandbox to make.
 type SandboxSpec struct {
+	// Owner is the function whose replica the pod is: what one leaves as it was,
+	// another one may get. "" is none.
+	Owner           string
 	UID             types.UID
 	Namespace, Name string // of the pod
 	Hostname        string
