@@ -16,35 +16,64 @@ import (
 // takes milliseconds.
 const connections = "8192"
 
-// nursery is the namespace that others are made in: what they begin with follows
+// nursery is a namespace that others are made in: what they begin with follows
 // from where they are made. Without one they are as the kernel makes them.
-var nursery = sync.OnceValue(func() (ns *os.File) {
-	_ = onThread(func() error {
+type nursery struct {
+	ns     *os.File
+	limits map[string][]byte // that follow from the table's size and are to be as they are otherwise
+}
+
+var theNursery = sync.OnceValue(func() *nursery {
+	n := &nursery{limits: map[string][]byte{}}
+	err := onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
+		}
+		for _, key := range []string{"tcp_max_tw_buckets", "tcp_max_syn_backlog"} {
+			b, err := os.ReadFile("/proc/sys/net/ipv4/" + key)
+			if err != nil {
+				return err
+			}
+			n.limits[key] = b
 		}
 		if err := os.WriteFile("/proc/sys/net/ipv4/tcp_child_ehash_entries", []byte(connections), 0o644); err != nil {
 			return err
 		}
 		var err error
-		ns, err = os.Open("/proc/thread-self/ns/net")
+		n.ns, err = os.Open("/proc/thread-self/ns/net")
 		return err
 	})
-	return ns
+	if err != nil {
+		return nil
+	}
+	return n
 })
+
+// make has the thread in a new namespace.
+func (n *nursery) make() error {
+	if n != nil {
+		if err := unix.Setns(int(n.ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil || n == nil {
+		return err
+	}
+	for key, value := range n.limits {
+		if err := os.WriteFile("/proc/sys/net/ipv4/"+key, value, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // NewNamespace makes a network namespace and answers with a file that holds
 // it. The namespace lives as long as the file is open or a process is in it:
 // nothing is left behind by a crash.
 func NewNamespace() (ns *os.File, err error) {
-	from := nursery()
+	from := theNursery()
 	err = onThread(func() error {
-		if from != nil {
-			if err := unix.Setns(int(from.Fd()), unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("make network namespace: %w", err)
-			}
-		}
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		if err := from.make(); err != nil {
 			return fmt.Errorf("make network namespace: %w", err)
 		}
 		ns, err = os.Open("/proc/thread-self/ns/net")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -69,11 +70,20 @@ func (n *Network) readdress(ns *os.File, link string, old, next netip.Addr) erro
 	)
 }
 
+// metricsFamily is the kernel's number of tcp_metrics. It does not change.
+var metricsFamily = sync.OnceValues(func() (uint16, error) {
+	f, err := netlink.GenlFamilyGet("tcp_metrics")
+	if err != nil {
+		return 0, err
+	}
+	return f.ID, nil
+})
+
 // forgetConnections clears what the kernel remembers of former connections: it
 // would tell the next pod with whom they were (`ip tcp_metrics`), and anybody
 // may ask. It runs inside the namespace.
 func forgetConnections() error {
-	family, err := netlink.GenlFamilyGet("tcp_metrics")
+	family, err := metricsFamily()
 	if errors.Is(err, unix.ENOENT) {
 		return nil // a kernel that remembers nothing
 	}
@@ -81,7 +91,7 @@ func forgetConnections() error {
 		return fmt.Errorf("find tcp_metrics: %w", err)
 	}
 	const del = 2 // TCP_METRICS_CMD_DEL, of all without an address
-	req := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_ACK)
+	req := nl.NewNetlinkRequest(int(family), unix.NLM_F_ACK)
 	req.AddData(&nl.Genlmsg{Command: del, Version: 1})
 	if _, err := req.Execute(unix.NETLINK_GENERIC, 0); err != nil {
 		return fmt.Errorf("%w: forget connections: %w", ErrUsed, err)
