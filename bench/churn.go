@@ -91,13 +91,13 @@ func (b *bench) stir(ctx context.Context, names []string, did *churned) error {
 	}
 	cold := func(name string) error {
 		defer func() { idle <- name }()
-		if _, err := b.call(c, name); err != nil {
+		if _, err := b.call(c, name); err != nil { //nolint:contextcheck // a call that has begun is not cut off
 			return err
 		}
 		if ctx.Err() == nil { // what comes later is not in the measured time
 			did.colds.Add(1)
 		}
-		if err := b.cool(name); err != nil {
+		if err := b.cool(name); err != nil { //nolint:contextcheck // as above
 			return err
 		}
 		if ctx.Err() == nil {
@@ -107,13 +107,13 @@ func (b *bench) stir(ctx context.Context, names []string, did *churned) error {
 	}
 	deploy := func(n int) error {
 		name := fmt.Sprintf("churn-%d", n)
-		if err := b.create(name, coldLabels()); err != nil {
+		if err := b.create(name, coldLabels()); err != nil { //nolint:contextcheck // as above
 			return err
 		}
 		if ctx.Err() == nil {
 			did.deploys.Add(1)
 		}
-		return b.platform().Client.Delete(b.ctx, "", name)
+		return b.platform().Client.Delete(b.ctx, "", name) //nolint:contextcheck // as above
 	}
 	tick := time.NewTicker(time.Second / coldWanted)
 	defer tick.Stop()

@@ -113,8 +113,7 @@ func (b *bench) measure(match *regexp.Regexp) []row {
 		}
 		start := time.Now()
 		got, err := b.try(p.measure)
-		var why skipped
-		if errors.As(err, &why) {
+		if why, ok := errors.AsType[skipped](err); ok {
 			b.Logf("bench: skipped: %s: %v", strings.Join(p.names, "; "), why)
 			for _, n := range p.names {
 				rows = append(rows, row{Name: n, Skipped: why.Error()})

@@ -52,7 +52,7 @@ func (b *bench) registered() []row {
 				if i >= int64(to) {
 					return nil
 				}
-				err := p.Client.Create(b.ctx, openfaas.FunctionDeployment{Service: fmt.Sprintf("reg-%06d", i), Image: other.image, Labels: coldLabels()})
+				err := p.Client.Create(b.ctx, openfaas.FunctionDeployment{Service: fmt.Sprintf("reg-%06d", i), Image: other.image, Labels: coldLabels()}) //nolint:contextcheck // one that has begun is not cut off
 				if err != nil {
 					return err
 				}

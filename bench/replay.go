@@ -94,7 +94,7 @@ func (r *replayed) play(ctx context.Context, calls []traceCall) []heard {
 	for due := range clock(ctx, at) {
 		c := calls[n]
 		n++
-		wg.Go(func() {
+		wg.Go(func() { //nolint:contextcheck // a call that has begun is not cut off
 			err := r.one(c)
 			took := time.Since(due)
 			mu.Lock()

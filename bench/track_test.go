@@ -91,14 +91,14 @@ func benchmarkTrack(b *testing.B, parallel int) {
 	defer s.Stop()
 	wg.Go(func() { answer(ctx, fl, s, calls) })
 	for _, c := range calls {
-		c.cycle(b, ctx, o, fl)
+		c.cycle(ctx, b, o, fl)
 	}
 	b.ResetTimer()
 	var each sync.WaitGroup
 	for n, c := range calls {
 		each.Go(func() {
 			for i := n; i < b.N; i += parallel {
-				c.cycle(b, ctx, o, fl)
+				c.cycle(ctx, b, o, fl)
 			}
 		})
 	}
@@ -130,12 +130,13 @@ func answer(ctx context.Context, fl *fleet.Fleet, s api.EndpointStream, calls []
 			_ = fl.Drained(ctx, "g", []types.UID{e.Endpoint.Pod})
 		case api.EndpointGone:
 			c.gone <- struct{}{}
+		case api.EndpointsSynced, api.EndpointsFailing:
 		}
 	}
 }
 
 // cycle is a call at zero replicas, and the way back to zero.
-func (c *call) cycle(b *testing.B, ctx context.Context, o api.Objects, fl *fleet.Fleet) {
+func (c *call) cycle(ctx context.Context, b *testing.B, o api.Objects, fl *fleet.Fleet) {
 	c.arrived++
 	_ = fl.Report(ctx, "g", []api.Demand{{Function: c.k, Queued: 1, Arrived: c.arrived}})
 	<-c.ready

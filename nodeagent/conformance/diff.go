@@ -105,15 +105,15 @@ func (f Facts) normal() Facts {
 		if differs(k) {
 			continue
 		}
-		switch {
-		case k == "fd.0": // /dev/null, whether it can be written to or not
+		switch k {
+		case "fd.0": // /dev/null, whether it can be written to or not
 			v, _, _ = strings.Cut(v, " ")
-		case k == "fd.1", k == "fd.2": // a pipe, with or without a name, that can be read or not
+		case "fd.1", "fd.2": // a pipe, with or without a name, that can be read or not
 			_, v, _ = strings.Cut(v, " type=")
 			v, _, _ = strings.Cut(v, " ")
-		case k == "writable":
+		case "writable":
 			v = strings.Replace(v, " /sys/fs/cgroup]", "]", 1)
-		case k == "session":
+		case "session":
 			v = processIDs.ReplaceAllString(v, "$1=…")
 		}
 		v = podIP.ReplaceAllString(podMAC.ReplaceAllString(v, "MAC"), "IP")

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -49,7 +50,7 @@ func readFilter(pid int) (filter, error) {
 	var all filter
 	for i := 0; ; i++ {
 		raw, err := filterAt(pid, i)
-		if err == unix.ENOENT || err == unix.EINVAL && i == 0 { // no more; none at all
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) && i == 0 { // no more; none at all
 			return all, nil
 		}
 		if err != nil {

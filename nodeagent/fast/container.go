@@ -166,7 +166,7 @@ func (r *Runtime) undo(ctx context.Context, c *container) error {
 	defer cancel()
 	err := r.end(ctx, c)
 	c.out.Stop()
-	r.discard(c)
+	r.discard(c) //nolint:contextcheck // goes on in the background
 	r.mu.Lock()
 	delete(r.containers, c.info.ID)
 	r.mu.Unlock()
@@ -208,7 +208,7 @@ func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
 	}
 	c.out.Wait(time.Second)
 	c.out.Stop()
-	r.discard(c)
+	r.discard(c) //nolint:contextcheck // goes on in the background
 	if err := os.RemoveAll(r.containerDir(c)); err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}

@@ -204,7 +204,7 @@ func (r *Runtime) ask(ctx context.Context, c *container, take func() (*root, err
 				return a, err
 			}
 		}
-		r.discard(c)
+		r.discard(c) //nolint:contextcheck // goes on in the background
 	}
 }
 

@@ -77,7 +77,7 @@ func (r *Runtime) takeRoot(ctx context.Context, of string, lower []string, below
 	if _, _, err := r.rootOf(lower, below, "x").Overlay(); err != nil {
 		return nil, startError("CreateContainerConfigError", err)
 	}
-	k, err := r.kindOf(of, lower, below, chain)
+	k, err := r.kindOf(of, lower, below, chain) //nolint:contextcheck // it outlives the start
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +90,7 @@ func (r *Runtime) takeRoot(ctx context.Context, of string, lower []string, below
 		if r.present(f) {
 			return f, nil
 		}
-		r.destroyRoot(f) // it went with its launcher
+		r.destroyRoot(f) //nolint:contextcheck // undoing outlives whoever asked; it went with its launcher
 	}
 }
 

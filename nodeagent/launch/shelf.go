@@ -27,9 +27,9 @@ type shelf struct {
 	names map[string]bool
 }
 
-// shelvers is how many threads mount: the kernel does the most of it under one
+// shelfThreads is how many threads mount: the kernel does the most of it under one
 // lock, so more would only wait.
-const shelvers = 4
+const shelfThreads = 4
 
 func newShelf(dir string) *shelf {
 	return &shelf{dir: dir, do: make(chan func()), over: make(chan struct{}), names: map[string]bool{}}
@@ -78,7 +78,7 @@ func (s *shelf) open() error {
 		return err
 	}
 	defer unix.Close(ns)
-	for range min(shelvers, runtime.NumCPU()) - 1 {
+	for range min(shelfThreads, runtime.NumCPU()) - 1 {
 		more := make(chan error)
 		s.thread(more, func() error {
 			if err := unix.Unshare(unix.CLONE_FS); err != nil {

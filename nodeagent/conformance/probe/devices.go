@@ -11,7 +11,7 @@ import (
 
 // devices tells what is in /dev, and which devices can be made and opened.
 func devices() {
-	_ = filepath.WalkDir("/dev", func(p string, d os.DirEntry, err error) error {
+	_ = filepath.WalkDir("/dev", func(p string, _ os.DirEntry, err error) error {
 		if err != nil || strings.HasPrefix(p, "/dev/pts/") || strings.HasPrefix(p, "/dev/shm/") {
 			return nil
 		}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -14,13 +15,13 @@ import (
 
 // eat takes memory until it is killed.
 func eat() {
-	var hold [][]byte
-	for {
+	for hold := [][]byte{}; ; {
 		b := make([]byte, 1<<20)
 		for i := range b {
 			b[i] = 1
 		}
 		hold = append(hold, b)
+		runtime.KeepAlive(hold)
 	}
 }
 
