@@ -217,8 +217,16 @@ func keyOf(f *api.Function) types.NamespacedName {
 	return types.NamespacedName{Namespace: f.Namespace, Name: f.Name}
 }
 
+// grace is what a function gets beyond its own time limit, so that it is its
+// watchdog that says so: 408 or 504, as the documents of OpenFaaS have it.
+const grace = time.Second
+
 func specOf(f *api.Function) invoke.Spec {
-	return invoke.Spec{UID: f.UID, Generation: f.Generation, Timeout: functions.Timeout(f)}
+	limit := functions.Timeout(f)
+	if limit > 0 {
+		limit += grace
+	}
+	return invoke.Spec{UID: f.UID, Generation: f.Generation, Timeout: limit}
 }
 
 func (g *Gateway) info() openfaas.Info {

@@ -85,6 +85,9 @@ type verdict struct {
 // leaves Min..Max, but for zero.
 func Decide(p Policy, w *Window, n Now) Decision {
 	w.begin(n.Time)
+	if n.Replicas != w.size {
+		w.overruled = n.Time
+	}
 	w.resized(n.Time, n.Replicas)
 	waits := n.Queued > 0 || p.Of(functions.ScaleQueue) > 0 && n.Pending > 0
 	busy := waits || n.InFlight > 0
@@ -101,7 +104,7 @@ func Decide(p Policy, w *Window, n Now) Decision {
 	idle := n.Time.Sub(w.active)
 	tier, change := p.tier(w, keep, idle, busy)
 	if v.replicas > 0 && p.MayBeZero() {
-		v.again = sooner(v.again, keep.After-idle)
+		v.again = sooner(v.again, keep.After-w.kept(n.Time))
 	}
 	v.again = sooner(v.again, change)
 	if busy || w.Rate(n.Time, RateWindow) > 0 {
@@ -166,7 +169,7 @@ func (p Policy) judge(w *Window, n Now, wishes []api.ScaleWish, keep Keep, waits
 			v.again = keep.From - idle
 		}
 		return v
-	case p.MayBeZero() && !w.busy && !n.Settling && idle >= keep.After && !keep.expects(idle):
+	case p.MayBeZero() && !w.busy && !n.Settling && w.kept(n.Time) >= keep.After && !keep.expects(idle):
 		w.forget()
 		return verdict{rule: RuleIdle, reason: fmt.Sprintf("no request for %s", round(idle)), again: max(0, keep.From-idle)}
 	case p.Fixed():
@@ -202,10 +205,10 @@ func (p Policy) down(w *Window, n Now, why string, to func(int) int) verdict {
 	switch {
 	case most >= n.Replicas:
 		return verdict{rule: RuleWindow, replicas: p.clamp(n.Replicas), reason: fmt.Sprintf("%s, but %d were needed within the last %s", why, most, window), again: until}
-	case n.Time.Sub(w.since) < window:
+	case n.Time.Sub(latest(w.since, w.overruled)) < window:
 		// More than what was needed in the whole window, by a manual scale or an
 		// older policy: down, but not before a window was seen.
-		return verdict{rule: RuleWindow, replicas: p.clamp(n.Replicas), reason: "the down window is not over", again: window - n.Time.Sub(w.since)}
+		return verdict{rule: RuleWindow, replicas: p.clamp(n.Replicas), reason: "the down window is not over", again: window - n.Time.Sub(latest(w.since, w.overruled))}
 	}
 	return verdict{rule: RuleLoad, replicas: to(most), reason: why, again: until}
 }

@@ -17,6 +17,7 @@ type step struct {
 	queued, inflight, pending int
 	cpu                       float64 // milli of each replica; 0 is not known
 	settling                  bool
+	byHand                    int // somebody sets this number just before; 0 is nobody
 	want                      int
 	rule                      string // "" is any
 }
@@ -134,6 +135,15 @@ func TestDecide(t *testing.T) {
 			step{at: 30 * time.Second, inflight: 9, want: 8}, step{at: 41 * time.Second, inflight: 9, want: 5}, step{at: 60 * time.Second, inflight: 9, want: 5},
 		)},
 		{"classic: a manual scale goes back after the window", scale(nil), 3, []step{{at: 0, want: 3}, {at: 29 * time.Second, want: 3}, {at: 30 * time.Second, want: 1}}},
+		{"classic: also of a function that was calm for long", scale(nil), 1, []step{
+			{at: 0, want: 1}, {at: 10 * time.Minute, byHand: 3, want: 3}, {at: 10*time.Minute + 29*time.Second, want: 3}, {at: 10*time.Minute + 30*time.Second, want: 1},
+		}},
+		{"a manual scale is held for the window", scale(map[string]string{"type": "rps"}), 1, []step{
+			{at: 0, want: 1}, {at: 10 * time.Minute, byHand: 3, want: 3}, {at: 10*time.Minute + 29*time.Second, want: 3}, {at: 10*time.Minute + 30*time.Second, want: 1},
+		}},
+		{"and one from zero for the idle time", scale(map[string]string{"min": "0", "zero-duration": "10s"}), 0, []step{
+			{at: 0, want: 0}, {at: time.Minute, byHand: 1, want: 1}, {at: 69 * time.Second, want: 1}, {at: 70 * time.Second, want: 0, rule: RuleIdle},
+		}},
 		{"equal bounds: off, but for zero", scale(map[string]string{"min": "2", "max": "2"}), 2, []step{{inflight: 1000, want: 2, rule: RuleFixed}}},
 		{"equal bounds: woken", scale(map[string]string{"min": "2", "max": "2"}), 0, []step{{queued: 1, want: 2}}},
 	} {
@@ -141,6 +151,9 @@ func TestDecide(t *testing.T) {
 			w, replicas := &Window{}, c.from
 			for _, s := range c.story {
 				now := start.Add(s.at)
+				if s.byHand > 0 {
+					replicas = s.byHand
+				}
 				w.Arrived(now, s.arrived)
 				n := Now{Time: now, Replicas: replicas, Ready: replicas, Queued: s.queued, InFlight: s.inflight, Pending: s.pending, Settling: s.settling}
 				if s.cpu > 0 {

@@ -19,6 +19,8 @@ type Window struct {
 	size  int       // replicas at the last decision
 	sized time.Time // since when
 
+	overruled time.Time // when somebody else last set the number of replicas
+
 	firing  time.Time // since when the classic rule's rate is over its limit
 	fired   time.Time // when it last was
 	changed time.Time // when the classic rule last changed something
@@ -67,6 +69,10 @@ func (w *Window) Idle(now time.Time) time.Duration {
 	}
 	return max(0, now.Sub(w.active))
 }
+
+// kept is how long a replica has been kept for nothing: since the last request,
+// or since somebody wanted it by hand.
+func (w *Window) kept(now time.Time) time.Duration { return now.Sub(latest(w.active, w.overruled)) }
 
 // resized notes how many replicas are wanted.
 func (w *Window) resized(now time.Time, replicas int) {

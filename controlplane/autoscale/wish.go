@@ -127,7 +127,7 @@ func (p Policy) classic(w *Window, n Now, want int, why string) verdict {
 	if have <= want {
 		return verdict{rule: RuleCalm, replicas: have, reason: "calm"}
 	}
-	calm, wait := n.Time.Sub(latest(w.fired, w.since, w.changed)), DefaultDownWindow
+	calm, wait := n.Time.Sub(latest(w.fired, w.since, w.changed, w.overruled)), DefaultDownWindow
 	if w.lowered {
 		wait = classicDown
 	}

@@ -327,15 +327,23 @@ func TestNeighbours(t *testing.T) {
 	empty(t, q)
 }
 
+// A call that is stored again, as its first answer was lost, is made once; calls
+// to which a caller has given one id are all made.
 func TestSameCallOnce(t *testing.T) {
 	s := newServer(t)
 	f := newFunctions(nil)
 	q, _ := run(t, Config{URL: s.url, Handler: f})
 	for range 3 {
-		enqueue(t, q, call(1, "later"))
+		c := call(1, "later")
+		c.Key = "k"
+		enqueue(t, q, c)
 	}
+	for range 3 {
+		enqueue(t, q, call(2, "later"))
+	}
+	f.until(t, "all calls", func(calls map[string]int) bool { return calls["call-2"] == 3 && calls["call-1"] == 1 })
 	empty(t, q)
-	f.until(t, "the call", func(calls map[string]int) bool { return calls["call-1"] == 1 })
+	f.until(t, "no more", func(calls map[string]int) bool { return calls["call-2"] == 3 && calls["call-1"] == 1 })
 }
 
 func TestFull(t *testing.T) {

@@ -2,6 +2,7 @@ package async
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,7 +29,10 @@ type Call struct {
 	Attempt  int                  `json:"attempt"` // 0 is the first
 	After    time.Time            `json:"after,omitzero"`
 	Round    int                  `json:"round,omitempty"` // how often it was taken from the dead letters
-	Body     []byte               `json:"-"`
+	// Key tells this call from others, as a caller may give several the same ID.
+	// Enqueue sets it when it is "".
+	Key  string `json:"key,omitempty"`
+	Body []byte `json:"-"`
 }
 
 // ErrFull is a queue that has no room for one more call.
@@ -39,6 +43,9 @@ var ErrFull = errors.New("the queue of asynchronous calls is full")
 // dropped, until Config.Hold is over; then it is unknown whether the call was
 // stored.
 func (q *Queue) Enqueue(ctx context.Context, c Call) error {
+	if c.Key == "" {
+		c.Key = rand.Text()
+	}
 	m, err := c.message()
 	if err != nil {
 		return err
@@ -91,7 +98,7 @@ func (c *Call) message() (*nats.Msg, error) {
 	}
 	m := nats.NewMsg(prefix + c.Function.Namespace + "." + c.Function.Name)
 	m.Header.Set(headerCall, string(meta))
-	id := fmt.Sprintf("%s/%s/%d", c.ID, c.Function, c.Attempt)
+	id := fmt.Sprintf("%s/%s/%s/%d", c.ID, c.Function, c.Key, c.Attempt)
 	if c.Round > 0 {
 		id += fmt.Sprintf("/%d", c.Round)
 	}

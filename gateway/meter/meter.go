@@ -4,6 +4,7 @@ package meter
 
 import (
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -34,6 +35,8 @@ type Meter struct {
 	refused   *prometheus.CounterVec
 	retries   prometheus.Counter
 	requests  *prometheus.CounterVec
+	provided  *prometheus.CounterVec
+	providing *prometheus.HistogramVec
 	duration  *prometheus.HistogramVec
 }
 
@@ -71,9 +74,15 @@ func New(reg prometheus.Registerer) *Meter {
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "http_request_duration_seconds", Help: "Time of requests to the gateway's own API.",
 		}, []string{"method", "path", "status"}),
+		provided: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "provider_http_requests_total", Help: "The same as http_requests_total, as faas-provider names it.",
+		}, []string{"code", "method", "path"}),
+		providing: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "provider_http_request_duration_seconds", Help: "The same as http_request_duration_seconds, as faas-provider names it.",
+		}, []string{"code", "method", "path"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.started, m.total, m.seconds, m.cold, m.coldStage, m.waiting, m.refused, m.retries, m.requests, m.duration)
+		reg.MustRegister(m.started, m.total, m.seconds, m.cold, m.coldStage, m.waiting, m.refused, m.retries, m.requests, m.duration, m.provided, m.providing)
 	}
 	return m
 }
@@ -116,6 +125,19 @@ func (m *Meter) Request(method, path string, status int, d time.Duration) {
 	s := strconv.Itoa(status)
 	m.requests.WithLabelValues(method, path, s).Inc()
 	m.duration.WithLabelValues(method, path, s).Observe(d.Seconds())
+	path = providerPath(path)
+	m.provided.WithLabelValues(s, method, path).Inc()
+	m.providing.WithLabelValues(s, method, path).Observe(d.Seconds())
+}
+
+// providerPath is a pattern without its variable parts, with faas-provider's own
+// name for the function's.
+func providerPath(pattern string) string {
+	path, rest, _ := strings.Cut(pattern, "/{")
+	if rest != "" && path == "/system/function" || path == "/system/functions" {
+		return "/system/function"
+	}
+	return path
 }
 
 // Function is the handles of one function. They are looked up once: an
