@@ -45,6 +45,9 @@ func recursive(m specs.Mount) int {
 
 const atRecursive = 0x8000
 
+// groupAttrs are the flags of version 1 control groups in a container.
+const groupAttrs = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_RELATIME
+
 // sources opens copies of what is mounted from the host, each with its own
 // flags, while the host's root is the root. They are in the order of the spec.
 func (c *compiler) sources() (fds []int, err error) {
@@ -71,22 +74,23 @@ func (c *compiler) source(label, from string, recurse int, attrs uint64) int {
 	return fd
 }
 
-// groups opens the container's own control groups, for it to see.
-func (c *compiler) groups() (fds []int) {
+// groups opens the container's own control groups, for it to see. They get their
+// flags all at once, where they are mounted.
+func (c *compiler) groups() (opened []program.Step) {
 	for _, g := range c.in.Groups {
-		fds = append(fds, c.source("mount control group "+g.Source, g.Source, 0,
-			unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_RELATIME))
+		opened = append(opened, c.Call("mount control group "+g.Source, unix.SYS_OPEN_TREE, program.Int(atCwd), program.Text(g.Source),
+			program.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)))
 	}
-	return fds
+	return opened
 }
 
-func (c *compiler) place(label string, fd int, at string) {
+func (c *compiler) place(label string, fd int, at string) program.Step {
 	const emptyPath, followTarget = 0x4, 0x10
-	c.Call(label, unix.SYS_MOVE_MOUNT, program.Int(fd), program.Text(""), program.Int(atCwd), program.Text(at), program.Int(emptyPath|followTarget))
+	return c.Call(label, unix.SYS_MOVE_MOUNT, program.Int(fd), program.Text(""), program.Int(atCwd), program.Text(at), program.Int(emptyPath|followTarget))
 }
 
 // mounts does all mounts but /proc, inside the new root.
-func (c *compiler) mounts(sources, groups []int) error {
+func (c *compiler) mounts(sources []int, groups []program.Step) error {
 	for _, m := range c.in.Spec.Mounts {
 		label := fmt.Sprintf("mount %q at %q", m.Source, m.Destination)
 		if m.Type == "bind" {
@@ -122,9 +126,9 @@ func (c *compiler) mounts(sources, groups []int) error {
 			for i, g := range c.in.Groups {
 				at := path.Join(m.Destination, g.Name)
 				c.directory(at)
-				c.place(label, groups[i], at)
+				groups[i].Into(c.place(label, 0, at), 0)
 			}
-			c.setattr(label, atCwd, m.Destination, 0, attrs&unix.MOUNT_ATTR_RDONLY, 0)
+			c.setattr(label, atCwd, m.Destination, atRecursive, attrs|groupAttrs, unix.MS_PRIVATE)
 		default:
 			mount(m.Type, flags, data)
 		}
