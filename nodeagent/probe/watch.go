@@ -104,10 +104,16 @@ func (p *Prober) await(ctx context.Context, kind Kind, spec *corev1.Probe, t Tar
 	told := begin
 	listen := listener(spec, t)
 	for yes := int32(0); ; {
-		if listen != nil && listen(ctx) {
-			listen = nil // from now on it is for the probe to say
+		heard := silent
+		if listen != nil {
+			if heard = listen(ctx); heard != silent {
+				listen = nil // from now on it is for the probe to say
+			}
 		}
-		err := p.Check(ctx, spec, t)
+		var err error
+		if heard != listens || spec.TCPSocket == nil { // else the kernel has said that it would take a connection
+			err = p.Check(ctx, spec, t)
+		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -135,10 +141,18 @@ func (p *Prober) await(ctx context.Context, kind Kind, spec *corev1.Probe, t Tar
 // patience is how long a port is waited for before it is tried all the same.
 const patience = time.Second
 
-// listener waits for the probe's port to be listened on; it returns false when
-// that has taken too long, and true when it is or nobody can tell. Nil is a
-// probe of something else.
-func listener(spec *corev1.Probe, t Target) func(ctx context.Context) bool {
+// heard is what is known of a port.
+type heard int
+
+const (
+	silent  heard = iota // nothing listens on it, for as long as it was waited
+	listens              // something does
+	unknown              // nobody can tell
+)
+
+// listener waits for the probe's port to be listened on. Nil is a probe of
+// something else.
+func listener(spec *corev1.Probe, t Target) func(ctx context.Context) heard {
 	var at intstr.IntOrString
 	switch {
 	case t.Listening == nil:
@@ -155,10 +169,16 @@ func listener(spec *corev1.Probe, t Target) func(ctx context.Context) bool {
 		return nil // the probe says so
 	}
 	port, _ := strconv.Atoi(text)
-	return func(ctx context.Context) bool {
+	return func(ctx context.Context) heard {
 		limited, cancel := context.WithTimeout(ctx, min(patience, period(spec)))
 		defer cancel()
-		return t.Listening(limited, int32(port)) == nil || limited.Err() == nil
+		switch err := t.Listening(limited, int32(port)); {
+		case err == nil:
+			return listens
+		case limited.Err() == nil:
+			return unknown
+		}
+		return silent
 	}
 }
 
