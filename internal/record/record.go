@@ -25,7 +25,7 @@ type Config struct {
 	Host      string        // "" is the machine's name
 	Limit     int           // distinct events that may wait to be written; 0 is 1024. More are dropped.
 	Interval  time.Duration // one event is written at most so often; 0 is 1 s
-	Rate      float64       // Normal events a second that are taken on, after a burst of five seconds' worth; 0 is 10. More are dropped
+	Rate      float64       // Normal events a second that are taken on, after a burst of five seconds' worth; 0 is 5. More are dropped
 	Log       *slog.Logger  // nil discards
 }
 
@@ -59,7 +59,7 @@ func New(c Config) *Recorder {
 		c.Interval = time.Second
 	}
 	if c.Rate == 0 {
-		c.Rate = 10
+		c.Rate = 5
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
