@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -181,6 +182,7 @@ func (a *Agent) adopt(ctx context.Context) bool {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		boxes, err := a.c.Runtime.List(ctx)
 		if err == nil {
+			a.findFrozen(ctx, boxes)
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			for _, b := range boxes {
@@ -193,6 +195,23 @@ func (a *Agent) adopt(ctx context.Context) bool {
 		}
 		if !pause(ctx, wait) {
 			return false
+		}
+	}
+}
+
+// findFrozen notes which containers were left frozen. One of which it cannot be
+// told counts as frozen: to thaw what runs does no harm.
+func (a *Agent) findFrozen(ctx context.Context, boxes []runtime.Sandbox) {
+	f, ok := a.c.Runtime.(runtime.Freezer)
+	if !ok {
+		return
+	}
+	for _, b := range boxes {
+		for i := range b.Containers {
+			if c := &b.Containers[i]; c.State == runtime.Running {
+				frozen, err := f.Frozen(ctx, c.ID)
+				c.Frozen = frozen || err != nil && !apierrors.IsNotFound(err)
+			}
 		}
 	}
 }
@@ -339,7 +358,7 @@ func (a *Agent) workerConfig() pod.Config {
 	return pod.Config{
 		Objects: a.c.Objects, Runtime: a.c.Runtime, Images: a.c.Images, Volumes: a.volumes,
 		Prober: &probe.Prober{Dial: a.c.Dial}, HostIP: a.c.NodeIP, LogDir: a.logs, Pids: a.c.Pids, Log: a.log,
-		Recorder: a.c.Recorder, Stage: a.m.stage, Started: a.m.started,
+		Recorder: a.c.Recorder, Stage: a.m.stage, Started: a.m.started, Thawed: a.m.thawed,
 		Publish: func(p *corev1.Pod) { a.hub.publish(stateOf(p, false)) },
 		Sandbox: func(w *pod.Worker, id string, has bool) {
 			a.mu.Lock()

@@ -129,10 +129,11 @@ func (nothing) Endpoints(ctx context.Context, _ string) (api.EndpointStream, err
 func (nothing) Decisions(context.Context, types.NamespacedName) ([]api.ScaleDecision, error) {
 	return nil, nil
 }
-func (nothing) Drained(context.Context, string, []types.UID) error { return nil }
-func (n nothing) Events() <-chan api.EndpointEvent                 { return n.events }
-func (nothing) Err() error                                         { return nil }
-func (nothing) Stop()                                              {}
+func (nothing) Drained(context.Context, string, []types.UID) error   { return nil }
+func (nothing) GiveLeave(context.Context, string, []api.Leave) error { return nil }
+func (n nothing) Events() <-chan api.EndpointEvent                   { return n.events }
+func (nothing) Err() error                                           { return nil }
+func (nothing) Stop()                                                {}
 
 // newGateway is the real gateway over objects in memory, with the user admin
 // and the password secret.
