@@ -71,6 +71,7 @@ type FunctionStatus struct {
 type Usage struct {
 	CPU              float64 `json:"cpu,omitempty"`              // thousandths of a core
 	TotalMemoryBytes float64 `json:"totalMemoryBytes,omitempty"` // working set
+	FrozenReplicas   int     `json:"frozenReplicas,omitempty"`   // whose processes are stopped, because they are idle
 }
 
 // DeleteRequest is the body of DELETE /system/functions.
