@@ -38,6 +38,7 @@ import (
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/internal/record"
 	"github.com/podsnap/podsnap/nodeagent"
+	"github.com/podsnap/podsnap/nodeagent/pressure"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	appsv1 "k8s.io/api/apps/v1"
@@ -282,7 +283,7 @@ func (p *platform) startNode(ctx context.Context) error {
 	p.stack.start(ctx, "events", rec.Run)
 	agent, err := nodeagent.New(nodeagent.Config{
 		NodeName: p.c.NodeName, Objects: p.objects, Runtime: run, Images: n.engine.Images(), Stats: run,
-		StateDir: p.c.path("node"), PodCIDR: p.c.PodCIDR, Version: p.c.Version, Recorder: rec, Log: p.log, Metrics: p.metrics,
+		Stalls: pressure.Stalls, StateDir: p.c.path("node"), PodCIDR: p.c.PodCIDR, Version: p.c.Version, Recorder: rec, Log: p.log, Metrics: p.metrics,
 	})
 	if err != nil {
 		return err
