@@ -34,7 +34,8 @@ type Config struct {
 	// CPU is what a function's replicas use; Look has a new value looked at.
 	// nil: it is not known.
 	CPU func(types.NamespacedName) autoscale.CPU
-	// Agents finds the agent of a node; nil: nothing is frozen.
+	// Agents finds the agent of a node; nil: nothing is frozen, and nothing
+	// evicted.
 	Agents func(ctx context.Context, node string) (api.Agent, error)
 	// Settle is how long after the start nothing is scaled down, because what
 	// was asked before is not known; 0 is 10 s.
@@ -55,6 +56,8 @@ type Fleet struct {
 	scale       *loop.Loop[types.NamespacedName]
 	drains      *loop.Loop[podKey]
 	freezes     *loop.Loop[podKey]
+	nodes       *mirror.Mirror[*corev1.Node]
+	shortages   *loop.Loop[string] // by node
 	metrics     *metrics
 	started     time.Time
 
@@ -134,6 +137,9 @@ func New(c Config) (*Fleet, error) {
 	f.pods.OnChange(f.podChanged)
 	f.scale = loop.New(loop.Config{Name: "autoscale", Workers: 4, Log: c.Log, Metrics: c.Metrics}, f.reconcile)
 	f.drains = loop.New(loop.Config{Name: "drain", Workers: 4, Log: c.Log, Metrics: c.Metrics}, f.reconcileDrain)
+	f.nodes = mirror.New[*corev1.Node](c.Objects, api.Nodes, mirror.Options{Log: c.Log})
+	f.nodes.OnChange(f.nodeChanged)
+	f.shortages = loop.New(loop.Config{Name: "evict", Workers: 1, Log: c.Log, Metrics: c.Metrics}, f.reconcileShortage)
 	f.freezes = loop.New(loop.Config{Name: "freeze", Workers: 4, Log: c.Log, Metrics: c.Metrics}, f.reconcileFreeze)
 	return f, nil
 }
@@ -144,7 +150,11 @@ func (f *Fleet) Run(ctx context.Context) error {
 	f.started = time.Now()
 	f.mu.Unlock()
 	var wg sync.WaitGroup
-	for _, run := range []func(context.Context) error{f.deployments.Run, f.pods.Run} {
+	mirrors := []func(context.Context) error{f.deployments.Run, f.pods.Run}
+	if f.c.Agents != nil {
+		mirrors = append(mirrors, f.nodes.Run)
+	}
+	for _, run := range mirrors {
 		wg.Go(func() { _ = run(ctx) }) // they return nil
 	}
 	wg.Go(func() {
@@ -159,6 +169,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 		}
 		wg.Go(func() { _ = f.drains.Run(ctx) })
 		wg.Go(func() { _ = f.freezes.Run(ctx) })
+		wg.Go(func() { _ = f.shortages.Run(ctx) })
 		_ = f.scale.Run(ctx)
 	})
 	<-ctx.Done()
