@@ -28,6 +28,7 @@ type frost struct {
 	asked   time.Time // when the round began; zero: there is to be another one
 	pending bool      // the agent was not asked yet
 	unable  bool      // its runtime can't
+	still   bool      // its condition says that it is frozen
 	leaves  map[string]uint64
 }
 
@@ -57,7 +58,7 @@ func (f *Fleet) rest(k types.NamespacedName, dec autoscale.Decision, now autosca
 			continue
 		}
 		s.endpoint.Frozen = f.nextRound(uid)
-		s.frost = &frost{asked: now.Time, pending: true, leaves: map[string]uint64{}}
+		s.frost = &frost{asked: now.Time, pending: true, still: s.frost.still, leaves: map[string]uint64{}}
 		fn.endpoints[uid] = s
 		f.asked[uid] = k
 		f.tell(api.EndpointEvent{Type: api.EndpointReady, Function: k, Endpoint: s.endpoint})
@@ -73,10 +74,17 @@ func (f *Fleet) carry(s *state, before state, p *corev1.Pod) {
 	if s.frost == nil {
 		s.frost = &frost{}
 	}
-	if s.endpoint.Frozen == 0 && condition(p, api.ConditionFrozen) == corev1.ConditionTrue {
+	still := condition(p, api.ConditionFrozen) == corev1.ConditionTrue
+	switch {
+	case still && s.endpoint.Frozen == 0:
 		s.endpoint.Frozen = f.nextRound(p.UID)
 		s.frost = &frost{asked: time.Now()}
+	case !still && s.frost.still:
+		// By a call, which will be reported, or by something that no gateway
+		// knows of, such as a command in the pod: then it is to be frozen again.
+		f.freezes.AddAfter(podKey{types.NamespacedName{Namespace: p.Namespace, Name: p.Name}, p.UID}, refreeze)
 	}
+	s.frost.still = still
 }
 
 // GiveLeave implements api.Capacity.
@@ -141,8 +149,9 @@ func (f *Fleet) mayFreeze(p *corev1.Pod) (round uint64, wait time.Duration) {
 	case !served || s.draining:
 		return 0, 0
 	case !s.frost.pending:
-		if s.frost.asked.IsZero() && s.endpoint.Frozen != 0 {
-			f.scale.Add(functionOf(p)) // the pause after a refusal is over
+		if s.endpoint.Frozen != 0 && !s.frost.still && !s.frost.unable {
+			s.frost.asked = time.Time{} // the pause after a refusal or a thaw is over
+			f.scale.Add(functionOf(p))
 		}
 		return 0, 0
 	}

@@ -196,6 +196,27 @@ func TestFrozenAndUnready(t *testing.T) {
 	})
 }
 
+// A replica that was thawed for something that no gateway knows of is frozen
+// again.
+func TestFreezesAgain(t *testing.T) {
+	in(t, func(r *rig) {
+		r.deploy(1, sleepy)
+		p := r.replica("a", "10.0.0.1")
+		r.pass(15 * time.Second)
+		want(r, r.frozen(p), true)
+		s := running("10.0.0.1")
+		s.Conditions = append(s.Conditions, corev1.PodCondition{Type: api.ConditionFrozen, Status: corev1.ConditionTrue})
+		r.status("a", s)
+		if err := r.agent.SetFrozen(r.ctx, p.UID, 1, false); err != nil { // a command is executed in it
+			r.Fatal(err)
+		}
+		r.status("a", running("10.0.0.1"))
+		want(r, r.frozen(p), false)
+		r.pass(10 * time.Second)
+		want(r, r.frozen(p), true)
+	})
+}
+
 func TestBusyAndLastingFunctionsAreNotFrozen(t *testing.T) {
 	for name, labels := range map[string]map[string]string{"busy": sleepy, "never at zero": nil} {
 		t.Run(name, func(t *testing.T) {
