@@ -39,6 +39,15 @@ type Agent interface {
 	// answers with its exit code.
 	Exec(ctx context.Context, pod types.UID, o ExecOptions) (exitCode int, err error)
 
+	// SetFrozen stops a pod's processes where they are, or lets them go on. A
+	// round is what a pod is frozen in; later ones are larger. To thaw ends the
+	// round and all before it, and is no error when the pod runs: when it
+	// returns nil the processes run, and go on until a later round. To freeze is
+	// a Conflict when the round was ended, and while something else needs the
+	// pod to run; a MethodNotSupported when its runtime can't. A pod that ends,
+	// or in which a command is executed, is thawed for it.
+	SetFrozen(ctx context.Context, pod types.UID, round uint64, frozen bool) error
+
 	// Stats answers with the node's and its pods' use of resources now.
 	Stats(ctx context.Context) (NodeStats, error)
 }

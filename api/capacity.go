@@ -29,11 +29,23 @@ type Capacity interface {
 	// that it was told to drain, and will send none.
 	Drained(ctx context.Context, gateway string, pods []types.UID) error
 
+	// GiveLeave says that the gateway has nothing in flight on pods that it was
+	// told to take for frozen, and will send nothing to them unless it has ended
+	// the round at their node's agent: see Agent.SetFrozen. Leave for another
+	// round than the pod's counts for nothing.
+	GiveLeave(ctx context.Context, gateway string, leaves []Leave) error
+
 	// Decisions answers with the last decisions on a function's number of
 	// replicas, oldest first: those that changed it, and the last ones that did
 	// not. Of a function that is not known, or on which nothing was decided
 	// yet, there are none, which is no error.
 	Decisions(ctx context.Context, function types.NamespacedName) ([]ScaleDecision, error)
+}
+
+// Leave is a gateway's, to freeze a pod in a round.
+type Leave struct {
+	Pod   types.UID `json:"pod"`
+	Round uint64    `json:"round"`
 }
 
 // Demand is what a gateway knows about one function at one moment.
@@ -69,10 +81,14 @@ type EndpointEvent struct {
 type Endpoint struct {
 	Pod         types.UID     `json:"pod"`
 	Name        string        `json:"name"`                  // the pod's
+	Node        string        `json:"node,omitempty"`        // that it runs on
 	Address     string        `json:"address"`               // host:port
 	Concurrency int           `json:"concurrency,omitempty"` // at most so many requests at once; 0 is no limit
 	Timeout     time.Duration `json:"timeout,omitempty"`     // of an invocation; 0 is the gateway's own
 	Start       Start         `json:"start,omitzero"`        // how it came to be
+	// Frozen is the last round in which the pod was to be frozen, 0 if there was
+	// none. A gateway that has not ended this round takes the pod for frozen.
+	Frozen uint64 `json:"frozen,omitempty"`
 }
 
 // Start is when a replica's start got how far, by the control plane's clock. A

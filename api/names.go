@@ -35,6 +35,11 @@ const (
 	// take, a Go duration.
 	AnnotationTimeout = "podsnap.dev/timeout"
 
+	// ConditionFrozen is a pod's condition while its processes are stopped
+	// because it is idle; it is absent otherwise. A frozen pod is ready all the
+	// same: a gateway thaws it before it sends.
+	ConditionFrozen = "podsnap.dev/Frozen"
+
 	// FinalizerForeground and FinalizerOrphan are the garbage collector's.
 	FinalizerForeground = "foregroundDeletion"
 	FinalizerOrphan     = "orphan"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"k8s.io/apimachinery/pkg/types"
 )
 
 const (
@@ -50,8 +53,46 @@ func (b *bench) coldEmpty() []row {
 
 // thaw is a call of a function whose only replica is frozen.
 func (b *bench) thaw() []row {
-	b.Skip("the platform does not freeze idle replicas")
-	return nil
+	const each = 8 // functions, frozen together: each is idle for seconds before it is
+	names, rc, c := b.colds(each), b.baseline(), client()
+	defer c.CloseIdleConnections()
+	var ours, base []float64
+	before := b.stages()
+	b.each(func() {
+		for _, f := range names {
+			_, err := b.call(c, f)
+			b.must(err)
+		}
+		b.must(b.watched.frozen(b.ctx, names...))
+		var o, d []float64
+		for _, f := range names {
+			took, err := b.call(c, f)
+			b.must(err)
+			o = append(o, took)
+			d = append(d, b.runOne(rc))
+		}
+		b.note("frozen %.4g ms, runc run %.4g ms", o, d)
+		ours, base = append(ours, median(o)), append(base, median(d))
+	})
+	for _, f := range names {
+		b.must(b.cool(f))
+	}
+	r := noGoal(nameThaw, "ms", ours, base)
+	r.Hint = b.stagesSince(before)
+	return []row{r}
+}
+
+// frozen waits until each of these functions has a pod, and it is frozen.
+func (w *pods) frozen(ctx context.Context, names ...string) error {
+	return w.until(ctx, time.Minute, fmt.Sprintf("the pods of %v to be frozen", names), func(all map[types.UID]pod) bool {
+		is := map[string]bool{}
+		for _, p := range all {
+			if p.frozen {
+				is[p.function] = true
+			}
+		}
+		return !slices.ContainsFunc(names, func(n string) bool { return !is[n] })
+	})
 }
 
 // colds of one part, ms: all of ours and of the baseline, and medians a round.
@@ -100,7 +141,7 @@ func (b *bench) stages() map[string]float64 {
 	out := map[string]float64{}
 	for l := range strings.Lines(raw) {
 		f := strings.Fields(l)
-		for _, m := range []string{"faas_cold_start_stage_seconds", "faas_pod_start_stage_seconds", "faas_cold_start_seconds"} {
+		for _, m := range []string{"faas_cold_start_stage_seconds", "faas_pod_start_stage_seconds", "faas_cold_start_seconds", "faas_gateway_thaw_seconds", "faas_pod_thaw_seconds"} {
 			if strings.HasPrefix(l, m+"_sum") || strings.HasPrefix(l, m+"_count") {
 				out[f[0]], _ = strconv.ParseFloat(f[len(f)-1], 64)
 			}

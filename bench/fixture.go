@@ -212,6 +212,7 @@ func (b *bench) objects() api.Objects {
 type pod struct {
 	function, ip string
 	ready        bool
+	frozen       bool
 	from, to     time.Time // when it was seen first, and when it was gone
 }
 
@@ -265,6 +266,7 @@ func (w *pods) take(t api.EventType, p *corev1.Pod) {
 		}
 		for _, c := range p.Status.Conditions {
 			next.ready = next.ready || c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+			next.frozen = next.frozen || c.Type == api.ConditionFrozen && c.Status == corev1.ConditionTrue
 		}
 		w.all[p.UID] = next
 	}

@@ -112,7 +112,18 @@ func New(c Config) (*Gateway, error) {
 	}
 	g.functions.OnChange(g.changed)
 	calls := history.New(history.Size)
+	var thaw func(context.Context, string, types.UID, uint64) error
+	if c.Agents != nil {
+		thaw = func(ctx context.Context, node string, pod types.UID, round uint64) error {
+			a, err := c.Agents(ctx, node)
+			if err != nil {
+				return err
+			}
+			return a.SetFrozen(ctx, pod, round, false)
+		}
+	}
 	g.invoker = invoke.New(invoke.Config{
+		Thaw:     thaw,
 		Remember: calls.Add,
 		Capacity: c.Capacity, Gateway: c.Name, Lookup: g.lookup, Synced: g.functions.Synced(),
 		Timeout: c.Timeout, ColdStart: c.ColdStart, MaxQueue: c.MaxQueue, MaxBody: c.MaxBody, Drain: c.Drain,

@@ -212,6 +212,16 @@ func TestUsage(t *testing.T) {
 			t.Errorf("sample %d: %s, want usage %s", i, body, want)
 		}
 	}
+	_, err := api.Mutate(t.Context(), r.objects, api.Pods, p.Namespace, p.Name, api.UpdateOptions{Subresource: "status"}, func(p *corev1.Pod) (bool, error) {
+		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: api.ConditionFrozen, Status: corev1.ConditionTrue})
+		return true, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, body, _ := r.call("GET", "/system/function/hi?usage=1", ""); !strings.Contains(body, `"frozenReplicas":1`) {
+		t.Errorf("a frozen replica is not counted: %s", body)
+	}
 	if _, body, _ := r.call("GET", "/system/function/hi", ""); strings.Contains(body, "usage") {
 		t.Errorf("usage unasked: %s", body)
 	}

@@ -60,6 +60,8 @@ func (r *replicas) Decisions(_ context.Context, f types.NamespacedName) ([]api.S
 
 func (r *replicas) Drained(context.Context, string, []types.UID) error { return nil }
 
+func (r *replicas) GiveLeave(context.Context, string, []api.Leave) error { return nil }
+
 type events struct {
 	ctx  context.Context
 	in   chan api.EndpointEvent

@@ -15,12 +15,14 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/internal/mirror"
 	"github.com/podsnap/podsnap/nodeagent/pod"
+	"github.com/podsnap/podsnap/nodeagent/pressure"
 	"github.com/podsnap/podsnap/nodeagent/probe"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 	"github.com/podsnap/podsnap/nodeagent/volume"
@@ -47,12 +49,18 @@ type Config struct {
 	Version  string              // of the agent, shown in the Node
 
 	HeartbeatEvery time.Duration // 0 is 1 s
-	Recorder       pod.Recorder  // nil is none
-	Dial           func(ctx context.Context, network, address string) (net.Conn, error)
-	ResolvConf     string // "" is the machine's
-	OnDisk         bool   // secrets and memory volumes on disk, for a process that may not mount
-	Log            *slog.Logger
-	Metrics        prometheus.Registerer
+	// Memory is the machine's, nil: as the kernel says. Stalls calls told each
+	// time that tasks had to wait for memory, until ctx is done: see
+	// pressure.Stalls; nil: that is not known.
+	Memory func() pressure.Memory
+	Stalls func(ctx context.Context, told func()) error
+
+	Recorder   pod.Recorder // nil is none
+	Dial       func(ctx context.Context, network, address string) (net.Conn, error)
+	ResolvConf string // "" is the machine's
+	OnDisk     bool   // secrets and memory volumes on disk, for a process that may not mount
+	Log        *slog.Logger
+	Metrics    prometheus.Registerer
 }
 
 // Agent is the node. Run does its work; the methods of api.Agent may be called
@@ -69,6 +77,7 @@ type Agent struct {
 	launch  chan *pod.Worker
 	adopted chan struct{} // closed when what the engine runs is known
 	over    chan struct{} // closed when Run ends
+	stalls  chan struct{} // of one place: tasks had to wait for memory
 
 	mu       sync.Mutex
 	workers  map[types.UID]*pod.Worker
@@ -97,6 +106,7 @@ func New(c Config) (*Agent, error) {
 	a := &Agent{
 		c: c, log: c.Log, volumes: volumes, logs: filepath.Join(c.StateDir, "logs"),
 		launch: make(chan *pod.Worker), adopted: make(chan struct{}), over: make(chan struct{}), idle: make(chan struct{}),
+		stalls:  make(chan struct{}, 1),
 		workers: map[types.UID]*pod.Worker{}, boxes: map[string]*pod.Worker{},
 		orphans: map[types.UID]runtime.Sandbox{}, ended: map[types.UID]bool{},
 	}
@@ -131,6 +141,12 @@ func (c *Config) defaults() {
 	if c.HeartbeatEvery == 0 {
 		c.HeartbeatEvery = time.Second
 	}
+	if c.Memory == nil {
+		c.Memory = func() (m pressure.Memory) {
+			m.Total, m.Available = meminfo()
+			return m
+		}
+	}
 	if c.MaxPods == 0 {
 		c.MaxPods = 250
 	}
@@ -156,6 +172,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}()
 	exits := a.c.Runtime.Events(ctx) // before the list, so that none is missed
 	wg.Go(func() { a.register(ctx) })
+	if a.c.Stalls != nil {
+		wg.Go(func() { a.watchStalls(ctx) })
+	}
 	if !a.adopt(ctx) {
 		return nil
 	}
@@ -181,6 +200,7 @@ func (a *Agent) adopt(ctx context.Context) bool {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		boxes, err := a.c.Runtime.List(ctx)
 		if err == nil {
+			a.findFrozen(ctx, boxes)
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			for _, b := range boxes {
@@ -193,6 +213,23 @@ func (a *Agent) adopt(ctx context.Context) bool {
 		}
 		if !pause(ctx, wait) {
 			return false
+		}
+	}
+}
+
+// findFrozen notes which containers were left frozen. One of which it cannot be
+// told counts as frozen: to thaw what runs does no harm.
+func (a *Agent) findFrozen(ctx context.Context, boxes []runtime.Sandbox) {
+	f, ok := a.c.Runtime.(runtime.Freezer)
+	if !ok {
+		return
+	}
+	for _, b := range boxes {
+		for i := range b.Containers {
+			if c := &b.Containers[i]; c.State == runtime.Running {
+				frozen, err := f.Frozen(ctx, c.ID)
+				c.Frozen = frozen || err != nil && !apierrors.IsNotFound(err)
+			}
 		}
 	}
 }
@@ -339,7 +376,7 @@ func (a *Agent) workerConfig() pod.Config {
 	return pod.Config{
 		Objects: a.c.Objects, Runtime: a.c.Runtime, Images: a.c.Images, Volumes: a.volumes,
 		Prober: &probe.Prober{Dial: a.c.Dial}, HostIP: a.c.NodeIP, LogDir: a.logs, Pids: a.c.Pids, Log: a.log,
-		Recorder: a.c.Recorder, Stage: a.m.stage, Started: a.m.started,
+		Recorder: a.c.Recorder, Stage: a.m.stage, Started: a.m.started, Thawed: a.m.thawed,
 		Publish: func(p *corev1.Pod) { a.hub.publish(stateOf(p, false)) },
 		Sandbox: func(w *pod.Worker, id string, has bool) {
 			a.mu.Lock()

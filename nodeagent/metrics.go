@@ -8,12 +8,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/nodeagent/pod"
 )
 
 // metrics are the node's.
 type metrics struct {
 	start    prometheus.Histogram
 	stages   *prometheus.HistogramVec
+	thaw     prometheus.Histogram
 	asked    *prometheus.CounterVec
 	refused  *prometheus.CounterVec
 	duration *prometheus.HistogramVec
@@ -28,6 +30,10 @@ func newMetrics(r prometheus.Registerer, a *Agent) *metrics {
 		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "faas_pod_start_stage_seconds", Help: "Time of one stage of a pod's start: image, sandbox, container (each by itself) and ready (since the container's start).", Buckets: buckets,
 		}, []string{"stage"}),
+		thaw: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "faas_pod_thaw_seconds", Help: "Time until the processes of a frozen pod were let go on.",
+			Buckets: prometheus.ExponentialBuckets(0.00005, 2, 14), // 50 µs to 0.4 s
+		}),
 		asked: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "kubelet_runtime_operations_total", Help: "What the container engine was asked for.",
 		}, []string{"operation_type"}),
@@ -39,9 +45,11 @@ func newMetrics(r prometheus.Registerer, a *Agent) *metrics {
 		}, []string{"operation_type"}),
 	}
 	if r != nil {
-		r.MustRegister(m.start, m.stages, m.asked, m.refused, m.duration, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		r.MustRegister(m.start, m.stages, m.thaw, m.asked, m.refused, m.duration, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "kubelet_running_pods", Help: "Pods with a running container on this node.",
-		}, a.running), usage{a})
+		}, a.running), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "faas_pods_frozen", Help: "Pods on this node whose processes are stopped because they are idle.",
+		}, a.frozen), usage{a})
 	}
 	return m
 }
@@ -76,6 +84,20 @@ func (m *metrics) stage(name string, d time.Duration, err error) {
 }
 
 func (m *metrics) started(d time.Duration) { m.start.Observe(d.Seconds()) }
+
+func (m *metrics) thawed(d time.Duration) { m.thaw.Observe(d.Seconds()) }
+
+func (a *Agent) frozen() float64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := 0
+	for _, w := range a.workers {
+		if pod.IsFrozen(w.Pod()) {
+			n++
+		}
+	}
+	return float64(n)
+}
 
 func (a *Agent) running() float64 {
 	a.mu.Lock()

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/nodeagent/pressure"
 )
 
 // statusEvery is how often the Node's status is looked over; it is written when
@@ -22,6 +23,12 @@ const (
 	statusEvery  = 10 * time.Second
 	heartbeatsOf = time.Minute
 )
+
+// view is what of a node is told at once when it changes.
+type view struct {
+	ready bool
+	short bool // of memory
+}
 
 // register keeps the Node and its Lease up to date until ctx is done. Faults
 // are tried again soon: a node that says nothing is taken for dead.
@@ -34,17 +41,24 @@ func (a *Agent) register(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
-	adopted, healthy, told := a.adopted, true, false
+	adopted, healthy, told := a.adopted, true, view{}
 	var next time.Time // when the Node's status is told again
+	var memory pressure.Gauge
+	stalled := false
 	for {
 		ready := isClosed(a.adopted)
 		if ready {
 			adopted = nil // it is no news any more
 		}
+		now := view{ready: ready, short: memory.Look(a.c.Memory(), stalled, time.Now())}
+		stalled = false
+		if now.short != told.short {
+			a.log.InfoContext(ctx, "memory", slog.Bool("short", now.short))
+		}
 		var err error
-		if ready != told || !time.Now().Before(next) {
-			if err = a.tell(ctx, ready); err == nil {
-				told, next = ready, time.Now().Add(statusEvery)
+		if now != told || !time.Now().Before(next) {
+			if err = a.tell(ctx, now); err == nil {
+				told, next = now, time.Now().Add(statusEvery)
 			}
 		}
 		if err == nil {
@@ -68,8 +82,23 @@ func (a *Agent) register(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-adopted:
+		case <-a.stalls:
+			stalled = true
 		case <-wait.C:
 		}
+	}
+}
+
+// watchStalls has a node that may be short of memory looked at at once.
+func (a *Agent) watchStalls(ctx context.Context) {
+	err := a.c.Stalls(ctx, func() {
+		select {
+		case a.stalls <- struct{}{}:
+		default: // one is not seen yet
+		}
+	})
+	if err != nil && ctx.Err() == nil {
+		a.log.InfoContext(ctx, "the kernel does not tell when memory is short: it is looked at with each heartbeat", slog.Any("error", err))
 	}
 }
 
@@ -83,8 +112,8 @@ func isClosed(ch <-chan struct{}) bool {
 }
 
 // tell writes the Node as it is.
-func (a *Agent) tell(ctx context.Context, ready bool) error {
-	status := a.nodeStatus(ctx, ready)
+func (a *Agent) tell(ctx context.Context, v view) error {
+	status := a.nodeStatus(ctx, v)
 	_, err := api.Mutate(ctx, a.c.Objects, api.Nodes, "", a.c.NodeName, api.UpdateOptions{}, func(n *corev1.Node) (bool, error) {
 		old := n.DeepCopy()
 		a.describe(n)
@@ -124,7 +153,7 @@ func (a *Agent) describe(n *corev1.Node) {
 	}
 }
 
-func (a *Agent) nodeStatus(ctx context.Context, ready bool) corev1.NodeStatus {
+func (a *Agent) nodeStatus(ctx context.Context, v view) corev1.NodeStatus {
 	st := corev1.NodeStatus{
 		Capacity: machineCapacity(a.c.StateDir), NodeInfo: machineInfo(a.c.Version),
 		Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: a.c.NodeIP}, {Type: corev1.NodeHostName, Address: a.c.NodeName}},
@@ -143,11 +172,11 @@ func (a *Agent) nodeStatus(ctx context.Context, ready bool) corev1.NodeStatus {
 	if images, err := a.c.Images.List(ctx); err == nil {
 		st.Images = images[:min(len(images), 50)]
 	}
-	st.Conditions = conditions(ready)
+	st.Conditions = conditions(v)
 	return st
 }
 
-func conditions(ready bool) []corev1.NodeCondition {
+func conditions(v view) []corev1.NodeCondition {
 	now := metav1.NewTime(time.Now())
 	cond := func(t corev1.NodeConditionType, s corev1.ConditionStatus, reason, message string) corev1.NodeCondition {
 		return corev1.NodeCondition{Type: t, Status: s, Reason: reason, Message: message, LastHeartbeatTime: now, LastTransitionTime: now}
@@ -157,7 +186,10 @@ func conditions(ready bool) []corev1.NodeCondition {
 		cond(corev1.NodeDiskPressure, corev1.ConditionFalse, "KubeletHasNoDiskPressure", "the node has no disk pressure"),
 		cond(corev1.NodePIDPressure, corev1.ConditionFalse, "KubeletHasSufficientPID", "the node has sufficient process ids"),
 	}
-	if ready {
+	if v.short {
+		out[0] = cond(corev1.NodeMemoryPressure, corev1.ConditionTrue, "KubeletHasInsufficientMemory", "the node is short of memory: idle replicas are ended")
+	}
+	if v.ready {
 		return append(out, cond(corev1.NodeReady, corev1.ConditionTrue, "KubeletReady", "the node agent is ready"))
 	}
 	return append(out, cond(corev1.NodeReady, corev1.ConditionFalse, "KubeletNotReady", "the container engine does not answer"))

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,6 +34,9 @@ type rig struct {
 	agent  *nodeagent.Agent
 	events *notes
 	stop   func()
+
+	available atomic.Int64 // memory, in percent
+	stall     chan struct{}
 
 	metrics *prometheus.Registry
 }
@@ -116,7 +120,8 @@ func node(t *testing.T, test func(r *rig)) {
 	t.Helper()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		r := &rig{t: t, o: &shaky{Objects: memory.New()}, engine: fake.New(), dir: dir, events: &notes{}}
+		r := &rig{t: t, o: &shaky{Objects: memory.New()}, engine: fake.New(), dir: dir, events: &notes{}, stall: make(chan struct{})}
+		r.available.Store(60)
 		r.start()
 		defer func() { r.stop() }()
 		test(r)
@@ -128,7 +133,7 @@ func (r *rig) start() {
 	r.t.Helper()
 	r.metrics = prometheus.NewRegistry()
 	a, err := nodeagent.New(nodeagent.Config{
-		Metrics:  r.metrics,
+		Metrics: r.metrics, Memory: r.memory, Stalls: r.stalls,
 		NodeName: "n1", Objects: r.o, Runtime: r.engine, Images: r.engine.Images(), Stats: r.engine,
 		StateDir: r.dir, NodeIP: "192.0.2.9", PodCIDR: "10.42.0.0/24", Dial: r.engine.Dial, OnDisk: true, Recorder: r.events,
 	})

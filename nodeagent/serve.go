@@ -65,6 +65,21 @@ func (a *Agent) Stop(ctx context.Context, uid types.UID, grace time.Duration) er
 	return nil
 }
 
+// SetFrozen implements api.Agent.
+func (a *Agent) SetFrozen(ctx context.Context, uid types.UID, round uint64, frozen bool) error {
+	if err := a.ready(ctx); err != nil {
+		return err
+	}
+	w, err := a.find(uid)
+	switch {
+	case err != nil:
+		return err
+	case frozen:
+		return w.Freeze(ctx, round)
+	}
+	return w.Thaw(ctx, round)
+}
+
 // List implements api.Agent; ordered by namespace and name.
 func (a *Agent) List(context.Context) ([]api.PodState, error) {
 	a.mu.Lock()

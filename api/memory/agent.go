@@ -31,6 +31,7 @@ type agentPod struct {
 	api.PodState
 	containers []string
 	start      time.Time
+	thawed     uint64 // rounds up to this one are over
 	gone       chan struct{}
 }
 
@@ -205,6 +206,34 @@ func (a *Agent) Exec(_ context.Context, uid types.UID, o api.ExecOptions) (int, 
 		fmt.Fprintln(o.Stdout, o.Command)
 	}
 	return 0, nil
+}
+
+// SetFrozen implements api.Agent: the pod's condition is all that changes.
+func (a *Agent) SetFrozen(_ context.Context, uid types.UID, round uint64, frozen bool) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := a.pods[uid]
+	switch {
+	case p == nil:
+		return apierrors.NewNotFound(api.Pods.GR(), string(uid))
+	case frozen && round <= p.thawed:
+		return apierrors.NewConflict(api.Pods.GR(), p.Name, fmt.Errorf("round %d was ended", round))
+	case !frozen:
+		p.thawed = max(p.thawed, round)
+	}
+	is := func(c corev1.PodCondition) bool { return c.Type == api.ConditionFrozen }
+	if slices.ContainsFunc(p.Status.Conditions, is) == frozen {
+		return nil
+	}
+	p.Status = *p.Status.DeepCopy() // the last one is shared
+	p.Status.Conditions = slices.DeleteFunc(p.Status.Conditions, is)
+	if frozen {
+		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{
+			Type: api.ConditionFrozen, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(time.Now()),
+		})
+	}
+	a.publish(p.PodState)
+	return nil
 }
 
 // Stats implements api.Agent: a second of CPU for each second, 1 MiB.

@@ -31,6 +31,7 @@ type replica struct {
 	endpoint api.Endpoint
 	draining bool
 	answered map[string]bool // gateways
+	leaves   []string        // the same, of Endpoint.Frozen
 }
 
 var _ api.Capacity = (*Capacity)(nil)
@@ -149,6 +150,38 @@ func (c *Capacity) Drained(_ context.Context, gateway string, pods []types.UID) 
 		}
 	}
 	c.settle()
+	return nil
+}
+
+// Freeze has the gateways take a replica for frozen.
+func (c *Capacity) Freeze(pod types.UID, round uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r := c.endpoints[pod]; r != nil && !r.draining {
+		r.endpoint.Frozen = round
+		c.tell(api.EndpointEvent{Type: api.EndpointReady, Function: r.function, Endpoint: r.endpoint})
+	}
+}
+
+// GiveLeave implements api.Capacity; it is kept for Leaves.
+func (c *Capacity) GiveLeave(_ context.Context, gateway string, leaves []api.Leave) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range leaves {
+		if r := c.endpoints[l.Pod]; r != nil && r.endpoint.Frozen == l.Round {
+			r.leaves = append(r.leaves, gateway)
+		}
+	}
+	return nil
+}
+
+// Leaves are the gateways that have given leave to freeze a replica.
+func (c *Capacity) Leaves(pod types.UID) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r := c.endpoints[pod]; r != nil {
+		return slices.Clone(r.leaves)
+	}
 	return nil
 }
 

@@ -23,6 +23,7 @@ import (
 //	GET  /agent/observe               a PodState a line, for ever
 //	POST /agent/pods/{uid}/stop       ?grace=30s
 //	GET  /agent/pods/{uid}/log        the text, as it comes
+//	POST /agent/pods/{uid}/frozen     ?round=1&frozen=true
 //	POST /agent/pods/{uid}/exec       stdin in, frames out: see exec.go
 //	GET  /agent/stats                 NodeStats
 const agentRoot = "/agent"
@@ -60,6 +61,15 @@ func (a *Agent) Start(ctx context.Context, pods []*corev1.Pod) error {
 func (a *Agent) Stop(ctx context.Context, pod types.UID, grace time.Duration) error {
 	_, err := a.c.call(ctx, request{
 		method: http.MethodPost, path: podPath(pod, "stop"), query: url.Values{"grace": {grace.String()}},
+	}, nil)
+	return err
+}
+
+// SetFrozen implements api.Agent.
+func (a *Agent) SetFrozen(ctx context.Context, pod types.UID, round uint64, frozen bool) error {
+	_, err := a.c.call(ctx, request{
+		method: http.MethodPost, path: podPath(pod, "frozen"),
+		query: url.Values{"round": {strconv.FormatUint(round, 10)}, "frozen": {strconv.FormatBool(frozen)}},
 	}, nil)
 	return err
 }

@@ -96,6 +96,8 @@ func (f *fakeAgent) Exec(ctx context.Context, _ types.UID, o api.ExecOptions) (i
 	return f.exec(ctx, o)
 }
 
+func (f *fakeAgent) SetFrozen(context.Context, types.UID, uint64, bool) error { return f.err }
+
 func (f *fakeAgent) Stats(context.Context) (api.NodeStats, error) {
 	return api.NodeStats{CPUSeconds: 1.5, Memory: 1 << 60, Pods: []api.PodStats{{UID: "u/1"}}}, f.err
 }

@@ -19,6 +19,7 @@ import (
 //
 //	POST /capacity/{gateway}/report      {"demand": [Demand, …]}
 //	POST /capacity/{gateway}/drained     {"pods": [uid, …]}
+//	POST /capacity/{gateway}/leave       {"leaves": [Leave, …]}
 //	GET  /capacity/{gateway}/endpoints   a line {"event": EndpointEvent} each,
 //	                                     the last one {"error": Status} on a fault
 //	GET  /decisions/{namespace}/{name}   {"decisions": [ScaleDecision, …]}
@@ -33,6 +34,10 @@ type demandList struct {
 
 type uidList struct {
 	Pods []types.UID `json:"pods"`
+}
+
+type leaveList struct {
+	Leaves []api.Leave `json:"leaves"`
 }
 
 type decisionList struct {
@@ -68,6 +73,12 @@ func (c *Capacity) Report(ctx context.Context, gateway string, demand []api.Dema
 // Drained implements api.Capacity.
 func (c *Capacity) Drained(ctx context.Context, gateway string, pods []types.UID) error {
 	_, err := c.c.call(ctx, request{method: http.MethodPost, path: gatewayPath(gateway, "drained")}, uidList{pods})
+	return err
+}
+
+// GiveLeave implements api.Capacity.
+func (c *Capacity) GiveLeave(ctx context.Context, gateway string, leaves []api.Leave) error {
+	_, err := c.c.call(ctx, request{method: http.MethodPost, path: gatewayPath(gateway, "leave")}, leaveList{leaves})
 	return err
 }
 
@@ -124,6 +135,12 @@ func ServeCapacity(c api.Capacity) http.Handler {
 			var l uidList
 			if read(w, r, &l) {
 				accepted(w, c.Drained(r.Context(), gatewayOf(r), l.Pods))
+			}
+		})
+		m.Post("/leave", func(w http.ResponseWriter, r *http.Request) {
+			var l leaveList
+			if read(w, r, &l) {
+				accepted(w, c.GiveLeave(r.Context(), gatewayOf(r), l.Leaves))
 			}
 		})
 		m.Get("/endpoints", func(w http.ResponseWriter, r *http.Request) { serveEndpoints(c, w, r) })

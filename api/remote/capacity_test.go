@@ -21,6 +21,7 @@ import (
 type fakeCapacity struct {
 	demand    map[string][]api.Demand
 	drained   map[string][]types.UID
+	leaves    map[string][]api.Leave
 	decisions map[types.NamespacedName][]api.ScaleDecision
 	events    chan api.EndpointEvent
 	end       error
@@ -46,6 +47,11 @@ func (f *fakeCapacity) Report(_ context.Context, gateway string, d []api.Demand)
 
 func (f *fakeCapacity) Drained(_ context.Context, gateway string, pods []types.UID) error {
 	f.drained[gateway] = pods
+	return f.err
+}
+
+func (f *fakeCapacity) GiveLeave(_ context.Context, gateway string, leaves []api.Leave) error {
+	f.leaves = map[string][]api.Leave{gateway: leaves}
 	return f.err
 }
 
@@ -101,6 +107,13 @@ func TestCapacityCalls(t *testing.T) {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(map[string][]types.UID{"gw/1": {"a", "b"}}, f.drained); d != "" {
+		t.Error(d)
+	}
+	leaves := []api.Leave{{Pod: "a", Round: 1 << 63}}
+	if err := c.GiveLeave(t.Context(), "gw/1", leaves); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(map[string][]api.Leave{"gw/1": leaves}, f.leaves); d != "" {
 		t.Error(d)
 	}
 	k := types.NamespacedName{Namespace: "n", Name: "f"}

@@ -63,6 +63,15 @@ func ServeAgent(a api.Agent) http.Handler {
 			}
 			accepted(w, a.Stop(r.Context(), uid(r), grace))
 		})
+		m.Post("/pods/{uid}/frozen", func(w http.ResponseWriter, r *http.Request) {
+			q := r.URL.Query()
+			round, err := strconv.ParseUint(q.Get("round"), 10, 64)
+			if err != nil {
+				fail(w, apierrors.NewBadRequest("round: "+err.Error()))
+				return
+			}
+			accepted(w, a.SetFrozen(r.Context(), uid(r), round, q.Get("frozen") == "true"))
+		})
 		m.Get("/pods/{uid}/log", func(w http.ResponseWriter, r *http.Request) { serveLog(a, w, r) })
 		m.Post("/pods/{uid}/exec", func(w http.ResponseWriter, r *http.Request) { serveExec(a, uid(r), w, r) })
 	})

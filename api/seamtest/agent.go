@@ -35,6 +35,7 @@ func Agent(t *testing.T, open func(t *testing.T) api.Agent) {
 		{"FollowsLogs", followsLogs},
 		{"Executes", executes},
 		{"Stats", stats},
+		{"Freezes", freezes},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
@@ -90,6 +91,64 @@ func (n *node) await(uid types.UID, done func(api.PodState) bool) api.PodState {
 	}
 	n.Fatalf("the state waited for did not come; the last one is %+v", last)
 	return last
+}
+
+func isFrozen(s api.PodState) bool {
+	for _, c := range s.Status.Conditions {
+		if c.Type == api.ConditionFrozen {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+func freezes(n *node) {
+	p := n.pod("a")
+	n.start(p)
+	set := func(round uint64, frozen bool) error { return n.a.SetFrozen(n.ctx(), p.UID, round, frozen) }
+	must := func(round uint64, frozen bool) {
+		n.Helper()
+		if err := set(round, frozen); err != nil {
+			n.Fatalf("frozen %v in round %d: %v", frozen, round, err)
+		}
+		n.await(p.UID, func(s api.PodState) bool { return isFrozen(s) == frozen && isReady(s) })
+	}
+	refused := func(round uint64) {
+		n.Helper()
+		if err := set(round, true); !apierrors.IsConflict(err) {
+			n.Errorf("freeze in round %d, which is over: %v, want Conflict", round, err)
+		}
+	}
+	must(2, true)
+	must(2, true) // again
+	must(2, false)
+	refused(1)
+	refused(2)
+	must(4, false) // it runs: the round is over all the same
+	refused(3)
+	refused(4)
+	must(5, true)
+	if code, err := n.a.Exec(n.ctx(), p.UID, api.ExecOptions{Command: []string{"true"}}); code != 0 || err != nil {
+		n.Errorf("a command in a frozen pod: %d, %v", code, err)
+	}
+	must(6, true)
+	ch, err := n.a.Observe(n.ctx())
+	if err != nil {
+		n.Fatalf("observe: %v", err)
+	}
+	if err := n.a.Stop(n.ctx(), p.UID, time.Second); err != nil {
+		n.Fatalf("stop a frozen pod: %v", err)
+	}
+	for s := range ch {
+		if s.Gone {
+			break
+		}
+	}
+	for _, frozen := range []bool{true, false} {
+		if err := set(9, frozen); !apierrors.IsNotFound(err) {
+			n.Errorf("of a pod that is gone: %v, want NotFound", err)
+		}
+	}
 }
 
 func isReady(s api.PodState) bool {

@@ -44,6 +44,7 @@ func Capacity(t *testing.T, open func(t *testing.T) CapacityRig) {
 		{"DrainsWithoutGateways", drainsWithoutGateways},
 		{"DrainForgetsGatewaysThatLeft", drainForgetsGatewaysThatLeft},
 		{"DrainIsToldAgain", drainIsToldAgain},
+		{"LeaveUnasked", leaveUnasked},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
@@ -142,6 +143,18 @@ func (c *capacity) synced(gateway string) api.EndpointStream {
 	s := c.open(gateway)
 	c.expect(s, api.EndpointsSynced, api.Endpoint{})
 	return s
+}
+
+// leaveUnasked: leave for what nobody wants to freeze changes nothing.
+func leaveUnasked(c *capacity) {
+	s := c.synced("g1")
+	a := c.Ready("a")
+	c.expect(s, api.EndpointReady, a)
+	if err := c.Capacity.GiveLeave(c.ctx(), "g1", []api.Leave{{Pod: a.Pod, Round: 1}, {Pod: "nobody", Round: 2}}); err != nil {
+		c.Fatalf("leave: %v", err)
+	}
+	c.Delete("a")
+	c.expect(s, api.EndpointDrain, a)
 }
 
 func streamBegins(c *capacity) {

@@ -129,10 +129,11 @@ func (nothing) Endpoints(ctx context.Context, _ string) (api.EndpointStream, err
 func (nothing) Decisions(context.Context, types.NamespacedName) ([]api.ScaleDecision, error) {
 	return nil, nil
 }
-func (nothing) Drained(context.Context, string, []types.UID) error { return nil }
-func (n nothing) Events() <-chan api.EndpointEvent                 { return n.events }
-func (nothing) Err() error                                         { return nil }
-func (nothing) Stop()                                              {}
+func (nothing) Drained(context.Context, string, []types.UID) error   { return nil }
+func (nothing) GiveLeave(context.Context, string, []api.Leave) error { return nil }
+func (n nothing) Events() <-chan api.EndpointEvent                   { return n.events }
+func (nothing) Err() error                                           { return nil }
+func (nothing) Stop()                                                {}
 
 // newGateway is the real gateway over objects in memory, with the user admin
 // and the password secret.
@@ -326,7 +327,7 @@ func TestOutput(t *testing.T) {
 	d := newDouble(t, map[string]http.HandlerFunc{
 		"GET /system/functions": answer(200, two),
 		"GET /system/function/resize": answer(200, `{"name":"resize","image":"resize:1","replicas":3,"availableReplicas":2,"labels":{"b":"2","a":"1"},
-			"limits":{"memory":"128Mi","cpu":"100m"},"usage":{"cpu":12.4,"totalMemoryBytes":1572864},"envProcess":"./resize"}`),
+			"limits":{"memory":"128Mi","cpu":"100m"},"usage":{"cpu":12.4,"totalMemoryBytes":1572864,"frozenReplicas":1},"envProcess":"./resize"}`),
 		"GET /system/function/hello":  answer(200, `{"name":"hello","image":"hello:1"}`),
 		"GET /system/function/stuck":  answer(200, `{"name":"stuck","image":"hello:1","replicas":1}`),
 		"GET /system/namespaces":      answer(200, `["dev","openfaas-fn"]`),
@@ -360,7 +361,7 @@ func TestOutput(t *testing.T) {
 		t.Errorf("verbose: %s", r.out)
 	}
 	r := cli(t, "", "describe", "resize")
-	for _, s := range []string{"Status: ready", "Replicas: 3 wanted, 2 ready", "Labels: a=1, b=2", "Limits: cpu 100m, memory 128Mi", "Usage: 12m cpu, 1.5 MiB", "Process: ./resize", "URL: " + d.url + "/function/resize"} {
+	for _, s := range []string{"Status: ready", "Replicas: 3 wanted, 2 ready, 1 of them frozen", "Labels: a=1, b=2", "Limits: cpu 100m, memory 128Mi", "Usage: 12m cpu, 1.5 MiB", "Process: ./resize", "URL: " + d.url + "/function/resize"} {
 		if !strings.Contains(regexp.MustCompile(` +`).ReplaceAllString(r.out, " "), s+"\n") {
 			t.Errorf("describe does not say %q\n%s", s, r.out)
 		}

@@ -128,7 +128,11 @@ reasons; -o wide adds what each was made of, -o json all of it.`,
 				row("Name", f.Name)
 				row("Namespace", orNamespace(f.Namespace))
 				row("Status", state)
-				row("Replicas", fmt.Sprintf("%d wanted, %d ready", f.Replicas, f.AvailableReplicas))
+				replicas := fmt.Sprintf("%d wanted, %d ready", f.Replicas, f.AvailableReplicas)
+				if f.Usage != nil && f.Usage.FrozenReplicas > 0 {
+					replicas += fmt.Sprintf(", %d of them frozen", f.Usage.FrozenReplicas)
+				}
+				row("Replicas", replicas)
 				row("Invocations", fmt.Sprintf("%.0f", f.InvocationCount))
 				row("Image", f.Image)
 				row("Process", f.EnvProcess)

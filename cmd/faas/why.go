@@ -105,6 +105,7 @@ var meanings = map[string]string{
 	openfaas.StagePlaced:    "the scheduler chose a node",
 	openfaas.StageReady:     "the node started it and it took a connection",
 	openfaas.StageGranted:   "the call got its place on a replica",
+	openfaas.StageThawed:    "the replica was frozen: its node let it go on",
 	openfaas.StageConnected: "a new connection to the replica",
 	openfaas.StageFirstByte: "the function, until its answer began",
 }

@@ -71,6 +71,7 @@ const (
 	RuleSettling = "settling" // the control plane has just started
 	RuleStep     = "step"     // the classic rule's step, up
 	RuleCalm     = "calm"     // the classic rule at rest, or its step down
+	RuleEvict    = "evict"    // a node is short of memory; not of Decide but of Evict
 )
 
 // verdict is what a rule makes of it.
@@ -131,6 +132,18 @@ func sooner(a, b time.Duration) time.Duration {
 
 // MayBeZero reports whether the last replica may be ended.
 func (p Policy) MayBeZero() bool { return p.Zero || p.Min == 0 }
+
+// Least is how few replicas there may be when nothing is asked for.
+func (p Policy) Least() int {
+	if p.MayBeZero() {
+		return 0
+	}
+	return max(p.Min, 1)
+}
+
+// Expected reports whether the next request is expected now, so that a replica
+// that is ended would be started again.
+func (p Policy) Expected(w *Window, now time.Time) bool { return p.keep(w).expects(w.Idle(now)) }
 
 func (p Policy) clamp(replicas int) int {
 	least := max(p.Min, 1)

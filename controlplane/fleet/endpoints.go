@@ -14,6 +14,7 @@ import (
 type state struct {
 	endpoint api.Endpoint
 	draining bool
+	frost    *frost // shared by all copies, guarded by the fleet's lock
 }
 
 // view is what a pod means to a gateway: nothing, ready or draining.
@@ -30,7 +31,7 @@ func view(p *corev1.Pod) (s state, there bool) {
 }
 
 func endpoint(p *corev1.Pod) api.Endpoint {
-	e := api.Endpoint{Pod: p.UID, Name: p.Name}
+	e := api.Endpoint{Pod: p.UID, Name: p.Name, Node: p.Spec.NodeName}
 	port := int32(api.FunctionPort)
 	for _, c := range p.Spec.Containers[:min(1, len(p.Spec.Containers))] {
 		for _, cp := range c.Ports[:min(1, len(c.Ports))] {
@@ -100,6 +101,7 @@ func (f *Fleet) podChanged(t api.EventType, old, now *corev1.Pod) {
 	fn := f.of(k)
 	s.endpoint.Start = f.startOf(p, t, there && !s.draining)
 	before, was := fn.endpoints[p.UID]
+	f.carry(&s, before, p)
 	switch {
 	case there && !was && s.draining:
 		// Never told as ready, or not by this process: gateways of before may
@@ -120,6 +122,8 @@ func (f *Fleet) podChanged(t api.EventType, old, now *corev1.Pod) {
 	f.tellFailing(k, fn)
 	if t == api.Deleted {
 		delete(f.drained, p.UID)
+		delete(f.asked, p.UID)
+		delete(f.rounds, p.UID)
 		f.forget(k)
 	}
 	f.mu.Unlock()

@@ -35,6 +35,9 @@ type Config struct {
 	// CPU is what a function's replicas use; Look has a new value looked at.
 	// nil: it is not known.
 	CPU func(types.NamespacedName) autoscale.CPU
+	// Agents finds the agent of a node; nil: nothing is frozen, and nothing
+	// evicted.
+	Agents func(ctx context.Context, node string) (api.Agent, error)
 	// Settle is how long after the start nothing is scaled down, because what
 	// was asked before is not known; 0 is 10 s.
 	Settle time.Duration
@@ -53,14 +56,21 @@ type Fleet struct {
 	pods        *mirror.Mirror[*corev1.Pod]
 	scale       *loop.Loop[types.NamespacedName]
 	drains      *loop.Loop[podKey]
+	freezes     *loop.Loop[podKey]
+	nodes       *mirror.Mirror[*corev1.Node]
+	shortages   *loop.Loop[string] // by node
 	metrics     *metrics
 	started     time.Time
 
 	mu        sync.Mutex
 	functions map[types.NamespacedName]*function
 	streams   map[*stream]bool
-	drained   map[types.UID]map[string]bool // gateways that have answered, by pod
-	starts    map[types.UID]api.Start       // of pods
+	drained   map[types.UID]map[string]bool      // gateways that have answered, by pod
+	starts    map[types.UID]api.Start            // of pods
+	away      map[string]time.Time               // gateways that were connected, since when they are not
+	asked     map[types.UID]types.NamespacedName // functions of the pods for which gateways are to give leave
+	rounds    map[types.UID]uint64               // the last ones of pods, as told to gateways
+	round     uint64                             // the last of all
 }
 
 var _ api.Capacity = (*Fleet)(nil)
@@ -119,12 +129,19 @@ func New(c Config) (*Fleet, error) {
 		starts:      map[types.UID]api.Start{},
 		streams:     map[*stream]bool{},
 		drained:     map[types.UID]map[string]bool{},
+		away:        map[string]time.Time{},
+		rounds:      map[types.UID]uint64{},
+		asked:       map[types.UID]types.NamespacedName{},
 	}
 	f.pods.Index("function", func(p *corev1.Pod) []string { return []string{p.Namespace + "/" + p.Labels[api.LabelFunction]} })
 	f.deployments.OnChange(f.deploymentChanged)
 	f.pods.OnChange(f.podChanged)
 	f.scale = loop.New(loop.Config{Name: "autoscale", Workers: 4, Log: c.Log, Metrics: c.Metrics}, f.reconcile)
 	f.drains = loop.New(loop.Config{Name: "drain", Workers: 4, Log: c.Log, Metrics: c.Metrics}, f.reconcileDrain)
+	f.nodes = mirror.New[*corev1.Node](c.Objects, api.Nodes, mirror.Options{Log: c.Log})
+	f.nodes.OnChange(f.nodeChanged)
+	f.shortages = loop.New(loop.Config{Name: "evict", Workers: 1, Log: c.Log, Metrics: c.Metrics}, f.reconcileShortage)
+	f.freezes = loop.New(loop.Config{Name: "freeze", Workers: 4, Log: c.Log, Metrics: c.Metrics}, f.reconcileFreeze)
 	return f, nil
 }
 
@@ -134,7 +151,11 @@ func (f *Fleet) Run(ctx context.Context) error {
 	f.started = time.Now()
 	f.mu.Unlock()
 	var wg sync.WaitGroup
-	for _, run := range []func(context.Context) error{f.deployments.Run, f.pods.Run} {
+	mirrors := []func(context.Context) error{f.deployments.Run, f.pods.Run}
+	if f.c.Agents != nil {
+		mirrors = append(mirrors, f.nodes.Run)
+	}
+	for _, run := range mirrors {
 		wg.Go(func() { _ = run(ctx) }) // they return nil
 	}
 	wg.Go(func() {
@@ -148,6 +169,8 @@ func (f *Fleet) Run(ctx context.Context) error {
 			}
 		}
 		wg.Go(func() { _ = f.drains.Run(ctx) })
+		wg.Go(func() { _ = f.freezes.Run(ctx) })
+		wg.Go(func() { _ = f.shortages.Run(ctx) })
 		_ = f.scale.Run(ctx)
 	})
 	<-ctx.Done()
@@ -249,6 +272,7 @@ func (f *Fleet) reconcile(ctx context.Context, k types.NamespacedName) (time.Dur
 	dec, now := f.decide(k, d)
 	if dec.Replicas == now.Replicas {
 		f.keep(k, dec)
+		f.rest(k, dec, now)
 		return dec.Again, nil
 	}
 	f.mu.Lock()

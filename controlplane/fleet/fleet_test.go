@@ -30,6 +30,8 @@ type rig struct {
 	ctx     context.Context
 	objects api.Objects
 	fleet   *fleet.Fleet
+	agent   *memory.Agent // of every node
+	agents  func(ctx context.Context, node string) (api.Agent, error)
 	end     func() // ends the fleet
 }
 
@@ -37,7 +39,8 @@ func in(t *testing.T, f func(*rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		r := &rig{T: t, ctx: ctx, objects: memory.New(memory.Config{})}
+		r := &rig{T: t, ctx: ctx, objects: memory.New(memory.Config{}), agent: memory.NewAgent()}
+		r.agents = func(context.Context, string) (api.Agent, error) { return r.agent, nil }
 		r.start()
 		f(r)
 		cancel()
@@ -48,6 +51,7 @@ func in(t *testing.T, f func(*rig)) {
 func (r *rig) start() {
 	f, err := fleet.New(fleet.Config{
 		Objects: r.objects, Settle: 10 * time.Second,
+		Agents: func(ctx context.Context, node string) (api.Agent, error) { return r.agents(ctx, node) },
 		Policy: func(d *appsv1.Deployment) autoscale.Policy {
 			return autoscale.Policy{Scale: functions.Scaling(d.Labels)}
 		},
@@ -299,7 +303,7 @@ func TestEndpoints(t *testing.T) {
 			r.Fatalf("start %+v", s)
 		}
 		e.Endpoint.Start = api.Start{}
-		want(r, e.Endpoint, api.Endpoint{Pod: e.Endpoint.Pod, Name: "a", Address: "10.0.0.1:8080", Concurrency: 7, Timeout: 3 * time.Second})
+		want(r, e.Endpoint, api.Endpoint{Pod: e.Endpoint.Pod, Name: "a", Node: "n", Address: "10.0.0.1:8080", Concurrency: 7, Timeout: 3 * time.Second})
 		r.pod("b")
 		r.status("b", running("10.0.0.2"))
 		late := r.open("g2")

@@ -8,6 +8,7 @@ import (
 type metrics struct {
 	decisions *prometheus.CounterVec
 	decided   prometheus.Histogram
+	evictions prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -15,13 +16,16 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "faas_autoscale_decisions_total", Help: "Changes of the number of replicas of functions.",
 		}, []string{"direction"}),
+		evictions: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "faas_autoscale_evictions_total", Help: "Idle replicas that were ended because their node was short of memory.",
+		}),
 		decided: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "faas_autoscale_write_seconds", Help: "From a decision to its number of replicas being stored.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 12),
 		}),
 	}
 	if r != nil {
-		r.MustRegister(m.decisions, m.decided)
+		r.MustRegister(m.decisions, m.decided, m.evictions)
 	}
 	return m
 }

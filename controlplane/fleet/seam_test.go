@@ -53,7 +53,7 @@ func (r *rig) seam() seamtest.CapacityRig {
 			p := r.pod(pod)
 			ip := fmt.Sprintf("10.0.0.%d", made)
 			r.setStatus(pod, running(ip))
-			return api.Endpoint{Pod: p.UID, Name: pod, Address: ip + ":8080", Concurrency: 7, Timeout: 3 * time.Second}
+			return api.Endpoint{Pod: p.UID, Name: pod, Node: "n", Address: ip + ":8080", Concurrency: 7, Timeout: 3 * time.Second}
 		},
 		Delete: func(pod string) { r.remove(pod, api.DeleteOptions{}) },
 		Lose:   func(pod string) { r.remove(pod, api.DeleteOptions{GracePeriodSeconds: new(int64(0))}) },

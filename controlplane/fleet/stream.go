@@ -80,6 +80,7 @@ func (f *Fleet) Endpoints(ctx context.Context, gateway string) (api.EndpointStre
 	}
 	s.events <- api.EndpointEvent{Type: api.EndpointsSynced}
 	f.streams[s] = true
+	delete(f.away, gateway)
 	s.release = context.AfterFunc(ctx, s.Stop)
 	return s, nil
 }
@@ -103,6 +104,12 @@ func (f *Fleet) cut(s *stream, err error) {
 	s.closed, s.err = true, err
 	close(s.events)
 	delete(f.streams, s)
+	f.away[s.gateway] = time.Now()
+	for other := range f.streams {
+		if other.gateway == s.gateway {
+			delete(f.away, s.gateway)
+		}
+	}
 }
 
 func (f *Fleet) cutAll(err error) {

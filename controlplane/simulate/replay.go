@@ -55,6 +55,9 @@ func Again(recorded []api.ScaleDecision, p Policy) Replay {
 			replicas = again(p, &w, d, at, part, replicas).Replicas
 		}
 		now := again(p, &w, d, d.Time, arrived, replicas)
+		if d.Rule == autoscale.RuleEvict { // memory ran short: no policy decides that
+			now.Replicas, now.Record = min(replicas, d.To), d
+		}
 		replicas = now.Replicas
 		out.Steps = append(out.Steps, Redecide{Recorded: d, Now: now.Record})
 		if replicas != d.To {

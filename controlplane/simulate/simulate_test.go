@@ -158,6 +158,11 @@ func TestAgain(t *testing.T) {
 	if r := Again(use, policy(t, "type=cpu,target=200,target-proportion=1")); r.Steps[1].Now.To != 6 {
 		t.Errorf("%+v, want 6 replicas for 1200 at 200 each", r.Steps[1].Now)
 	}
+	// An eviction is no policy's, and stays as it was.
+	evicted := []api.ScaleDecision{{Time: origin, From: 1, To: 1, Inputs: api.ScaleInputs{Ready: 1, InFlight: 1}}, {Time: origin.Add(time.Second), From: 1, To: 0, Rule: autoscale.RuleEvict}}
+	if r := Again(evicted, p); r.Other != 0 || r.Steps[1].Now.To != 0 {
+		t.Errorf("of an eviction comes %+v", r)
+	}
 	if r := Again(nil, p); len(r.Steps) != 0 || r.Other != 0 {
 		t.Errorf("of nothing comes %+v", r)
 	}

@@ -52,7 +52,7 @@ func (u *usage) rate(pod types.UID, at time.Time, seconds float64) float64 {
 	return old.milli
 }
 
-// used sums what the replicas of a function use. A node that does not answer
+// used sums what the replicas of a function use, and counts the frozen ones. A node that does not answer
 // counts nothing.
 func (d *Dialect) used(ctx context.Context, ns, name string) *openfaas.Usage {
 	pods, err := d.pods(ctx, ns, name)
@@ -61,8 +61,12 @@ func (d *Dialect) used(ctx context.Context, ns, name string) *openfaas.Usage {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
+	out := &openfaas.Usage{}
 	byNode := map[string]map[types.UID]bool{}
 	for _, p := range pods {
+		if frozen(p) {
+			out.FrozenReplicas++
+		}
 		if n := p.Spec.NodeName; n != "" {
 			if byNode[n] == nil {
 				byNode[n] = map[types.UID]bool{}
@@ -70,7 +74,6 @@ func (d *Dialect) used(ctx context.Context, ns, name string) *openfaas.Usage {
 			byNode[n][p.UID] = true
 		}
 	}
-	out := &openfaas.Usage{}
 	for node, mine := range byNode {
 		agent, err := d.c.Agents(ctx, node)
 		if err != nil {
@@ -93,6 +96,15 @@ func (d *Dialect) used(ctx context.Context, ns, name string) *openfaas.Usage {
 		}
 	}
 	return out
+}
+
+func frozen(p *corev1.Pod) bool {
+	for _, c := range p.Status.Conditions {
+		if c.Type == api.ConditionFrozen {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
 }
 
 // pods lists the replicas of a function.

@@ -37,6 +37,8 @@ type call struct {
 	queued    time.Time // it began to wait; zero: it did not
 	connected time.Time // to the replica, or when it had the slot
 	first     time.Time // the answer began
+	thawed    time.Time // its replica was thawed; zero: it ran
+	thawing   time.Duration
 	retries   int
 
 	out    upstream.Request
@@ -60,6 +62,7 @@ func (c *call) free() {
 	c.q, c.a, c.f, c.target, c.ctx, c.slot = nil, nil, nil, nil, nil, slot{}
 	c.hasBody, c.body.src, c.body.whole, c.upgrade, c.status = false, nil, nil, false, 0
 	c.queued, c.connected, c.first, c.retries = time.Time{}, time.Time{}, time.Time{}, 0
+	c.thawed, c.thawing = time.Time{}, 0
 	context := c.out.Context
 	c.out = upstream.Request{Context: context}
 	c.id, c.start = nil, nil

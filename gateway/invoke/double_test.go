@@ -70,6 +70,7 @@ type capacity struct {
 	now      []api.EndpointEvent // what a new stream begins with
 	reports  []api.Demand
 	drained  []types.UID
+	leaves   []api.Leave
 	onReport func([]api.Demand)
 	fault    error
 	changed  chan struct{} // closed and replaced at every report and drained
@@ -142,6 +143,14 @@ func (c *capacity) Drained(_ context.Context, _ string, pods []types.UID) error 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.drained = append(c.drained, pods...)
+	c.notify()
+	return nil
+}
+
+func (c *capacity) GiveLeave(_ context.Context, _ string, leaves []api.Leave) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leaves = append(c.leaves, leaves...)
 	c.notify()
 	return nil
 }

@@ -23,8 +23,8 @@ const (
 	idleTimeout = 4 * time.Second
 )
 
-// endpoint is one replica. Its fields but Endpoint and transport are guarded by
-// the function's lock.
+// endpoint is one replica. Its fields but the pool, and what of Endpoint does not
+// change, are guarded by the function's lock.
 type endpoint struct {
 	api.Endpoint
 	replica   *balance.Replica[*endpoint]
@@ -33,6 +33,8 @@ type endpoint struct {
 	former    bool // of a function that was deleted
 	refused   int  // connections in a row
 	probation *time.Timer
+	thawed    uint64  // the last round that was ended; see Endpoint.Frozen
+	flight    *flight // a thaw under way
 }
 
 func (e *endpoint) close() {
@@ -64,6 +66,7 @@ func (f *function) ready(ep api.Endpoint) {
 		f.replicas.SetLimit(e.replica, ep.Concurrency)
 		f.replicas.SetOpen(e.replica, true)
 	}
+	f.mark(e, ep.Frozen)
 	f.wake()
 }
 

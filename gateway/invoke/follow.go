@@ -101,13 +101,16 @@ func (v *Invoker) forgetUnseen(seen map[types.UID]bool) {
 	}
 }
 
-// drainer tells the control plane which pods have nothing in flight any more.
+// drainer tells the control plane which pods have nothing in flight any more,
+// and which may be frozen, and ends the rounds of those that may not.
 type drainer struct {
 	v    *Invoker
 	kick chan struct{}
 
-	mu   sync.Mutex
-	pods []types.UID
+	mu     sync.Mutex
+	pods   []types.UID
+	leaves []api.Leave
+	ends   []func(context.Context)
 }
 
 func newDrainer(v *Invoker) *drainer { return &drainer{v: v, kick: make(chan struct{}, 1)} }
@@ -119,8 +122,26 @@ func (d *drainer) add(pod types.UID) {
 	signal(d.kick)
 }
 
+// giveLeave has the control plane told that a pod may be frozen.
+func (d *drainer) giveLeave(l api.Leave) {
+	d.mu.Lock()
+	d.leaves = append(d.leaves, l)
+	d.mu.Unlock()
+	signal(d.kick)
+}
+
+// end has do done, besides everything else: it asks a node's agent.
+func (d *drainer) end(do func(context.Context)) {
+	d.mu.Lock()
+	d.ends = append(d.ends, do)
+	d.mu.Unlock()
+	signal(d.kick)
+}
+
 func (d *drainer) run(ctx context.Context) {
 	wait := retryMin
+	var ends sync.WaitGroup
+	defer ends.Wait()
 	for {
 		select {
 		case <-ctx.Done():
@@ -128,23 +149,37 @@ func (d *drainer) run(ctx context.Context) {
 		case <-d.kick:
 		}
 		d.mu.Lock()
-		pods := d.pods
-		d.pods = nil
+		pods, leaves, todo := d.pods, d.leaves, d.ends
+		d.pods, d.leaves, d.ends = nil, nil, nil
 		d.mu.Unlock()
-		if len(pods) == 0 {
-			continue
+		for _, do := range todo {
+			ends.Go(func() { do(ctx) })
 		}
-		if err := d.v.c.Capacity.Drained(ctx, d.v.c.Gateway, pods); err != nil && ctx.Err() == nil {
+		if err := d.tell(ctx, pods, leaves); err != nil && ctx.Err() == nil {
 			d.v.c.Log.Warn("tell drained pods", slog.Any("error", err))
 			sleep(ctx, wait)
 			wait = min(wait*2, retryMax)
 			for _, p := range pods {
 				d.add(p)
 			}
+			for _, l := range leaves {
+				d.giveLeave(l)
+			}
 			continue
 		}
 		wait = retryMin
 	}
+}
+
+func (d *drainer) tell(ctx context.Context, pods []types.UID, leaves []api.Leave) error {
+	var drained, left error
+	if len(pods) > 0 {
+		drained = d.v.c.Capacity.Drained(ctx, d.v.c.Gateway, pods)
+	}
+	if len(leaves) > 0 {
+		left = d.v.c.Capacity.GiveLeave(ctx, d.v.c.Gateway, leaves)
+	}
+	return errors.Join(drained, left)
 }
 
 // signal fills a channel of one place without waiting.

@@ -12,6 +12,9 @@ import (
 // try sends the request to the replica of c.slot and gives the slot back.
 func (c *call) try() (retry bool, err error) {
 	e := c.slot.e
+	if c.slot.frozen && !c.thaw() {
+		return true, nil // nothing was sent
+	}
 	limit := c.limits.Timeout
 	if c.slot.timeout > 0 {
 		limit = c.slot.timeout

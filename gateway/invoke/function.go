@@ -46,6 +46,7 @@ type slot struct {
 	waited  time.Duration
 	cold    bool // there was no replica when the wait began
 	trial   bool // the replica had refused a connection before
+	frozen  bool // the replica has to be thawed first
 	granted time.Time
 	ahead   int       // calls that waited already when the wait began
 	start   api.Start // of the replica
@@ -166,7 +167,7 @@ func (f *function) take() (slot, bool) {
 		return slot{}, false
 	}
 	f.inFlight++
-	return slot{e: r.Value, timeout: r.Value.Timeout, trial: r.Value.refused > 0}, true
+	return slot{e: r.Value, timeout: r.Value.Timeout, trial: r.Value.refused > 0, frozen: r.Value.frozen()}, true
 }
 
 // wake gives free slots to the oldest waiters. It is to be called with f.mu

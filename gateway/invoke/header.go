@@ -169,7 +169,7 @@ func (c *call) answered(fs []wire.Field, from []wire.Field, chunked bool) []wire
 	if !duration {
 		fs = append(fs, c.duration(c.first))
 	}
-	if c.slot.cold {
+	if c.slot.cold || c.thawing > 0 {
 		fs = append(fs, c.timing())
 	}
 	return fs

@@ -34,6 +34,10 @@ type Config struct {
 	// functions wait. nil is complete from the start.
 	Synced <-chan struct{}
 
+	// Thaw has a node's agent let a frozen pod go on, and end the round: see
+	// api.Agent.SetFrozen. nil: nothing is frozen.
+	Thaw func(ctx context.Context, node string, pod types.UID, round uint64) error
+
 	Timeout   time.Duration // of an invocation, when the function says nothing; 0 is 60 s
 	ColdStart time.Duration // the least time that a request waits for a replica; 0 is 30 s
 	FailFast  time.Duration // the same for a function whose last start failed; 0 is 1 s
@@ -107,6 +111,8 @@ type Invoker struct {
 	buffers  sync.Pool     // of *copyBuffer
 	calls    sync.Pool     // of *call
 
+	thaws sync.WaitGroup // under way
+
 	joined   sync.Mutex
 	upgraded map[*joint]struct{} // connections that outlive any time limit
 }
@@ -135,6 +141,7 @@ func (v *Invoker) Run(ctx context.Context) error {
 	v.waitIdle(inner)
 	end()
 	wg.Wait()
+	v.thaws.Wait()
 	for _, f := range v.table.All() {
 		f.close()
 	}

@@ -19,6 +19,9 @@ func (c *call) begun(ans *upstream.Answer) {
 	c.first, c.connected = time.Now(), ans.Connected
 	if c.connected.IsZero() {
 		c.connected = c.slot.granted
+		if c.thawed.After(c.connected) {
+			c.connected = c.thawed
+		}
 	}
 	if c.slot.cold {
 		cold := c.coldStart()
@@ -35,16 +38,25 @@ func (c *call) coldStart() meter.ColdStart {
 	}
 }
 
-// timing is the Server-Timing of a cold call: the stages, in milliseconds.
+// timing is the Server-Timing of a cold call, and of one that met a frozen
+// replica: the stages, in milliseconds.
 func (c *call) timing() wire.Field {
 	var b []byte
-	cold := c.coldStart()
-	for stage, d := range cold.Stages() {
+	add := func(stage string, d time.Duration) {
 		if len(b) > 0 {
 			b = append(b, ", "...)
 		}
 		b = append(append(b, stage...), ";dur="...)
 		b = strconv.AppendFloat(b, float64(d)/float64(time.Millisecond), 'f', 3, 64)
+	}
+	if c.slot.cold {
+		cold := c.coldStart()
+		for stage, d := range cold.Stages() {
+			add(stage, d)
+		}
+	}
+	if c.thawing > 0 {
+		add(meter.StageThaw, c.thawing)
 	}
 	return wire.Field{Name: []byte("Server-Timing"), Value: b}
 }
@@ -61,6 +73,9 @@ func (c *call) done(status int, err error) {
 	var kept []string
 	if c.slot.cold {
 		kept = append(kept, openfaas.CallCold)
+	}
+	if c.thawing > 0 {
+		kept = append(kept, openfaas.CallThawed)
 	}
 	if took >= c.v.c.Slow {
 		kept = append(kept, openfaas.CallSlow)
@@ -106,9 +121,10 @@ func (c *call) remembered(status int, err error) openfaas.Call {
 	if c.slot.e != nil {
 		k.Replica, k.Address = c.slot.e.Name, c.slot.e.Address
 		at(openfaas.StageGranted, c.slot.granted)
+		at(openfaas.StageThawed, c.thawed)
 	}
 	if !c.first.IsZero() {
-		if c.connected.After(c.slot.granted) {
+		if c.connected.After(c.slot.granted) && c.connected.After(c.thawed) {
 			at(openfaas.StageConnected, c.connected)
 		}
 		at(openfaas.StageFirstByte, c.first)

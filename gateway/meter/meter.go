@@ -17,6 +17,9 @@ const (
 	StageConnect   = "connect"    // until it took the connection
 	StageFirstByte = "first_byte" // until its answer began
 
+	// Of a call that met a frozen replica, in the answer's Server-Timing alone.
+	StageThaw = "thaw" // until the replica ran again
+
 	// Parts of queued, when they are known.
 	StageCreate  = "create"   // until the control plane had made a replica
 	StagePlace   = "place"    // until that had a node
@@ -31,6 +34,7 @@ type Meter struct {
 	seconds   *prometheus.HistogramVec
 	cold      prometheus.Histogram
 	coldStage *prometheus.HistogramVec
+	thaw      prometheus.Histogram
 	waiting   prometheus.Histogram
 	refused   *prometheus.CounterVec
 	retries   prometheus.Counter
@@ -59,6 +63,10 @@ func New(reg prometheus.Registerer) *Meter {
 		coldStage: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "faas_cold_start_stage_seconds", Help: "Parts of faas_cold_start_seconds.", Buckets: coldBuckets,
 		}, []string{"stage"}),
+		thaw: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "faas_gateway_thaw_seconds", Help: "Time that invocations waited for a frozen replica to be thawed.",
+			Buckets: prometheus.ExponentialBuckets(0.00005, 2, 16), // 50 µs to 1.6 s
+		}),
 		waiting: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "faas_gateway_queue_seconds", Help: "Time that invocations waited for a slot, of those that waited.", Buckets: coldBuckets,
 		}),
@@ -82,7 +90,7 @@ func New(reg prometheus.Registerer) *Meter {
 		}, []string{"code", "method", "path"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.started, m.total, m.seconds, m.cold, m.coldStage, m.waiting, m.refused, m.retries, m.requests, m.duration, m.provided, m.providing)
+		reg.MustRegister(m.started, m.total, m.seconds, m.cold, m.coldStage, m.thaw, m.waiting, m.refused, m.retries, m.requests, m.duration, m.provided, m.providing)
 	}
 	return m
 }
@@ -109,6 +117,9 @@ func (m *Meter) Cold(c ColdStart) {
 		m.coldStage.WithLabelValues(stage).Observe(d.Seconds())
 	}
 }
+
+// Thawed takes the time that one invocation waited for a frozen replica.
+func (m *Meter) Thawed(d time.Duration) { m.thaw.Observe(d.Seconds()) }
 
 // Waited takes the time that one invocation waited for a slot.
 func (m *Meter) Waited(d time.Duration) { m.waiting.Observe(d.Seconds()) }

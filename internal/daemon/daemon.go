@@ -12,6 +12,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
@@ -37,6 +38,7 @@ import (
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/internal/record"
 	"github.com/podsnap/podsnap/nodeagent"
+	"github.com/podsnap/podsnap/nodeagent/pressure"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	appsv1 "k8s.io/api/apps/v1"
@@ -55,7 +57,7 @@ type platform struct {
 	objects api.Objects
 	node    *node
 	usage   *usage.Sampler
-	agent   *nodeagent.Agent
+	agent   atomic.Pointer[nodeagent.Agent] // the control plane runs before it
 	front   *front.Server
 }
 
@@ -249,7 +251,7 @@ func (p *platform) startControl(ctx context.Context) (*fleet.Fleet, error) {
 	if err != nil {
 		return nil, err
 	}
-	fl, err = fleet.New(fleet.Config{Objects: p.objects, Policy: policy, CPU: p.usage.CPU, Log: p.log, Metrics: p.metrics})
+	fl, err = fleet.New(fleet.Config{Objects: p.objects, Policy: policy, CPU: p.usage.CPU, Agents: p.agents, Log: p.log, Metrics: p.metrics})
 	if err != nil {
 		return nil, err
 	}
@@ -279,22 +281,23 @@ func (p *platform) startNode(ctx context.Context) error {
 	importArchives(ctx, n.engine.Images(), p.c.path("images"), p.log)
 	rec := record.New(record.Config{Objects: p.objects, Component: "nodeagent", Host: p.c.NodeName, Log: p.log})
 	p.stack.start(ctx, "events", rec.Run)
-	p.agent, err = nodeagent.New(nodeagent.Config{
+	agent, err := nodeagent.New(nodeagent.Config{
 		NodeName: p.c.NodeName, Objects: p.objects, Runtime: run, Images: n.engine.Images(), Stats: run,
-		StateDir: p.c.path("node"), PodCIDR: p.c.PodCIDR, Version: p.c.Version, Recorder: rec, Log: p.log, Metrics: p.metrics,
+		Stalls: pressure.Stalls, StateDir: p.c.path("node"), PodCIDR: p.c.PodCIDR, Version: p.c.Version, Recorder: rec, Log: p.log, Metrics: p.metrics,
 	})
 	if err != nil {
 		return err
 	}
-	p.stack.start(ctx, "node agent", p.agent.Run)
+	p.agent.Store(agent)
+	p.stack.start(ctx, "node agent", agent.Run)
 	p.stack.start(ctx, "use of cpu", p.usage.Run) // it asks the agent
 	return nil
 }
 
 // agents finds the agent of a node: on one machine there is one.
 func (p *platform) agents(_ context.Context, node string) (api.Agent, error) {
-	if node == p.c.NodeName && p.agent != nil {
-		return p.agent, nil
+	if a := p.agent.Load(); node == p.c.NodeName && a != nil {
+		return a, nil
 	}
 	return nil, apierrors.NewNotFound(api.Nodes.GR(), node)
 }
@@ -451,7 +454,7 @@ func (p *platform) tearDown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	p.log.Info("ending all pods")
-	err := p.agent.StopAll(ctx, 10*time.Second)
+	err := p.agent.Load().StopAll(ctx, 10*time.Second)
 	// The agent must not start anything while its ground is taken away.
 	p.stack.stopDownTo("node agent")
 	return errors.Join(err, p.node.tearDown(ctx))

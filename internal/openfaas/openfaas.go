@@ -71,6 +71,7 @@ type FunctionStatus struct {
 type Usage struct {
 	CPU              float64 `json:"cpu,omitempty"`              // thousandths of a core
 	TotalMemoryBytes float64 `json:"totalMemoryBytes,omitempty"` // working set
+	FrozenReplicas   int     `json:"frozenReplicas,omitempty"`   // whose processes are stopped, because they are idle
 }
 
 // DeleteRequest is the body of DELETE /system/functions.
@@ -174,7 +175,7 @@ type Call struct {
 	Namespace string      `json:"namespace"`
 	Method    string      `json:"method"`
 	Time      time.Time   `json:"time"`             // when it came
-	Kept      []string    `json:"kept"`             // why it is remembered: CallCold, CallSlow, CallFailed
+	Kept      []string    `json:"kept"`             // why it is remembered: CallCold, CallThawed, CallSlow, CallFailed
 	Status    int         `json:"status"`           // of the answer; 499: the client left
 	Reason    string      `json:"reason,omitempty"` // of the gateway's own error, one word
 	Text      string      `json:"text,omitempty"`   // of that error
@@ -195,6 +196,7 @@ type CallStage struct {
 // Why a call is remembered.
 const (
 	CallCold   = "cold"
+	CallThawed = "thawed" // its replica was frozen
 	CallSlow   = "slow"
 	CallFailed = "failed"
 )
@@ -206,6 +208,7 @@ const (
 	StagePlaced    = "placed"     // the replica has a node
 	StageReady     = "ready"      // the replica takes calls
 	StageGranted   = "granted"    // the call has a place on a replica
+	StageThawed    = "thawed"     // the replica was frozen and runs again
 	StageConnected = "connected"  // there is a new connection to it
 	StageFirstByte = "first_byte" // its answer begins
 )

@@ -270,3 +270,14 @@ func (t Tree) Freeze(group string, frozen bool) error {
 	}
 	return t.set(group, "freezer", "freezer.state", map[bool]string{true: "FROZEN", false: "THAWED"}[frozen])
 }
+
+// Frozen reports whether the processes of a group are, or are about to be,
+// stopped.
+func (t Tree) Frozen(group string) (bool, error) {
+	controller, file := "freezer", "freezer.self_freezing"
+	if t.V2 {
+		controller, file = "", "cgroup.freeze"
+	}
+	n, err := Number(t.File(controller, group, file))
+	return n != 0, err
+}

@@ -48,6 +48,9 @@ func (w *Worker) begin(ctx context.Context, a Action, now time.Time) {
 		})
 	}
 	do := w.doing(a, w.s.Pod, w.s.Sandbox.Sandbox)
+	if w.s.Frozen && a.thawNow() {
+		do = w.wake(do)
+	}
 	limit := actTimeout + a.deadline(now).Sub(now)
 	if a.Kind == Pull {
 		limit = pullTimeout

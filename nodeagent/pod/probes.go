@@ -26,7 +26,7 @@ func readiness(p *corev1.Pod, c *corev1.Container) *corev1.Probe {
 func (w *Worker) watch(ctx context.Context) {
 	for spec := range all(&w.s.Pod.Spec) {
 		c, old := w.s.Containers[spec.Name], w.probes[spec.Name]
-		run := c.running() && c.Unhealthy == "" && (!c.Stopping || w.s.Stop != nil)
+		run := c.running() && c.Unhealthy == "" && !w.s.Frozen && (!c.Stopping || w.s.Stop != nil)
 		if old != nil && (!run || old.id != c.Current.ID) {
 			old.cancel()
 			delete(w.probes, spec.Name)

@@ -24,6 +24,7 @@ type State struct {
 	Containers map[string]*Container // each init and each regular one
 	Garbage    []string              // ids of containers that nothing needs any more
 
+	Frozen bool            // its processes are stopped, or are about to be: it is idle
 	Stop   *Stop           // set: the pod has to end
 	Ending Fault           // of Finish
 	Busy   map[string]bool // keys of the actions under way

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/rules"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 )
@@ -242,6 +243,7 @@ func stamp(t time.Time) metav1.Time {
 func owned(t corev1.PodConditionType) bool {
 	return slices.Contains([]corev1.PodConditionType{
 		corev1.PodScheduled, corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReady,
+		api.ConditionFrozen,
 	}, t)
 }
 
@@ -285,6 +287,9 @@ func (s *State) conditions(st *corev1.PodStatus, initialized bool, now time.Time
 		ok, reason, message = false, "ReadinessGatesNotReady", fmt.Sprintf("condition %q of the readiness gates is not true", gate)
 	}
 	set(corev1.PodReady, ok, reason, message)
+	if s.Frozen && s.Stop == nil {
+		set(api.ConditionFrozen, true, "", "")
+	}
 	return out
 }
 

@@ -36,6 +36,7 @@ type Config struct {
 	Recorder Recorder // nil is none
 	// Stage is told how a part of a start went: image, sandbox, container or ready; nil is none.
 	Stage   func(stage string, d time.Duration, err error)
+	Thawed  func(d time.Duration)                // a frozen pod runs again, which took so long; nil is none
 	Started func(d time.Duration)                // a pod was ready for the first time after so long; nil is none
 	Publish func(p *corev1.Pod)                  // told each new state, the object with its status; nil is none
 	Sandbox func(w *Worker, id string, has bool) // a sandbox is now the worker's, or not any more; nil is none
@@ -51,6 +52,7 @@ type Worker struct {
 	over  chan struct{} // closed when Run has ended
 	ops   sync.WaitGroup
 	log   *slog.Logger
+	frost frost
 
 	// Of Run's goroutine alone:
 	early    []runtime.Exit // exits of what is just being started
@@ -96,6 +98,8 @@ func NewWorker(c Config, p *corev1.Pod, sandbox *runtime.Sandbox) *Worker {
 		log: c.Log.With(slog.String("pod", p.Namespace+"/"+p.Name), slog.String("uid", string(p.UID))),
 	}
 	w.wasReady = isReady(&p.Status)
+	w.frost.still = frozenIn(sandbox)
+	w.s.Frozen = w.frost.still != nil
 	return w
 }
 
@@ -309,6 +313,11 @@ func (w *Worker) Exec(ctx context.Context, o api.ExecOptions) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	release, err := w.hold(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
 	stdout := o.Stdout
 	if stdout == nil {
 		stdout = io.Discard

@@ -83,10 +83,14 @@ type Listener interface {
 
 // Freezer is a runtime that can stop a container's processes where they are:
 // they keep their memory and get no processor. A frozen container can be
-// removed.
+// removed; one that has ended can be thawed, so that the next one in its sandbox
+// can run. Each is no error when it is so already. errors.ErrUnsupported is a
+// container that cannot be frozen at all.
 type Freezer interface {
 	Freeze(ctx context.Context, container string) error
 	Thaw(ctx context.Context, container string) error
+	// Frozen reports whether the container is to be still.
+	Frozen(ctx context.Context, container string) (bool, error)
 }
 
 // SandboxSpec says what sandbox to make.
@@ -202,6 +206,7 @@ type Container struct {
 	ExitCode   int
 	Signal     int
 	OOMKilled  bool
+	Frozen     bool // its processes are stopped; List does not tell, a Freezer does
 	LogPath    string
 	Labels     map[string]string
 }

@@ -5,6 +5,7 @@ package class
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"syscall"
 
@@ -39,7 +40,7 @@ var (
 )
 
 // errOther is what only the fast runtime can do.
-var errOther = errors.New("the container's runtime cannot do that")
+var errOther = fmt.Errorf("the container's runtime cannot do that: %w", errors.ErrUnsupported)
 
 // New makes a router.
 func New(fast Fast, other Runtime) *Router { return &Router{fast, other} }
@@ -111,6 +112,14 @@ func (r *Router) Thaw(ctx context.Context, id string) error {
 		return errOther
 	}
 	return r.fast.Thaw(ctx, id)
+}
+
+// Frozen implements runtime.Freezer.
+func (r *Router) Frozen(ctx context.Context, id string) (bool, error) {
+	if !r.fast.Owns(id) {
+		return false, nil
+	}
+	return r.fast.Frozen(ctx, id)
 }
 
 // List implements runtime.Runtime: it is complete or an error.

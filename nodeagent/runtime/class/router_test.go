@@ -19,6 +19,7 @@ func (o *owner) Owns(id string) bool                            { return o.ids[i
 func (o *owner) Listening(context.Context, string, int32) error { return nil }
 func (o *owner) Freeze(context.Context, string) error           { return nil }
 func (o *owner) Thaw(context.Context, string) error             { return nil }
+func (o *owner) Frozen(context.Context, string) (bool, error)   { return false, nil }
 
 func (o *owner) StartSandbox(ctx context.Context, s runtime.SandboxSpec) (runtime.Sandbox, error) {
 	sb, err := o.Runtime.StartSandbox(ctx, s)

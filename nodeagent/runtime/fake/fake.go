@@ -32,6 +32,7 @@ type Script struct {
 	TermDelay  time.Duration // from SIGTERM to the exit
 	TermCode   int           // exit code after SIGTERM
 	IgnoreTERM bool
+	NoFreezer  bool // containers cannot be frozen
 }
 
 // Run is one instance of a container that ends by itself.
@@ -58,6 +59,7 @@ var (
 	_ runtime.Runtime = (*Runtime)(nil)
 	_ runtime.Images  = images{}
 	_ runtime.Stats   = (*Runtime)(nil)
+	_ runtime.Freezer = (*Runtime)(nil)
 )
 
 type sandbox struct {
@@ -70,6 +72,8 @@ type container struct {
 	script Script
 	spec   runtime.ContainerSpec
 	end    *time.Timer
+	frozen bool
+	term   bool // a SIGTERM waits for the thaw
 }
 
 // New makes an engine with nothing in it.
@@ -246,6 +250,8 @@ func (r *Runtime) Signal(ctx context.Context, id string, sig syscall.Signal) err
 		return notFound("container", id)
 	case sig == syscall.SIGKILL:
 		r.exit(c, 137, false)
+	case c.frozen:
+		c.term = true
 	case !c.script.IgnoreTERM:
 		r.exitAfter(c, c.script.TermDelay, c.script.TermCode, false)
 	}

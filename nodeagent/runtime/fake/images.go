@@ -84,7 +84,7 @@ func (r *Runtime) Dial(_ context.Context, network, address string) (net.Conn, er
 	defer r.mu.Unlock()
 	for _, c := range r.containers {
 		s := r.sandboxes[c.Sandbox]
-		if s == nil || s.IP != host || c.State != runtime.Running || c.script.ReadyAfter < 0 {
+		if s == nil || s.IP != host || c.State != runtime.Running || c.frozen || c.script.ReadyAfter < 0 {
 			continue
 		}
 		if time.Since(c.StartedAt) >= c.script.ReadyAfter {
