@@ -12,8 +12,10 @@ import (
 // try sends the request to the replica of c.slot and gives the slot back.
 func (c *call) try() (retry bool, err error) {
 	e := c.slot.e
-	if c.slot.frozen && !c.thaw() {
-		return true, nil // nothing was sent
+	if c.slot.frozen {
+		if retry, err := c.thaw(); retry || err != nil {
+			return retry, err
+		}
 	}
 	limit := c.limits.Timeout
 	if c.slot.timeout > 0 {

@@ -87,18 +87,22 @@ func (f *function) fly(ctx context.Context, e *endpoint, fl *flight, round uint6
 	close(fl.done)
 }
 
-// thaw has the call's replica run. False: it could not be had, and the slot is
-// given back.
-func (c *call) thaw() bool {
+// thaw has the call's replica run. When that fails the slot is given back; retry
+// says that another replica is to be tried, since nothing was sent.
+func (c *call) thaw() (retry bool, err error) {
 	begin := time.Now()
-	err := c.f.thaw(c.context(), c.slot.e)
-	if err == nil {
+	err = c.f.thaw(c.context(), c.slot.e)
+	switch {
+	case err == nil:
 		c.thawed = time.Now()
 		c.thawing += c.thawed.Sub(begin)
 		c.v.c.Meter.Thawed(c.thawed.Sub(begin))
-		return true
+		return false, nil
+	case c.gone(err):
+		c.f.release(c.slot)
+		return false, errGone
 	}
 	c.v.c.Log.Warn("thaw", slog.String("pod", c.slot.e.Name), slog.Any("error", err))
 	c.f.refuse(c.slot)
-	return false
+	return true, nil
 }

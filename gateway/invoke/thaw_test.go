@@ -25,7 +25,7 @@ type freezer struct {
 	fault  error
 	asked  []string // thaws, as "node/pod/round"
 	gate   chan struct{}
-	thawed chan struct{} // told of a thaw, if there is somebody to listen
+	thawed chan struct{} // of one place: there was a thaw
 }
 
 func (f *freezer) thaw(ctx context.Context, node string, pod types.UID, round uint64) error {
@@ -69,6 +69,21 @@ func (c *capacity) left(l api.Leave) func() bool {
 	return func() bool { return slices.Contains(c.leaves, l) }
 }
 
+// idle waits until the gateway has nothing in flight: an answer is there a
+// little sooner than its place is free.
+func (r *rig) idle() {
+	r.t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for range 10_000 {
+		if r.v.Load(resize).InFlight == 0 {
+			return
+		}
+		<-tick.C
+	}
+	r.t.Fatal("something stays in flight")
+}
+
 // All calls that meet a frozen replica wait for one thaw; then nobody asks any
 // more, until the next round.
 func TestThaws(t *testing.T) {
@@ -101,10 +116,12 @@ func TestThaws(t *testing.T) {
 	if got := f.thaws(); !slices.Equal(got, []string{"n1/a/7"}) {
 		t.Errorf("thaws %v", got)
 	}
+	r.idle()
 	r.ready(e) // told again: the round is over
 	if a := r.must("GET", "", ""); a.status != http.StatusOK || a.header.Get("Server-Timing") != "" {
 		t.Errorf("a warm call: %d, timing %q", a.status, a.header.Get("Server-Timing"))
 	}
+	r.idle()
 	e.Frozen = 8
 	r.ready(e)
 	r.c.until(t, "leave for the next round", r.c.left(api.Leave{Pod: "a", Round: 8}))
@@ -145,6 +162,49 @@ func TestInUseIsNotFrozen(t *testing.T) {
 	}
 }
 
+// A client that leaves during a thaw takes nothing from those who wait for it
+// too.
+func TestClientLeavesDuringThaw(t *testing.T) {
+	f := &freezer{gate: make(chan struct{})}
+	r := newRig(t, invoke.Config{Thaw: f.thaw})
+	_, e := r.replica("a", func(http.ResponseWriter, *http.Request) {})
+	e.Node, e.Frozen = "n1", 1
+	r.ready(e)
+	r.c.until(t, "leave", r.c.left(api.Leave{Pod: "a", Round: 1}))
+	inFlight := func(n int) func() bool {
+		return func() bool { return len(r.c.reports) > 0 && r.c.reports[len(r.c.reports)-1].InFlight == n }
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := make(chan error, 1)
+	go func() {
+		resp, err := r.client.Do(req)
+		if err == nil {
+			resp.Body.Close()
+		}
+		left <- err
+	}()
+	r.c.until(t, "the first call", inFlight(1))
+	stays := make(chan answer, 1)
+	go func() { stays <- r.must("GET", "", "") }()
+	r.c.until(t, "the second call", inFlight(2))
+	leave()
+	if err := <-left; err == nil {
+		t.Error("the call was answered before the thaw")
+	}
+	r.c.until(t, "the first call's end", inFlight(1))
+	close(f.gate)
+	if a := <-stays; a.status != http.StatusOK {
+		t.Errorf("who stayed got %d %q", a.status, a.body)
+	}
+	if got := f.thaws(); len(got) != 1 {
+		t.Errorf("thaws %v", got)
+	}
+}
+
 // While the node's agent does not answer, others are used; when there is none
 // the call waits.
 func TestThawFails(t *testing.T) {
@@ -173,7 +233,7 @@ func TestThawFails(t *testing.T) {
 // Whatever the order of leaves, thaws and freezes: no request is at a replica
 // that is frozen. Two gateways send to it while rounds come one after the other.
 func TestNoRequestMeetsAFrozenReplica(t *testing.T) {
-	f := &freezer{thawed: make(chan struct{})}
+	f := &freezer{thawed: make(chan struct{}, 1)}
 	met, froze := 0, 0
 	look := func() {
 		f.mu.Lock()
@@ -225,6 +285,10 @@ func TestNoRequestMeetsAFrozenReplica(t *testing.T) {
 			if ok {
 				left++
 			}
+		}
+		select {
+		case <-f.thawed: // of a round before
+		default:
 		}
 		if left == len(gateways) && f.freeze(round) {
 			if froze++; froze%2 == 0 { // a call comes and has it thawed
