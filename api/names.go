@@ -31,6 +31,13 @@ const (
 	// AnnotationConcurrency on a pod of a function is its per-replica limit of
 	// concurrent requests, a whole number; absent or 0 means no limit.
 	AnnotationConcurrency = "podsnap.dev/concurrency"
+	// AnnotationQueue on a function is how many of its requests may wait for a
+	// replica, a whole number from 1; absent or more than the gateway's own
+	// limit means that.
+	AnnotationQueue = "podsnap.dev/queue"
+	// AnnotationWait on a function is the longest that one of its requests waits
+	// for a replica, a Go duration or seconds; absent is the gateway's.
+	AnnotationWait = "podsnap.dev/wait"
 	// AnnotationTimeout on a pod of a function is the longest an invocation may
 	// take, a Go duration.
 	AnnotationTimeout = "podsnap.dev/timeout"

@@ -41,6 +41,26 @@ func Concurrency(f *api.Function) int {
 	return 0
 }
 
+// Queue is how many requests of f may wait for a replica; 0 is the gateway's
+// limit.
+func Queue(f *api.Function) int {
+	n, err := parseCount(f.Spec.Annotations[api.AnnotationQueue])
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// Wait is the longest that a request of f waits for a replica; 0 is the
+// gateway's limit.
+func Wait(f *api.Function) time.Duration {
+	d, err := ParseDuration(f.Spec.Annotations[api.AnnotationWait])
+	if err != nil {
+		return 0
+	}
+	return d
+}
+
 // ParseDuration reads a watchdog's duration: a whole number is seconds, all
 // else a Go duration; "" is 0. Negative ones are an error.
 func ParseDuration(s string) (time.Duration, error) {

@@ -134,6 +134,14 @@ func validateAnnotations(annotations map[string]string, at *field.Path) field.Er
 		switch {
 		case k == api.AnnotationConcurrency:
 			errs = append(errs, validateConcurrency(annotations[k], at)...)
+		case k == api.AnnotationQueue:
+			if n, err := parseCount(annotations[k]); err != nil || n < 1 {
+				errs = append(errs, field.Invalid(at.Key(k), annotations[k], "must be a whole number, 1 or more: how many requests may wait"))
+			}
+		case k == api.AnnotationWait:
+			if d, err := ParseDuration(annotations[k]); err != nil || d <= 0 {
+				errs = append(errs, field.Invalid(at.Key(k), annotations[k], "must be seconds (10) or a Go duration (500ms): the longest that a request waits for a replica"))
+			}
 		case strings.HasPrefix(k, "podsnap.dev/"):
 			errs = append(errs, field.Invalid(at.Key(k), annotations[k], "is set by the platform: leave it out"))
 		}

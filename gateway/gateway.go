@@ -237,7 +237,7 @@ func specOf(f *api.Function) invoke.Spec {
 	if limit > 0 {
 		limit += grace
 	}
-	return invoke.Spec{UID: f.UID, Generation: f.Generation, Timeout: limit}
+	return invoke.Spec{UID: f.UID, Generation: f.Generation, Timeout: limit, MaxQueue: functions.Queue(f), Wait: functions.Wait(f)}
 }
 
 func (g *Gateway) info() openfaas.Info {

@@ -159,7 +159,7 @@ func (c *call) attempt() error {
 	if err := c.prepare(); err != nil {
 		return err
 	}
-	wait := max(c.limits.Timeout, c.v.c.ColdStart)
+	wait := c.limits.Wait
 	for first := false; ; first = true {
 		s, err := c.acquire(wait, first)
 		if err != nil {

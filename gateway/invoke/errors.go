@@ -39,10 +39,17 @@ func notFound(k types.NamespacedName) *refusal {
 	return &refusal{status: http.StatusNotFound, reason: "not_found", text: fmt.Sprintf("error finding function %s: not found, deploy it first", label(k))}
 }
 
-func queueFull(k types.NamespacedName, n int) *refusal {
+func queueFull(k types.NamespacedName, n int, again time.Duration) *refusal {
 	return &refusal{
-		status: http.StatusTooManyRequests, reason: "queue_full", retryAfter: time.Second,
+		status: http.StatusTooManyRequests, reason: "queue_full", retryAfter: again,
 		text: fmt.Sprintf("function %s: %d requests are waiting for a replica already, try again later", label(k), n),
+	}
+}
+
+func hopeless(k types.NamespacedName, wait, again time.Duration) *refusal {
+	return &refusal{
+		status: http.StatusServiceUnavailable, reason: "hopeless", retryAfter: again,
+		text: fmt.Sprintf("function %s: the wait for a replica would be about %s, longer than the request may wait", label(k), wait.Round(time.Millisecond)),
 	}
 }
 

@@ -27,6 +27,7 @@ type function struct {
 	replicas balance.Set[*endpoint]
 	byPod    map[types.UID]*endpoint
 	waiters  queue
+	pace     pace
 	inFlight int
 	told     int       // requests in flight at the last report
 	toldAt   time.Time // of the last report
@@ -90,11 +91,18 @@ func (f *function) acquire(ctx context.Context, began time.Time, limit time.Dura
 			return s, nil
 		}
 	}
-	if f.waiters.n >= f.v.c.MaxQueue {
+	now := time.Now()
+	if most := f.limits().MaxQueue; f.waiters.n >= most {
+		again := f.pace.retry(f.waiters.n, now)
 		f.mu.Unlock()
-		return slot{}, queueFull(f.key, f.v.c.MaxQueue)
+		return slot{}, queueFull(f.key, most, again)
 	}
-	w := &waiter{got: make(chan grant, 1), since: time.Now()}
+	if d, is := f.pace.hopeless(f.waiters.n, limit-now.Sub(began), now); is && !first {
+		again := f.pace.retry(f.waiters.n, now)
+		f.mu.Unlock()
+		return slot{}, hopeless(f.key, d, again)
+	}
+	w := &waiter{got: make(chan grant, 1), since: now}
 	ahead := f.waiters.n
 	limit -= w.since.Sub(began)
 	if first {
@@ -178,6 +186,7 @@ func (f *function) wake() {
 		if !ok {
 			return
 		}
+		f.pace.granted(time.Now())
 		f.waiters.pop().got <- grant{slot: s}
 	}
 }
@@ -214,7 +223,9 @@ func (f *function) waitOver(waited time.Duration) error {
 	case n > 0:
 		why = fmt.Sprintf("none of %d replicas took a connection within %s", n, waited.Round(time.Millisecond))
 	}
-	return unavailable(f.key, why)
+	r := unavailable(f.key, why)
+	r.retryAfter = f.pace.retry(f.waiters.n, time.Now())
+	return r
 }
 
 // deploy takes in what the deployment says. It is called with v.change held.
@@ -302,6 +313,12 @@ func (f *function) limits() Spec {
 	}
 	if s.MaxBody <= 0 {
 		s.MaxBody = f.v.c.MaxBody
+	}
+	if s.MaxQueue <= 0 || s.MaxQueue > f.v.c.MaxQueue {
+		s.MaxQueue = f.v.c.MaxQueue
+	}
+	if s.Wait <= 0 {
+		s.Wait = max(s.Timeout, f.v.c.ColdStart)
 	}
 	return s
 }

@@ -93,6 +93,8 @@ type Spec struct {
 	Generation int64         // of the deployment: a new one forgets an old failure
 	Timeout    time.Duration // 0 is Config.Timeout
 	MaxBody    int64         // 0 is Config.MaxBody
+	MaxQueue   int           // requests that may wait; 0, or more than it, is Config.MaxQueue
+	Wait       time.Duration // the longest that one waits for a replica; 0 is the longer of Timeout and Config.ColdStart
 }
 
 // Invoker is the handler of invocations.
