@@ -30,6 +30,7 @@ type container struct {
 
 	info    runtime.Container
 	exiting bool
+	settled func()        // its start is over, as far as others are concerned
 	failed  bool          // it could not be started; set before started is closed
 	started chan struct{} // closed when StartContainer is over
 	done    chan struct{} // closed when the exit is dealt with
@@ -101,6 +102,16 @@ func (r *Runtime) startContainer(ctx context.Context, sb *sandbox, s runtime.Con
 	if err != nil {
 		return nil, err
 	}
+	if c.settled, err = r.gate.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			c.settled()
+			return
+		}
+		time.AfterFunc(headway, c.settled)
+	}()
 	if err := os.MkdirAll(r.containerDir(c), 0o711); err != nil {
 		return nil, err
 	}

@@ -61,6 +61,9 @@ func (r *Runtime) exited(p launch.Process) {
 
 func (r *Runtime) finish(c *container, p launch.Process) {
 	defer close(c.done)
+	if c.settled != nil { // it was started by this process
+		c.settled()
+	}
 	oom := false
 	r.mu.Lock()
 	sl := c.sandbox.slot

@@ -93,6 +93,7 @@ type Runtime struct {
 	drain   context.CancelFunc // ends it
 	filled  sync.WaitGroup
 	watcher *watcher
+	gate    gate
 
 	profiles spec.Profiles
 
@@ -127,7 +128,7 @@ func New(c Config) (*Runtime, error) {
 		return nil, ErrUnsupported
 	}
 	r := &Runtime{
-		c: c, cgroups: tree, adopted: make(chan struct{}), trash: make(chan struct{}, 1), watcher: newWatcher(),
+		c: c, cgroups: tree, adopted: make(chan struct{}), trash: make(chan struct{}, 1), watcher: newWatcher(), gate: newGate(),
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, execs: map[string]*running{},
 		filters: map[*specs.LinuxSeccomp][]byte{}, roots: roots{kinds: map[string]*kind{}},
 	}

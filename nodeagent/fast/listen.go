@@ -40,6 +40,9 @@ func (r *Runtime) Listening(ctx context.Context, id string, port int32) error {
 	}
 	select {
 	case err := <-w.done:
+		if err == nil && c.settled != nil {
+			c.settled()
+		}
 		return err
 	case <-ctx.Done():
 		r.watcher.remove(w)
