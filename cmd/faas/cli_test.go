@@ -368,7 +368,7 @@ func TestOutput(t *testing.T) {
 	if r := cli(t, "", "describe", "hello"); !strings.Contains(r.out, "scaled to zero: the next call starts it") {
 		t.Errorf("describe: %s", r.out)
 	}
-	if r := cli(t, "", "describe", "stuck", "-n", "dev"); !strings.Contains(r.out, "not ready: see `faas logs stuck` and `kubectl get events -n dev`") || !strings.Contains(r.out, "/function/stuck.dev\n") {
+	if r := cli(t, "", "describe", "stuck", "-n", "dev"); !strings.Contains(r.out, "see `faas logs stuck -n dev --tail=false` and `kubectl get events -n dev`") || !strings.Contains(r.out, "/function/stuck.dev\n") {
 		t.Errorf("describe: %s", r.out)
 	}
 	cli(t, "", "describe", "resize", "-o", "name").want(t, 0, "resize\n")

@@ -112,14 +112,6 @@ reasons; -o wide adds what each was made of, -o json all of it.`,
 					fmt.Fprintln(w, f.Name)
 					return
 				}
-				state := "ready"
-				switch {
-				case f.AvailableReplicas > 0:
-				case f.Replicas == 0:
-					state = "scaled to zero: the next call starts it"
-				default:
-					state = "not ready: see `faas logs " + f.Name + "` and `kubectl get events -n " + orNamespace(ns) + "`"
-				}
 				row := func(k, v string) {
 					if v != "" {
 						fmt.Fprintf(w, "%s:\t%s\n", k, v)
@@ -127,8 +119,10 @@ reasons; -o wide adds what each was made of, -o json all of it.`,
 				}
 				row("Name", f.Name)
 				row("Namespace", orNamespace(f.Namespace))
-				row("Status", state)
+				row("Status", state(f))
+				row("What to do", remedy(f, ns))
 				row("Replicas", fmt.Sprintf("%d wanted, %d ready", f.Replicas, f.AvailableReplicas))
+				row("Restarts", restarts(f))
 				row("Invocations", fmt.Sprintf("%.0f", f.InvocationCount))
 				row("Image", f.Image)
 				row("Process", f.EnvProcess)
