@@ -136,6 +136,7 @@ func (o *options) deployAll(ctx context.Context, cmd *cobra.Command, w *work, d 
 	if err != nil {
 		return err
 	}
+	var fns []openfaas.FunctionDeployment
 	for _, f := range w.functions {
 		out := openfaas.FunctionDeployment{
 			Service: f.Name, Image: f.ImageName(), Namespace: f.Namespace, EnvProcess: f.FProcess, EnvVars: f.Environment,
@@ -145,11 +146,9 @@ func (o *options) deployAll(ctx context.Context, cmd *cobra.Command, w *work, d 
 		if err := d.over(&out); err != nil {
 			return err
 		}
-		if err := o.deploy(ctx, cmd, c, d, out); err != nil {
-			return err
-		}
+		fns = append(fns, out)
 	}
-	return nil
+	return o.deploy(ctx, cmd, c, d, fns...)
 }
 
 func wire(r *stack.Resources) *openfaas.Resources {

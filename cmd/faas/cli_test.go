@@ -424,7 +424,8 @@ func TestAgainstGateway(t *testing.T) {
 	cli(t, "", "list").want(t, 4, "", "faas login --gateway "+url)
 	cli(t, "secret\n", "login", "--password-stdin").want(t, 0, "", "logged in to "+url+" as admin")
 	cli(t, "", "deploy", "--name", "hi", "--image", "hi:1", "-l", "com.openfaas.scale.max=3").want(t, 0, "", "deployed hi in ", url+"/function/hi")
-	cli(t, "", "deploy", "--name", "hi", "--image", "hi:2", "-l", "com.openfaas.scale.max=3").want(t, 0, "", "updated hi in ")
+	cli(t, "", "deploy", "--name", "hi", "--image", "hi:2", "-l", "com.openfaas.scale.max=3", "--no-wait").want(t, 0, "", "updated hi in ")
+	cli(t, "", "deploy", "--name", "hi", "--image", "hi:2", "-l", "com.openfaas.scale.max=3", "--wait-timeout", "50ms").want(t, exitTimeout, "", "does not come up") // nothing runs it
 	cli(t, "", "deploy", "--name", "hi", "--image", "hi:2", "--update=false").want(t, 1, "", "exists already", "without --update=false")
 	cli(t, "", "deploy", "--name", "hi", "--image", "hi:3", "--replace").want(t, 0, "", "deployed hi in ")
 	cli(t, "", "deploy", "--name", "A_b", "--image", "hi:3").want(t, 1, "", "service: Invalid value")
