@@ -218,7 +218,18 @@ func TestExitCodes(t *testing.T) {
 		{"invoke x --callback http://x", 2, "--async"},
 		{"scale x", 2, "faas scale x --replicas N"},
 		{"scale x --replicas -1", 2, "--replicas"},
-		{"logs x -o yaml", 2, "one JSON object a line"},
+		{"logs x -o yaml", 2, "it must be json, text, plain or keyvalue"},
+		{"logs x --since 1m --since-time 2026-01-02T03:04:05Z", 2, "exclude one another"},
+		{"logs x --since-time yesterday", 2, "it must look like 2026"},
+		{"list -o text", 2, "it must be json, yaml, wide or name"},
+		{"list -j -o yaml", 2, "exclude one another"},
+		{"build --parallel 0 --name x --lang sh --handler .", 2, "it must be 1 or more"},
+		{"build --name x", 2, "--name, --handler and --lang go together"},
+		{"build --build-arg A=b", 2, "there is no Dockerfile that could read it"},
+		{"up -b A=b", 2, "--env"},
+		{"up --squash", 2, "leave it out"},
+		{"deploy --tag sha", 2, "git rev-parse --short HEAD"},
+		{"publish --platforms linux/none", 2, "images are built for linux/"},
 		{"ready --attempts 0", 2, "--attempts"},
 		{"deploy --name x", 2, "--image and --name go together"},
 		{"deploy --name x --image y --env A", 2, "--env \"A\": it must be key=value"},
@@ -414,8 +425,13 @@ func TestLogs(t *testing.T) {
 	if len(got) != 2 || got[0].Text != "one <two>" || got[1].Instance != "hi-2" {
 		t.Errorf("got %+v", got)
 	}
-	d.wantAsked(t, "GET /system/logs?follow=false&name=hi&namespace=openfaas-fn", "GET /system/logs?follow=false&name=hi&namespace=openfaas-fn",
-		"GET /system/logs?follow=true&instance=hi-1&name=hi&namespace=dev&tail=5")
+	cli(t, "", "logs", "hi", "--tail=false", "-o", "text").want(t, 0, "2026-01-02T03:04:05Z hi-1 one <two>\n2026-01-02T03:04:06Z hi-2 three\n")
+	cli(t, "", "logs", "hi", "--follow=false", "--since-time", "2026-01-02T03:04:05Z", "-o", "keyvalue").want(t, 0,
+		"timestamp=\"2026-01-02T03:04:05Z\" instance=\"hi-1\" text=\"one <two>\"\ntimestamp=\"2026-01-02T03:04:06Z\" instance=\"hi-2\" text=\"three\"\n")
+	const all = "name=hi&namespace=openfaas-fn"
+	d.wantAsked(t, "GET /system/logs?follow=true&"+all, "GET /system/logs?follow=true&"+all,
+		"GET /system/logs?follow=true&instance=hi-1&name=hi&namespace=dev&tail=5",
+		"GET /system/logs?follow=false&"+all, "GET /system/logs?follow=false&"+all+"&since=2026-01-02T03%3A04%3A05Z")
 }
 
 // The real gateway takes what the commands send.

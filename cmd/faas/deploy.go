@@ -118,6 +118,7 @@ func (o *options) deployCmd() *cobra.Command {
 	}
 	d.add(cmd.Flags())
 	s.add(cmd.Flags())
+	tagFlag(cmd.Flags())
 	cmd.Flags().StringVar(&d.image, "image", "", "image of the one function to deploy")
 	cmd.Flags().StringVar(&d.name, "name", "", "name of the one function to deploy")
 	cmd.Flags().StringVar(&d.process, "fprocess", "", "process that the watchdog runs")
