@@ -360,10 +360,14 @@ func (o *options) newCmd() *cobra.Command {
 }
 
 func (o *options) templateCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "template", Short: "Show the templates of functions", Args: cobra.NoArgs}
+	cmd := &cobra.Command{
+		Use: "template", Short: "Show the templates of functions", Args: cobra.NoArgs,
+		Example: "  faas template list\n  faas new hello --lang go",
+	}
 	cmd.AddCommand(&cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List the templates", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return o.templates(cmd) },
+		Example: "  faas template list\n  faas template list -o json",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return o.templates(cmd) },
 	})
 	return cmd
 }

@@ -51,6 +51,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.InitDefaultCompletionCmd(args...) // it keeps the output that is set now
 	for _, c := range root.Commands() {
 		if c.Name() == "completion" {
+			c.Example = "  source <(faas completion bash)                                  # for this shell\n  faas completion bash | sudo tee /etc/bash_completion.d/faas      # for those to come\n  faas completion zsh > \"${fpath[1]}/_faas\""
 			c.Args, c.RunE = func(c *cobra.Command, args []string) error { return asUsage(member(c, args)) }, func(c *cobra.Command, _ []string) error { return c.Help() }
 		}
 	}
