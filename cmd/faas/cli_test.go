@@ -340,6 +340,7 @@ func TestOutput(t *testing.T) {
 			"limits":{"memory":"128Mi","cpu":"100m"},"usage":{"cpu":12.4,"totalMemoryBytes":1572864},"envProcess":"./resize"}`),
 		"GET /system/function/hello":  answer(200, `{"name":"hello","image":"hello:1"}`),
 		"GET /system/function/stuck":  answer(200, `{"name":"stuck","image":"hello:1","replicas":1}`),
+		"GET /system/function/failed": answer(200, `{"name":"failed","replicas":1,"reason":"ErrImagePull","message":"not found"}`),
 		"GET /system/namespaces":      answer(200, `["dev","openfaas-fn"]`),
 		"GET /system/namespace/dev":   answer(200, `{"name":"dev","labels":{"openfaas":"1"}}`),
 		"GET /system/secrets":         answer(200, `[{"name":"b","namespace":"dev"},{"name":"a","namespace":"dev"}]`),
@@ -391,6 +392,7 @@ func TestOutput(t *testing.T) {
 	cli(t, "", "ready").want(t, 0, "", "ready")
 	cli(t, "", "ready", "resize").want(t, 0, "", "ready")
 	cli(t, "", "ready", "stuck", "--attempts", "2", "--interval", "1ms").want(t, 1, "", "stuck has no replica that is ready")
+	cli(t, "", "ready", "failed", "--attempts", "1").want(t, 1, "", "failed has no replica that is ready: ErrImagePull: not found")
 	r = cli(t, "", "status", "-o", "json")
 	r.want(t, 0, fmt.Sprintf(`{
   "gateway": %q,

@@ -365,7 +365,10 @@ func (o *options) readyCmd() *cobra.Command {
 				}
 				f, err := c.Function(ctx, ns, args[0], false)
 				if err == nil && f.AvailableReplicas == 0 {
-					return fmt.Errorf("%s has no replica that is ready", args[0])
+					err = fmt.Errorf("%s has no replica that is ready", args[0])
+					if f.Reason != "" && f.Reason != starting {
+						err = fmt.Errorf("%w: %s: %s", err, f.Reason, f.Message)
+					}
 				}
 				return err
 			}
