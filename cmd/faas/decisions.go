@@ -34,7 +34,7 @@ func (o *options) decisions(w io.Writer, all []api.ScaleDecision) {
 		return
 	}
 	last := all[len(all)-1]
-	fmt.Fprintf(w, "Why %s:\t%s\n", count(int(last.To), "replica"), last.Reason)
+	fmt.Fprintf(w, "Why %s:\t%s\n", count(last.To, "replica"), last.Reason)
 	if k := last.Idle; k.KeepAliveSeconds > 0 {
 		keep := fmt.Sprintf("%s without a request (%s)", seconds(k.KeepAliveSeconds), k.From)
 		if k.PrewarmSeconds > 0 {
