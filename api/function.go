@@ -55,6 +55,17 @@ type FunctionStatus struct {
 	UnavailableReplicas int32              `json:"unavailableReplicas,omitempty"`
 	ObservedGeneration  int64              `json:"observedGeneration,omitempty"`
 	Conditions          []metav1.Condition `json:"conditions,omitempty"` // Ready, Healthy, Reconciling, Stalled
+
+	Restarts        int32                `json:"restarts,omitempty"`        // of the containers of the replicas there are
+	LastTermination *FunctionTermination `json:"lastTermination,omitempty"` // the newest of those; nil: none has ended
+}
+
+// FunctionTermination is how a container of a replica has ended.
+type FunctionTermination struct {
+	Pod      string      `json:"pod"`
+	Reason   string      `json:"reason"` // OOMKilled, Error, Completed, …
+	ExitCode int32       `json:"exitCode"`
+	Time     metav1.Time `json:"time,omitempty"`
 }
 
 // FunctionList is a list of Functions.
@@ -80,6 +91,10 @@ func (f *Function) DeepCopy() *Function {
 	s.Constraints, s.Secrets = append([]string(nil), s.Constraints...), append([]string(nil), s.Secrets...)
 	s.Limits, s.Requests = s.Limits.copy(), s.Requests.copy()
 	out.Status.Conditions = append([]metav1.Condition(nil), out.Status.Conditions...)
+	if t := out.Status.LastTermination; t != nil {
+		last := *t
+		out.Status.LastTermination = &last
+	}
 	return &out
 }
 

@@ -143,12 +143,15 @@ func (b *Builder) job(s *stack.Stack, f stack.Function, progress io.Writer) (Job
 	if _, err := reference.ParseNormalizedNamed(f.ImageName()); err != nil {
 		return j, fmt.Errorf("image %q: %w", f.ImageName(), err)
 	}
+	// The language first: with an unknown one there is often no handler either.
+	var err error
+	if j.Template, err = template.Get(f.Lang); err != nil {
+		return j, err
+	}
 	if info, err := os.Stat(j.Dir); err != nil {
 		return j, fmt.Errorf("handler: %w", err)
 	} else if !info.IsDir() {
 		return j, fmt.Errorf("handler %s is not a folder", j.Dir)
 	}
-	var err error
-	j.Template, err = template.Get(f.Lang)
-	return j, err
+	return j, nil
 }

@@ -177,7 +177,7 @@ func TestFaults(t *testing.T) {
 	}{
 		"apt-get install busybox-static": {Config{Busybox: "/no/busybox"}, func(f *stack.Function) { *f = made(t, "sh") }},
 		"skip_build":                     {Config{}, func(f *stack.Function) { f.SkipBuild = true }},
-		"no template for":                {Config{}, func(f *stack.Function) { f.Lang = "perl" }},
+		"no template for":                {Config{}, func(f *stack.Function) { f.Lang, f.Handler = "perl", "./none" }},
 		"a Dockerfile cannot be built":   {Config{}, func(f *stack.Function) { f.Lang = "Dockerfile" }},
 		"no such file":                   {Config{}, func(f *stack.Function) { f.Handler = "./none" }},
 		"must be lowercase":              {Config{}, func(f *stack.Function) { f.Image = "Fn:latest" }},

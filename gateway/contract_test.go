@@ -158,6 +158,7 @@ func TestContract(t *testing.T) {
 		// the rest
 		{"POST", "/system/alert", `{"status":"firing","receiver":"scale-up","alerts":[{"status":"firing","labels":{"alertname":"APIHighInvocationRate","function_name":"hi.openfaas-fn"}}]}`, 200, ""},
 		{"POST", "/system/alert", `[`, 400, "bad JSON"},
+		{"POST", "/system/alert", `{"alerts":[{"labels":{"function_name":"hi"}},{"labels":{"function_name":"nope.openfaas-fn"}},{"labels":{}}]}`, 500, "[1] function nope.openfaas-fn: not found\n[2] labels: function_name is missing"},
 		{"GET", "/system/telemetry", "", 200, ""},
 		{"GET", "/system/logs?name=hi", "", 501, ""},
 		{"GET", "/system/logs", "", 422, "name"},
@@ -205,7 +206,7 @@ func TestStatusOfFunction(t *testing.T) {
 		t.Fatal(err)
 	}
 	dep = dep.DeepCopy()
-	dep.Status.AvailableReplicas = 1
+	dep.Status = appsv1.DeploymentStatus{ObservedGeneration: dep.Generation, Replicas: 1, UpdatedReplicas: 1, AvailableReplicas: 1}
 	if _, err := r.objects.Update(t.Context(), dep, api.UpdateOptions{Subresource: "status"}); err != nil {
 		t.Fatal(err)
 	}

@@ -131,6 +131,9 @@ func TestRestartPolicies(t *testing.T) {
 				r.pod("a", policy(c.policy))
 				r.after(90 * time.Second)
 				r.want("a", c.want)
+				if c.run.OOM != r.events.has("OOMKilled: Container main was killed") {
+					t.Errorf("events %v", r.events.said)
+				}
 				boxes, _ := r.engine.List(t.Context())
 				if ended := r.get("a").Status.Phase != corev1.PodRunning; ended != (len(boxes) == 0) {
 					t.Errorf("sandboxes %v", boxes)

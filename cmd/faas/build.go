@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/podsnap/podsnap/builder"
@@ -76,26 +77,60 @@ func (w *work) image(f stack.Function) string { return filepath.Join(w.dir, f.Na
 // elsewhere reports whether a function's image is made by somebody else.
 func elsewhere(f stack.Function) bool { return f.SkipBuild || f.Handler == "" }
 
-func (w *work) build(ctx context.Context, cmd *cobra.Command) error {
-	b := builder.New(builder.Config{})
-	for _, f := range w.functions {
-		if elsewhere(f) {
-			say(cmd, "%s: nothing to build", f.Name)
-			continue
-		}
-		start := time.Now()
-		img, err := b.Build(ctx, w.stack, f, cmd.ErrOrStderr())
-		if err != nil {
-			return err
-		}
-		if err := os.MkdirAll(w.dir, 0o755); err != nil { //nolint:gosec // a folder of the user's project
-			return err
-		}
-		if err := builder.Save(img, w.image(f)); err != nil {
-			return err
-		}
-		say(cmd, "built %s as %s (%.1f MB) in %.1f s", f.Name, img.Ref, float64(img.Size)/1e6, time.Since(start).Seconds())
+// build makes the images, some at once. The first fault ends it.
+func (w *work) build(ctx context.Context, cmd *cobra.Command, flags *buildFlags) error {
+	if err := flags.check(); err != nil {
+		return err
 	}
+	whole := ctx
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	b := builder.New(builder.Config{})
+	out := &locked{w: cmd.ErrOrStderr()}
+	slots := make(chan struct{}, flags.parallel)
+	faults := make([]error, len(w.functions))
+	var wg sync.WaitGroup
+	for i, f := range w.functions {
+		slots <- struct{}{}
+		if ctx.Err() != nil {
+			break
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if faults[i] = w.buildOne(ctx, out, b, f); faults[i] != nil {
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range faults { // one fault makes others end: theirs say nothing
+		if err != nil && !errors.Is(err, context.Canceled) {
+			return err
+		}
+	}
+	if err := errors.Join(faults...); err != nil {
+		return err
+	}
+	return context.Cause(whole) // it may have ended before all had begun
+}
+
+func (w *work) buildOne(ctx context.Context, out io.Writer, b *builder.Builder, f stack.Function) error {
+	if elsewhere(f) {
+		fmt.Fprintf(out, "%s: nothing to build\n", f.Name)
+		return nil
+	}
+	start := time.Now()
+	img, err := b.Build(ctx, w.stack, f, out)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(w.dir, 0o755); err != nil { //nolint:gosec // a folder of the user's project
+		return err
+	}
+	if err := builder.Save(img, w.image(f)); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "built %s as %s (%.1f MB) in %.1f s\n", f.Name, img.Ref, float64(img.Size)/1e6, time.Since(start).Seconds())
 	return nil
 }
 
@@ -136,6 +171,7 @@ func (o *options) deployAll(ctx context.Context, cmd *cobra.Command, w *work, d 
 	if err != nil {
 		return err
 	}
+	var fns []openfaas.FunctionDeployment
 	for _, f := range w.functions {
 		out := openfaas.FunctionDeployment{
 			Service: f.Name, Image: f.ImageName(), Namespace: f.Namespace, EnvProcess: f.FProcess, EnvVars: f.Environment,
@@ -145,11 +181,9 @@ func (o *options) deployAll(ctx context.Context, cmd *cobra.Command, w *work, d 
 		if err := d.over(&out); err != nil {
 			return err
 		}
-		if err := o.deploy(ctx, cmd, c, d, out); err != nil {
-			return err
-		}
+		fns = append(fns, out)
 	}
-	return nil
+	return o.deploy(ctx, cmd, c, d, fns...)
 }
 
 func wire(r *stack.Resources) *openfaas.Resources {
@@ -176,44 +210,94 @@ func (o *options) onStack(cmd *cobra.Command, do func(ctx context.Context, cmd *
 	return cmd
 }
 
+// oneFunction is a function that is described by flags alone.
+type oneFunction struct{ name, image, handler, lang string }
+
+func (n *oneFunction) add(f *pflag.FlagSet) {
+	f.StringVar(&n.name, "name", "", "name of the one function to build, without a stack file")
+	f.StringVar(&n.image, "image", "", "its image (default: its name)")
+	f.StringVar(&n.handler, "handler", "", "its folder")
+	f.StringVar(&n.lang, "lang", "", "its language: the name of a template")
+}
+
+// work is what the flags describe; nil when they describe nothing.
+func (n *oneFunction) work() (*work, error) {
+	if *n == (oneFunction{}) {
+		return nil, nil
+	}
+	if n.name == "" || n.handler == "" || n.lang == "" {
+		return nil, usagef("without a stack file --name, --handler and --lang go together")
+	}
+	return &work{stack: &stack.Stack{}, functions: []stack.Function{{Name: n.name, Image: n.image, Handler: n.handler, Lang: n.lang}}, dir: "build"}, nil
+}
+
+// onBuild is a command that builds functions: a stack file's, or one that flags
+// describe.
+func (o *options) onBuild(cmd *cobra.Command, do func(ctx context.Context, cmd *cobra.Command, w *work, b *buildFlags) error) *cobra.Command {
+	b, n := &buildFlags{}, &oneFunction{}
+	o.onStack(cmd, func(ctx context.Context, cmd *cobra.Command, w *work) error { return do(ctx, cmd, w, b) })
+	onStack := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		w, err := n.work()
+		if err != nil {
+			return err
+		}
+		if w == nil {
+			return onStack(cmd, args)
+		}
+		ctx, cancel := o.long(cmd.Context())
+		defer cancel()
+		return do(ctx, cmd, w, b)
+	}
+	b.add(cmd.Flags())
+	n.add(cmd.Flags())
+	return cmd
+}
+
 func (o *options) buildCmd() *cobra.Command {
-	return o.onStack(&cobra.Command{
+	return o.onBuild(&cobra.Command{
 		Use: "build", Short: "Build the images of functions from source",
 		Long: `Builds an image for each function of stack.yaml, without Docker and without a
 registry, and leaves it in the folder build beside the stack file.`,
-		Example: "  faas build\n  faas build --filter thumbnail",
-	}, func(ctx context.Context, cmd *cobra.Command, w *work) error { return w.build(ctx, cmd) })
+		Example: "  faas build\n  faas build --filter thumbnail\n  faas build --name hello --lang go --handler ./hello --image hello:1",
+	}, func(ctx context.Context, cmd *cobra.Command, w *work, b *buildFlags) error {
+		return w.build(ctx, cmd, b)
+	})
 }
 
 func (o *options) pushCmd() *cobra.Command {
-	return o.onStack(&cobra.Command{
+	cmd := o.onStack(&cobra.Command{
 		Use: "push", Short: "Push the images that build has made",
 		Long: `Pushes images. A name without a registry (hello:latest) goes to the platform's
 own registry, any other to the registry that it names, with the credentials of
 docker login.`,
 		Example: "  faas push",
 	}, o.push)
+	tagFlag(cmd.Flags())
+	return cmd
 }
 
 func (o *options) publishCmd() *cobra.Command {
-	return o.onStack(&cobra.Command{
-		Use: "publish", Short: "Build and push the images of functions", Example: "  faas publish",
-	}, func(ctx context.Context, cmd *cobra.Command, w *work) error {
-		if err := w.build(ctx, cmd); err != nil {
+	cmd := o.onBuild(&cobra.Command{
+		Use: "publish", Short: "Build and push the images of functions", Example: "  faas publish\n  faas publish --parallel 2",
+	}, func(ctx context.Context, cmd *cobra.Command, w *work, b *buildFlags) error {
+		if err := w.build(ctx, cmd, b); err != nil {
 			return err
 		}
 		return o.push(ctx, cmd, w)
 	})
+	platformsFlag(cmd.Flags())
+	return cmd
 }
 
 func (o *options) upCmd() *cobra.Command {
-	d := &deployFlags{}
+	d, b := &deployFlags{}, &buildFlags{}
 	var skipPush, skipDeploy bool
 	cmd := o.onStack(&cobra.Command{
 		Use: "up", Short: "Build, push and deploy functions",
-		Example: "  faas up\n  faas up -f stack.yaml --filter thumbnail --label com.openfaas.scale.zero=true",
+		Example: "  faas up\n  faas up -f stack.yaml --filter thumbnail --label com.openfaas.scale.zero=true\n  faas up --no-wait",
 	}, func(ctx context.Context, cmd *cobra.Command, w *work) error {
-		if err := w.build(ctx, cmd); err != nil {
+		if err := w.build(ctx, cmd, b); err != nil {
 			return err
 		}
 		if !skipPush {
@@ -227,6 +311,7 @@ func (o *options) upCmd() *cobra.Command {
 		return o.deployAll(ctx, cmd, w, d)
 	})
 	d.add(cmd.Flags())
+	b.add(cmd.Flags())
 	cmd.Flags().BoolVar(&skipPush, "skip-push", false, "do not push")
 	cmd.Flags().BoolVar(&skipDeploy, "skip-deploy", false, "do not deploy")
 	return cmd
@@ -275,10 +360,14 @@ func (o *options) newCmd() *cobra.Command {
 }
 
 func (o *options) templateCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "template", Short: "Show the templates of functions", Args: cobra.NoArgs}
+	cmd := &cobra.Command{
+		Use: "template", Short: "Show the templates of functions", Args: cobra.NoArgs,
+		Example: "  faas template list\n  faas new hello --lang go",
+	}
 	cmd.AddCommand(&cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List the templates", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return o.templates(cmd) },
+		Example: "  faas template list\n  faas template list -o json",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return o.templates(cmd) },
 	})
 	return cmd
 }

@@ -219,7 +219,18 @@ func TestExitCodes(t *testing.T) {
 		{"invoke x --callback http://x", 2, "--async"},
 		{"scale x", 2, "faas scale x --replicas N"},
 		{"scale x --replicas -1", 2, "--replicas"},
-		{"logs x -o yaml", 2, "one JSON object a line"},
+		{"logs x -o yaml", 2, "it must be json, text, plain or keyvalue"},
+		{"logs x --since 1m --since-time 2026-01-02T03:04:05Z", 2, "exclude one another"},
+		{"logs x --since-time yesterday", 2, "it must look like 2026"},
+		{"list -o text", 2, "it must be json, yaml, wide or name"},
+		{"list -j -o yaml", 2, "exclude one another"},
+		{"build --parallel 0 --name x --lang sh --handler .", 2, "it must be 1 or more"},
+		{"build --name x", 2, "--name, --handler and --lang go together"},
+		{"build --build-arg A=b", 2, "there is no Dockerfile that could read it"},
+		{"up -b A=b", 2, "--env"},
+		{"up --squash", 2, "leave it out"},
+		{"deploy --tag sha", 2, "git rev-parse --short HEAD"},
+		{"publish --platforms linux/none", 2, "images are built for linux/"},
 		{"ready --attempts 0", 2, "--attempts"},
 		{"deploy --name x", 2, "--image and --name go together"},
 		{"deploy --name x --image y --env A", 2, "--env \"A\": it must be key=value"},
@@ -330,6 +341,7 @@ func TestOutput(t *testing.T) {
 			"limits":{"memory":"128Mi","cpu":"100m"},"usage":{"cpu":12.4,"totalMemoryBytes":1572864,"frozenReplicas":1},"envProcess":"./resize"}`),
 		"GET /system/function/hello":  answer(200, `{"name":"hello","image":"hello:1"}`),
 		"GET /system/function/stuck":  answer(200, `{"name":"stuck","image":"hello:1","replicas":1}`),
+		"GET /system/function/failed": answer(200, `{"name":"failed","replicas":1,"reason":"ErrImagePull","message":"not found"}`),
 		"GET /system/namespaces":      answer(200, `["dev","openfaas-fn"]`),
 		"GET /system/namespace/dev":   answer(200, `{"name":"dev","labels":{"openfaas":"1"}}`),
 		"GET /system/secrets":         answer(200, `[{"name":"b","namespace":"dev"},{"name":"a","namespace":"dev"}]`),
@@ -369,7 +381,7 @@ func TestOutput(t *testing.T) {
 	if r := cli(t, "", "describe", "hello"); !strings.Contains(r.out, "scaled to zero: the next call starts it") {
 		t.Errorf("describe: %s", r.out)
 	}
-	if r := cli(t, "", "describe", "stuck", "-n", "dev"); !strings.Contains(r.out, "not ready: see `faas logs stuck` and `kubectl get events -n dev`") || !strings.Contains(r.out, "/function/stuck.dev\n") {
+	if r := cli(t, "", "describe", "stuck", "-n", "dev"); !strings.Contains(r.out, "see `faas logs stuck -n dev --tail=false` and `kubectl get events -n dev`") || !strings.Contains(r.out, "/function/stuck.dev\n") {
 		t.Errorf("describe: %s", r.out)
 	}
 	cli(t, "", "describe", "resize", "-o", "name").want(t, 0, "resize\n")
@@ -381,6 +393,7 @@ func TestOutput(t *testing.T) {
 	cli(t, "", "ready").want(t, 0, "", "ready")
 	cli(t, "", "ready", "resize").want(t, 0, "", "ready")
 	cli(t, "", "ready", "stuck", "--attempts", "2", "--interval", "1ms").want(t, 1, "", "stuck has no replica that is ready")
+	cli(t, "", "ready", "failed", "--attempts", "1").want(t, 1, "", "failed has no replica that is ready: ErrImagePull: not found")
 	r = cli(t, "", "status", "-o", "json")
 	r.want(t, 0, fmt.Sprintf(`{
   "gateway": %q,
@@ -415,8 +428,13 @@ func TestLogs(t *testing.T) {
 	if len(got) != 2 || got[0].Text != "one <two>" || got[1].Instance != "hi-2" {
 		t.Errorf("got %+v", got)
 	}
-	d.wantAsked(t, "GET /system/logs?follow=false&name=hi&namespace=openfaas-fn", "GET /system/logs?follow=false&name=hi&namespace=openfaas-fn",
-		"GET /system/logs?follow=true&instance=hi-1&name=hi&namespace=dev&tail=5")
+	cli(t, "", "logs", "hi", "--tail=false", "-o", "text").want(t, 0, "2026-01-02T03:04:05Z hi-1 one <two>\n2026-01-02T03:04:06Z hi-2 three\n")
+	cli(t, "", "logs", "hi", "--follow=false", "--since-time", "2026-01-02T03:04:05Z", "-o", "keyvalue").want(t, 0,
+		"timestamp=\"2026-01-02T03:04:05Z\" instance=\"hi-1\" text=\"one <two>\"\ntimestamp=\"2026-01-02T03:04:06Z\" instance=\"hi-2\" text=\"three\"\n")
+	const all = "name=hi&namespace=openfaas-fn"
+	d.wantAsked(t, "GET /system/logs?follow=true&"+all, "GET /system/logs?follow=true&"+all,
+		"GET /system/logs?follow=true&instance=hi-1&name=hi&namespace=dev&tail=5",
+		"GET /system/logs?follow=false&"+all, "GET /system/logs?follow=false&"+all+"&since=2026-01-02T03%3A04%3A05Z")
 }
 
 // The real gateway takes what the commands send.
@@ -425,7 +443,8 @@ func TestAgainstGateway(t *testing.T) {
 	cli(t, "", "list").want(t, 4, "", "faas login --gateway "+url)
 	cli(t, "secret\n", "login", "--password-stdin").want(t, 0, "", "logged in to "+url+" as admin")
 	cli(t, "", "deploy", "--name", "hi", "--image", "hi:1", "-l", "com.openfaas.scale.max=3").want(t, 0, "", "deployed hi in ", url+"/function/hi")
-	cli(t, "", "deploy", "--name", "hi", "--image", "hi:2", "-l", "com.openfaas.scale.max=3").want(t, 0, "", "updated hi in ")
+	cli(t, "", "deploy", "--name", "hi", "--image", "hi:2", "-l", "com.openfaas.scale.max=3", "--no-wait").want(t, 0, "", "updated hi in ")
+	cli(t, "", "deploy", "--name", "hi", "--image", "hi:2", "-l", "com.openfaas.scale.max=3", "--wait-timeout", "50ms").want(t, exitTimeout, "", "does not come up") // nothing runs it
 	cli(t, "", "deploy", "--name", "hi", "--image", "hi:2", "--update=false").want(t, 1, "", "exists already", "without --update=false")
 	cli(t, "", "deploy", "--name", "hi", "--image", "hi:3", "--replace").want(t, 0, "", "deployed hi in ")
 	cli(t, "", "deploy", "--name", "A_b", "--image", "hi:3").want(t, 1, "", "service: Invalid value")

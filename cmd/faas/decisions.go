@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -33,7 +34,7 @@ func (o *options) decisions(w io.Writer, all []api.ScaleDecision) {
 		return
 	}
 	last := all[len(all)-1]
-	fmt.Fprintf(w, "Why %d replicas:\t%s\n", last.To, last.Reason)
+	fmt.Fprintf(w, "Why %s:\t%s\n", count(last.To, "replica"), last.Reason)
 	if k := last.Idle; k.KeepAliveSeconds > 0 {
 		keep := fmt.Sprintf("%s without a request (%s)", seconds(k.KeepAliveSeconds), k.From)
 		if k.PrewarmSeconds > 0 {
@@ -94,4 +95,12 @@ func wishes(ws []api.ScaleWish) string {
 		out = append(out, fmt.Sprintf("%s %d", w.Measure, w.Replicas))
 	}
 	return strings.Join(out, ", ")
+}
+
+// count is a number of things that are called one: "1 replica", "2 replicas".
+func count(n int, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return strconv.Itoa(n) + " " + one + "s"
 }

@@ -52,3 +52,11 @@ func TestDescribeSaysWhy(t *testing.T) {
 	}
 	cli(t, "", "describe", "odd").want(t, 1, "", "the control plane is away (503)")
 }
+
+func TestCount(t *testing.T) {
+	for n, want := range map[int]string{0: "0 replicas", 1: "1 replica", 2: "2 replicas"} {
+		if got := count(n, "replica"); got != want {
+			t.Errorf("%d: %q", n, got)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -19,6 +20,8 @@ type deployFlags struct {
 	cpuLimit, memoryLimit           string
 	cpuRequest, memoryRequest       string
 	readOnly, update, replace       bool
+	noWait                          bool
+	waitTimeout                     time.Duration
 }
 
 func (d *deployFlags) add(f *pflag.FlagSet) {
@@ -35,6 +38,8 @@ func (d *deployFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&d.readOnly, "readonly", false, "read-only root file system")
 	f.BoolVar(&d.update, "update", true, "update a function that exists")
 	f.BoolVar(&d.replace, "replace", false, "remove a function that exists first")
+	f.BoolVar(&d.noWait, "no-wait", false, "do not wait until an update is what serves")
+	f.DurationVar(&d.waitTimeout, "wait-timeout", time.Minute, "longest wait for an update")
 }
 
 // over puts what the flags say over a deployment.
@@ -113,16 +118,56 @@ func (o *options) deployCmd() *cobra.Command {
 	}
 	d.add(cmd.Flags())
 	s.add(cmd.Flags())
+	tagFlag(cmd.Flags())
 	cmd.Flags().StringVar(&d.image, "image", "", "image of the one function to deploy")
 	cmd.Flags().StringVar(&d.name, "name", "", "name of the one function to deploy")
 	cmd.Flags().StringVar(&d.process, "fprocess", "", "process that the watchdog runs")
 	return cmd
 }
 
-// deploy sends one function and says where it can be called.
-func (o *options) deploy(ctx context.Context, cmd *cobra.Command, c *openfaas.Client, d *deployFlags, f openfaas.FunctionDeployment) error {
-	start := time.Now()
+// sent is a function that the gateway has taken.
+type sent struct {
+	openfaas.FunctionDeployment
+	updated bool // it was there before
+	start   time.Time
+}
+
+// deploy sends functions, then waits until those that were there before are
+// what serves. All are sent first: they roll out side by side.
+func (o *options) deploy(ctx context.Context, cmd *cobra.Command, c *openfaas.Client, d *deployFlags, fns ...openfaas.FunctionDeployment) error {
+	var waiting []sent
+	for _, f := range fns {
+		s, err := o.send(ctx, c, d, f)
+		if err != nil {
+			return err
+		}
+		if s.updated && !d.noWait {
+			waiting = append(waiting, s)
+			continue
+		}
+		sayDeployed(cmd, c, s)
+	}
+	var faults []error
+	for _, s := range waiting {
+		if err := o.arrive(ctx, cmd, c, s.FunctionDeployment, d.waitTimeout); err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		sayDeployed(cmd, c, s)
+	}
+	return errors.Join(faults...)
+}
+
+func sayDeployed(cmd *cobra.Command, c *openfaas.Client, s sent) {
 	verb := "deployed"
+	if s.updated {
+		verb = "updated"
+	}
+	say(cmd, "%s %s in %d ms: %s/function/%s%s", verb, s.Service, time.Since(s.start).Milliseconds(), c.URL, s.Service, suffix(s.Namespace))
+}
+
+func (o *options) send(ctx context.Context, c *openfaas.Client, d *deployFlags, f openfaas.FunctionDeployment) (sent, error) {
+	s := sent{FunctionDeployment: f, start: time.Now()}
 	var err error
 	switch {
 	case d.replace:
@@ -131,20 +176,15 @@ func (o *options) deploy(ctx context.Context, cmd *cobra.Command, c *openfaas.Cl
 		}
 	case d.update:
 		var created bool
-		if created, err = c.Deploy(ctx, f); !created {
-			verb = "updated"
-		}
+		created, err = c.Deploy(ctx, f)
+		s.updated = !created
 	default:
 		err = c.Create(ctx, f)
 	}
 	if openfaas.IsConflict(err) && !d.update {
-		return fmt.Errorf("%w; without --update=false it is updated", err)
+		return s, fmt.Errorf("%w; without --update=false it is updated", err)
 	}
-	if err != nil {
-		return o.explain(err, c)
-	}
-	say(cmd, "%s %s in %d ms: %s/function/%s%s", verb, f.Service, time.Since(start).Milliseconds(), c.URL, f.Service, suffix(f.Namespace))
-	return nil
+	return s, o.explain(err, c)
 }
 
 // createWhenGone creates a function as soon as the one that was removed is

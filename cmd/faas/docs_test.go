@@ -242,3 +242,20 @@ func read(t *testing.T, path string) string {
 	}
 	return string(b)
 }
+
+// Every command shows how it is used.
+func TestExamples(t *testing.T) {
+	var look func(*cobra.Command)
+	look = func(c *cobra.Command) {
+		if c.Hidden || c.Name() == "help" {
+			return
+		}
+		if c.Example == "" {
+			t.Errorf("%s has no example: a person who asks for --help wants one", c.CommandPath())
+		}
+		for _, sub := range c.Commands() {
+			look(sub)
+		}
+	}
+	look(newRoot())
+}

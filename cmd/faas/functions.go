@@ -86,6 +86,7 @@ func ago(t time.Time) string {
 
 func (o *options) describeCmd() *cobra.Command {
 	var ns string
+	var verbose bool
 	cmd := &cobra.Command{
 		Use: "describe NAME", Short: "Show one function: can it be called, and if not, why",
 		Long: `Shows a function, and the last decisions on its number of replicas with their
@@ -93,6 +94,9 @@ reasons; -o wide adds what each was made of, -o json all of it.`,
 		Example: "  faas describe hello\n  faas describe hello -o wide\n  faas describe hello -o json | jq '.decisions[-1]'",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: o.functionNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if verbose && o.output == "" {
+				o.output = "wide"
+			}
 			ctx, cancel := o.short(cmd.Context())
 			defer cancel()
 			c, err := o.client("")
@@ -112,14 +116,6 @@ reasons; -o wide adds what each was made of, -o json all of it.`,
 					fmt.Fprintln(w, f.Name)
 					return
 				}
-				state := "ready"
-				switch {
-				case f.AvailableReplicas > 0:
-				case f.Replicas == 0:
-					state = "scaled to zero: the next call starts it"
-				default:
-					state = "not ready: see `faas logs " + f.Name + "` and `kubectl get events -n " + orNamespace(ns) + "`"
-				}
 				row := func(k, v string) {
 					if v != "" {
 						fmt.Fprintf(w, "%s:\t%s\n", k, v)
@@ -127,12 +123,14 @@ reasons; -o wide adds what each was made of, -o json all of it.`,
 				}
 				row("Name", f.Name)
 				row("Namespace", orNamespace(f.Namespace))
-				row("Status", state)
+				row("Status", state(f))
+				row("What to do", remedy(f, ns))
 				replicas := fmt.Sprintf("%d wanted, %d ready", f.Replicas, f.AvailableReplicas)
 				if f.Usage != nil && f.Usage.FrozenReplicas > 0 {
 					replicas += fmt.Sprintf(", %d of them frozen", f.Usage.FrozenReplicas)
 				}
 				row("Replicas", replicas)
+				row("Restarts", restarts(f))
 				row("Invocations", fmt.Sprintf("%.0f", f.InvocationCount))
 				row("Image", f.Image)
 				row("Process", f.EnvProcess)
@@ -143,6 +141,9 @@ reasons; -o wide adds what each was made of, -o json all of it.`,
 				row("Environment", flat(f.EnvVars))
 				row("Secrets", strings.Join(f.Secrets, ", "))
 				row("Constraints", strings.Join(f.Constraints, ", "))
+				if f.ReadOnlyRootFilesystem {
+					row("Root file system", "read-only")
+				}
 				row("Limits", resources(f.Limits))
 				row("Requests", resources(f.Requests))
 				if u := f.Usage; u != nil {
@@ -156,6 +157,7 @@ reasons; -o wide adds what each was made of, -o json all of it.`,
 		},
 	}
 	cmd.Flags().StringVarP(&ns, "namespace", "n", "", "namespace")
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "the same as --output wide")
 	return cmd
 }
 
@@ -241,14 +243,13 @@ func (o *options) logsCmd() *cobra.Command {
 	var follow, noFollow, plain bool
 	var lines int
 	var since time.Duration
+	var sinceTime string
 	cmd := &cobra.Command{
 		Use: "logs NAME", Short: "Show what a function's replicas write",
-		Example: "  faas logs hello -f\n  faas logs hello --lines 20\n  faas logs hello --since 10m",
+		Long:    "Shows what is there and goes on until interrupted; --tail=false ends then.",
+		Example: "  faas logs hello\n  faas logs hello --tail=false --lines 20\n  faas logs hello --tail=false --since 10m\n  faas logs hello -o json",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: o.functionNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.output == "yaml" {
-				return usagef("logs are text or, with -o json, one JSON object a line")
-			}
 			ctx, cancel := o.long(cmd.Context())
 			defer cancel()
 			c, err := o.client("")
@@ -257,8 +258,15 @@ func (o *options) logsCmd() *cobra.Command {
 			}
 			lineOf := json.NewEncoder(cmd.OutOrStdout())
 			q := openfaas.LogQuery{Namespace: ns, Name: args[0], Instance: instance, Tail: lines, Follow: follow && !noFollow}
-			if since > 0 {
+			switch {
+			case since > 0 && sinceTime != "":
+				return usagef("--since and --since-time exclude one another")
+			case since > 0:
 				q.Since = time.Now().Add(-since)
+			case sinceTime != "":
+				if q.Since, err = time.Parse(time.RFC3339, sinceTime); err != nil {
+					return usagef("--since-time %q: it must look like 2026-01-02T15:04:05Z", sinceTime)
+				}
 			}
 			for l, err := range c.Logs(ctx, q) {
 				if err != nil {
@@ -269,6 +277,8 @@ func (o *options) logsCmd() *cobra.Command {
 					if err := lineOf.Encode(l); err != nil {
 						return err
 					}
+				case o.output == "keyvalue":
+					fmt.Fprintf(cmd.OutOrStdout(), "timestamp=%q instance=%q text=%q\n", l.Timestamp.Format(time.RFC3339), l.Instance, l.Text)
 				case plain:
 					fmt.Fprintln(cmd.OutOrStdout(), l.Text)
 				default:
@@ -281,11 +291,12 @@ func (o *options) logsCmd() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&ns, "namespace", "n", "", "namespace")
 	f.StringVar(&instance, "instance", "", "only this replica")
-	f.BoolVarP(&follow, "follow", "f", false, "go on until interrupted")
-	f.BoolVarP(&follow, "tail", "t", false, "the same as --follow")
+	f.BoolVarP(&follow, "follow", "f", true, "go on until interrupted")
+	f.BoolVarP(&follow, "tail", "t", true, "the same as --follow")
 	f.BoolVar(&noFollow, "no-follow", false, "end when everything was shown")
 	f.IntVar(&lines, "lines", -1, "only the last so many lines of each replica")
 	f.DurationVar(&since, "since", 0, "only lines that are not older")
+	f.StringVar(&sinceTime, "since-time", "", "only lines that are not older than this time, such as 2026-01-02T15:04:05Z")
 	f.BoolVar(&plain, "plain", false, "only the text")
 	_ = f.MarkHidden("no-follow")
 	return cmd
@@ -358,7 +369,10 @@ func (o *options) readyCmd() *cobra.Command {
 				}
 				f, err := c.Function(ctx, ns, args[0], false)
 				if err == nil && f.AvailableReplicas == 0 {
-					return fmt.Errorf("%s has no replica that is ready", args[0])
+					err = fmt.Errorf("%s has no replica that is ready", args[0])
+					if f.Reason != "" && f.Reason != starting {
+						err = fmt.Errorf("%w: %s: %s", err, f.Reason, f.Message)
+					}
 				}
 				return err
 			}

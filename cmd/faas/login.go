@@ -83,6 +83,7 @@ one that this machine's platform made at its first start is used.`,
 func (o *options) logoutCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "logout", Short: "Forget a gateway's credentials", Args: cobra.NoArgs,
+		Example: "  faas logout\n  faas logout -g https://faas.example.com",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			g, err := o.url("")
 			if err != nil {

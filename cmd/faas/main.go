@@ -51,6 +51,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.InitDefaultCompletionCmd(args...) // it keeps the output that is set now
 	for _, c := range root.Commands() {
 		if c.Name() == "completion" {
+			c.Example = "  source <(faas completion bash)                                  # for this shell\n  faas completion bash | sudo tee /etc/bash_completion.d/faas      # for those to come\n  faas completion zsh > \"${fpath[1]}/_faas\""
 			c.Args, c.RunE = func(c *cobra.Command, args []string) error { return asUsage(member(c, args)) }, func(c *cobra.Command, _ []string) error { return c.Help() }
 		}
 	}
@@ -98,12 +99,13 @@ to zero and back. ` + "`faas server`" + ` is the platform; the other commands ta
   faas up -f stack.yaml         # build, push and deploy it
   echo hi | faas invoke hello   # call it`,
 		SilenceUsage: true, SilenceErrors: true, DisableFlagsInUseLine: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error { return o.check() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return o.check(cmd) },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	f := root.PersistentFlags()
 	f.StringVarP(&o.gateway, "gateway", "g", "", "gateway URL (default: stack.yaml's, then $OPENFAAS_URL, then http://127.0.0.1:8080)")
 	f.StringVarP(&o.output, "output", "o", "", "output format: json, yaml, wide or name")
+	f.BoolVarP(&o.json, "json", "j", false, "the same as --output json")
 	f.DurationVar(&o.timeout, "timeout", 0, "give up after this time (default: 60s; calls and logs have no limit of their own)")
 	f.BoolVar(&o.insecure, "tls-no-verify", false, "do not check the gateway's certificate")
 	root.AddGroup(

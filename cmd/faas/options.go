@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -28,16 +29,21 @@ const defaultGateway = "http://127.0.0.1:8080"
 type options struct {
 	gateway  string
 	output   string
+	json     bool // the same as output json
 	timeout  time.Duration
 	insecure bool
 }
 
 // check refuses what no command understands, before anything is done.
-func (o *options) check() error {
-	switch o.output {
-	case "", "json", "yaml", "wide", "name":
-	default:
-		return usagef("output %q: it must be json, yaml, wide or name", o.output)
+func (o *options) check(cmd *cobra.Command) error {
+	if o.json {
+		if o.output != "" && o.output != "json" {
+			return usagef("--json and --output %s exclude one another", o.output)
+		}
+		o.output = "json"
+	}
+	if known := formats(cmd); o.output != "" && !slices.Contains(known, o.output) {
+		return usagef("output %q: it must be %s", o.output, orList(known))
 	}
 	if o.timeout < 0 {
 		return usagef("--timeout %s: it must not be negative", o.timeout)
@@ -144,12 +150,11 @@ func (o *options) print(w io.Writer, v any, text func(io.Writer)) error {
 		}
 		_, err = w.Write(b)
 		return err
-	case "", "wide", "name":
+	default:
 		t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 		text(t)
 		return t.Flush()
 	}
-	return o.check()
 }
 
 // say tells the user what happened; it goes to standard error, so that

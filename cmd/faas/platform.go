@@ -44,6 +44,7 @@ func (o *options) versionCmd() *cobra.Command {
 	var short, clientOnly bool
 	cmd := &cobra.Command{
 		Use: "version", Short: "Show the versions of this tool and of the gateway", Args: cobra.NoArgs,
+		Example: "  faas version\n  faas version --client\n  faas version -o json | jq -r .gateway.version.release",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := o.short(cmd.Context())
 			defer cancel()
@@ -90,7 +91,8 @@ type platformStatus struct {
 func (o *options) statusCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "Show whether the platform works, and what runs on it", Args: cobra.NoArgs,
-		Long: "Asks the gateway. The exit code is 0 only when it is healthy.",
+		Long:    "Asks the gateway. The exit code is 0 only when it is healthy.",
+		Example: "  faas status\n  faas status -o json | jq .ready",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := o.short(cmd.Context())
 			defer cancel()

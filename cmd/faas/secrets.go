@@ -13,7 +13,11 @@ import (
 )
 
 func (o *options) secretCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "secret", Short: "Manage secrets", Args: cobra.NoArgs}
+	cmd := &cobra.Command{
+		Use: "secret", Short: "Manage secrets", Args: cobra.NoArgs,
+		Long:    "A function that names a secret finds it as the file /var/openfaas/secrets/NAME.",
+		Example: "  faas secret create api-key --from-file key.txt\n  faas deploy --name hello --image hello:latest --secret api-key\n  faas secret list",
+	}
 	cmd.AddCommand(o.secretWrite("create"), o.secretWrite("update"), o.secretList(), o.secretRemove())
 	return cmd
 }
@@ -121,6 +125,7 @@ func (o *options) secretList() *cobra.Command {
 	var ns string
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List secrets, without their values", Args: cobra.NoArgs,
+		Example: "  faas secret list\n  faas secret list -n dev -o name",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := o.short(cmd.Context())
 			defer cancel()
@@ -175,7 +180,10 @@ func (o *options) secretRemove() *cobra.Command {
 }
 
 func (o *options) namespaceCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "namespace", Aliases: []string{"ns"}, Short: "Manage namespaces of functions", Args: cobra.NoArgs}
+	cmd := &cobra.Command{
+		Use: "namespace", Aliases: []string{"ns"}, Short: "Manage namespaces of functions", Args: cobra.NoArgs,
+		Example: "  faas namespace create dev\n  faas deploy --name hello --image hello:latest -n dev\n  faas namespace list",
+	}
 	cmd.AddCommand(o.namespaceWrite("create"), o.namespaceWrite("update"), o.namespaceGet(), o.namespaceList(), o.namespaceRemove())
 	return cmd
 }
@@ -184,7 +192,8 @@ func (o *options) namespaceWrite(verb string) *cobra.Command {
 	var labels, annotations []string
 	cmd := &cobra.Command{
 		Use: verb + " NAME", Short: map[string]string{"create": "Make a namespace", "update": "Replace a namespace's labels and annotations"}[verb],
-		Args: cobra.ExactArgs(1),
+		Example: map[string]string{"create": "  faas namespace create dev --label team=a", "update": "  faas namespace update dev --label team=b --annotation contact=b@example.com"}[verb],
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := o.short(cmd.Context())
 			defer cancel()
@@ -224,6 +233,7 @@ func (o *options) namespaceWrite(verb string) *cobra.Command {
 func (o *options) namespaceGet() *cobra.Command {
 	return &cobra.Command{
 		Use: "get NAME", Short: "Show a namespace", Args: cobra.ExactArgs(1),
+		Example:           "  faas namespace get dev\n  faas namespace get dev -o yaml",
 		ValidArgsFunction: o.namespaceArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := o.short(cmd.Context())
@@ -250,6 +260,7 @@ func (o *options) namespaceGet() *cobra.Command {
 func (o *options) namespaceList() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List namespaces of functions", Args: cobra.NoArgs,
+		Example: "  faas namespace list\n  faas namespace list -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := o.short(cmd.Context())
 			defer cancel()

@@ -121,6 +121,7 @@ func (o *options) serverStart(s *serverFlags, parent *cobra.Command) *cobra.Comm
 	var wait time.Duration
 	cmd := &cobra.Command{
 		Use: "start", Short: "Start the platform in the background and wait until it answers", Args: cobra.NoArgs,
+		Example: "  sudo faas server start\n  sudo faas server start --listen 0.0.0.0:8080 --wait 2m",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := parent.PreRunE(cmd, nil); err != nil {
 				return err
@@ -192,6 +193,7 @@ func (o *options) serverStart(s *serverFlags, parent *cobra.Command) *cobra.Comm
 func (o *options) serverStop(s *serverFlags, parent *cobra.Command) *cobra.Command {
 	return &cobra.Command{
 		Use: "stop", Short: "End the platform and everything it runs; the state directory stays", Args: cobra.NoArgs,
+		Example: "  sudo faas server stop",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := parent.PreRunE(cmd, nil); err != nil {
 				return err

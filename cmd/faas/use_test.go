@@ -101,16 +101,16 @@ func TestLogin(t *testing.T) {
 }
 
 func TestDeployRequest(t *testing.T) {
-	d := newDouble(t, map[string]http.HandlerFunc{"PUT /system/functions": answer(202, "")})
+	d := newDouble(t, map[string]http.HandlerFunc{"PUT /system/functions": answer(202, ""), "GET /system/function/hi": answer(200, `{"name":"hi"}`)})
 	cli(t, "", "deploy", "--name", "hi", "--image", "hi:1", "-n", "dev", "-e", "A=1=2", "-l", "l=1", "--annotation", "a=", "--secret", "s", "--constraint", "zone=a",
 		"--cpu-limit", "1", "--memory-limit", "2Mi", "--cpu-request", "3m", "--memory-request", "4Mi", "--readonly", "--fprocess", "cat").want(t, 0, "", "updated hi")
 	const golden = `{"service":"hi","image":"hi:1","namespace":"dev","envProcess":"cat","envVars":{"A":"1=2"},"constraints":["zone=a"],"secrets":["s"],` +
 		`"labels":{"l":"1"},"annotations":{"a":""},"limits":{"memory":"2Mi","cpu":"1"},"requests":{"memory":"4Mi","cpu":"3m"},"readOnlyRootFilesystem":true}`
-	d.wantAsked(t, "PUT /system/functions?namespace=dev "+golden)
+	d.wantAsked(t, "PUT /system/functions?namespace=dev "+golden, "GET /system/function/hi?namespace=dev")
 }
 
 func TestStackFile(t *testing.T) {
-	d := newDouble(t, map[string]http.HandlerFunc{"PUT /system/functions": answer(202, "")})
+	d := newDouble(t, map[string]http.HandlerFunc{"PUT /system/functions": answer(202, ""), "GET /system/function/hi": answer(200, `{"name":"hi"}`)})
 	for _, verb := range []string{"build", "push", "publish", "up", "deploy", "remove"} {
 		cli(t, "", verb).want(t, 1, "", "no stack.yaml here", "faas new")
 	}
@@ -120,7 +120,7 @@ func TestStackFile(t *testing.T) {
 	cli(t, "", "deploy", "--filter", "x*").want(t, 2, "", `no function matches "x*"`)
 	cli(t, "", "deploy", "--regex", "(").want(t, 2, "", "regular expression")
 	cli(t, "", "deploy", "-e", "C=d").want(t, 0, "", "updated hi")
-	d.wantAsked(t, `PUT /system/functions?namespace=openfaas-fn {"service":"hi","image":"hi:1","namespace":"openfaas-fn","envVars":{"A":"b","C":"d"}}`)
+	d.wantAsked(t, `PUT /system/functions?namespace=openfaas-fn {"service":"hi","image":"hi:1","namespace":"openfaas-fn","envVars":{"A":"b","C":"d"}}`, "GET /system/function/hi?namespace=openfaas-fn")
 }
 
 const dead = `[{"seq":7,"callId":"c","name":"hi","namespace":"dev","reason":"answered 503","attempts":10,"time":"2026-01-02T03:04:05Z","size":5}]`

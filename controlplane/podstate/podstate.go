@@ -3,6 +3,7 @@
 package podstate
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -85,7 +86,9 @@ func Restarts(p *corev1.Pod) int32 {
 }
 
 // Trouble says why a pod does not come up and will not without help: the
-// reason a container waits for, or that no node has room. "" is no trouble.
+// reason a container waits for, or that no node has room. "" is no trouble. The
+// message is the same as long as the trouble is: times that grow stay out of
+// it, as each would be a write of every status that quotes it.
 func Trouble(p *corev1.Pod) (reason, message string) {
 	for _, list := range [][]corev1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
 		for i := range list {
@@ -96,6 +99,9 @@ func Trouble(p *corev1.Pod) (reason, message string) {
 			switch w.Reason {
 			case "", "ContainerCreating", "PodInitializing", "Pulling":
 				continue
+			}
+			if w.Reason == "CrashLoopBackOff" {
+				return w.Reason, crashing(&list[i])
 			}
 			return w.Reason, w.Message
 		}
@@ -110,4 +116,32 @@ func Trouble(p *corev1.Pod) (reason, message string) {
 		return "Failed", p.Status.Message
 	}
 	return "", ""
+}
+
+func crashing(s *corev1.ContainerStatus) string {
+	m := "Container " + s.Name + " ends each time it is started"
+	if t := s.LastTerminationState.Terminated; t != nil {
+		m = fmt.Sprintf("%s; it last ended with %s, exit code %d", m, t.Reason, t.ExitCode)
+		if t.Message != "" {
+			m += ": " + t.Message
+		}
+	}
+	return m
+}
+
+// LastEnd is how the container of the pod that ended last has ended, of those
+// that were or are to be started again; nil when none has.
+func LastEnd(p *corev1.Pod) *corev1.ContainerStateTerminated {
+	var last *corev1.ContainerStateTerminated
+	for i := range p.Status.ContainerStatuses {
+		s := &p.Status.ContainerStatuses[i]
+		t := s.State.Terminated
+		if t == nil {
+			t = s.LastTerminationState.Terminated
+		}
+		if t != nil && (last == nil || last.FinishedAt.Before(&t.FinishedAt)) {
+			last = t
+		}
+	}
+	return last
 }

@@ -96,6 +96,7 @@ func (d *Dialect) status(f *api.Function, dep *appsv1.Deployment) openfaas.Funct
 		CreatedAt:              f.CreationTimestamp.UTC(),
 	}
 	maps.Copy(s.Labels, f.Spec.Labels)
+	health(&s, f)
 	if dep == nil {
 		least, _ := d.c.Bounds(f)
 		s.Replicas = uint64(max(least, 0))
@@ -106,6 +107,7 @@ func (d *Dialect) status(f *api.Function, dep *appsv1.Deployment) openfaas.Funct
 	if dep.Spec.Replicas != nil {
 		s.Replicas = uint64(max(*dep.Spec.Replicas, 0))
 	}
+	s.Updating = updating(dep, int64(s.Replicas))
 	return s
 }
 

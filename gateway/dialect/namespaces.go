@@ -198,7 +198,7 @@ func (d *Dialect) deleteNamespace(w http.ResponseWriter, r *http.Request) error 
 	}
 	n, err := d.namespace(r)
 	if err != nil {
-		return err
+		return d.notForFunctions(r, err)
 	}
 	if in.Name != "" && in.Name != n.Name {
 		return badRequest("name: the body says %q, the path says %q", short(in.Name), n.Name)
@@ -211,4 +211,18 @@ func (d *Dialect) deleteNamespace(w http.ResponseWriter, r *http.Request) error 
 	}
 	w.WriteHeader(http.StatusAccepted)
 	return nil
+}
+
+// notForFunctions turns a namespace that was not found among those for
+// functions into a refusal when there is one of the name: who deletes has to be
+// told that it stays.
+func (d *Dialect) notForFunctions(r *http.Request, err error) error {
+	name := chi.URLParam(r, "name")
+	if statusOf(err).status != http.StatusNotFound {
+		return err
+	}
+	if n, getErr := api.Get[*corev1.Namespace](r.Context(), d.c.Objects, api.Namespaces, "", name); getErr == nil && !forFunctions(n) {
+		return badRequest("namespace %s is not one for functions: it lacks the label %s=1", name, api.LabelFunctionNamespace)
+	}
+	return err
 }

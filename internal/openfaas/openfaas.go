@@ -65,6 +65,21 @@ type FunctionStatus struct {
 	AvailableReplicas uint64    `json:"availableReplicas,omitempty"` // observed
 	CreatedAt         time.Time `json:"createdAt,omitzero"`
 	Usage             *Usage    `json:"usage,omitempty"` // only when asked for
+
+	// Additions to the API, which other clients pass over.
+	Reason          string       `json:"reason,omitempty"`          // why replicas don't come up, one word; "": nothing stands in the way
+	Message         string       `json:"message,omitempty"`         // of Reason
+	Restarts        uint64       `json:"restarts,omitempty"`        // of the containers of the replicas there are
+	LastTermination *Termination `json:"lastTermination,omitempty"` // the newest of those
+	Updating        bool         `json:"updating,omitempty"`        // what serves is not, or not only, what was deployed last
+}
+
+// Termination is how a container of a replica has ended.
+type Termination struct {
+	Instance string    `json:"instance"` // the replica's name
+	Reason   string    `json:"reason"`   // OOMKilled, Error, Completed, …
+	ExitCode int       `json:"exitCode"`
+	Time     time.Time `json:"time,omitzero"`
 }
 
 // Usage is what all replicas of a function use now.

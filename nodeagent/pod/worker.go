@@ -220,6 +220,9 @@ func (w *Worker) step(ctx context.Context) time.Time {
 		w.log.InfoContext(ctx, "ended", slog.String("phase", string(r.Status.Phase)))
 	}
 	w.backoffs(r.Status)
+	for _, name := range outOfMemory(&w.s.Prev, &r.Status) {
+		w.event(corev1.EventTypeWarning, "OOMKilled", w.s.killedFor(name))
+	}
 	w.s.Prev = r.Status
 	for _, a := range r.Actions {
 		w.begin(ctx, a, now)

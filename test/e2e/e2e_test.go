@@ -382,7 +382,7 @@ func logs(t *testing.T, p *platform.Platform) {
 		t.Fatal(code)
 	}
 	platform.Eventually(t, 10*time.Second, func() error {
-		out, err := p.Faas("", "logs", "talk")
+		out, err := p.Faas("", "logs", "talk", "--tail=false")
 		if err != nil {
 			return err
 		}

@@ -29,7 +29,7 @@ func faultyFunctions(t *testing.T, p *platform.Platform) {
 		}
 		waiting(t, p, "crash", "CrashLoopBackOff")
 		platform.Eventually(t, 10*time.Second, func() error {
-			if out := p.MustFaas("", "logs", "crash"); !strings.Contains(out, "no way to start") {
+			if out := p.MustFaas("", "logs", "crash", "--tail=false"); !strings.Contains(out, "no way to start") {
 				return fmt.Errorf("the log does not show what it wrote: %q", out)
 			}
 			return nil

@@ -37,7 +37,9 @@ func status(f *api.Function, d *appsv1.Deployment, pods []*corev1.Pod, applyErr 
 		st.AvailableReplicas = d.Status.AvailableReplicas
 		st.UnavailableReplicas = max(0, st.Replicas-st.AvailableReplicas)
 	}
-	reason, message := trouble(d, pods, applyErr)
+	ps := replicas(pods)
+	st.Restarts, st.LastTermination = ends(ps)
+	reason, message := trouble(d, ps, applyErr)
 	say := func(t string, is bool, reason, message string) {
 		c := metav1.Condition{
 			Type: t, Status: metav1.ConditionFalse, Reason: reason, Message: message,
@@ -85,20 +87,42 @@ func moving(d *appsv1.Deployment, want int32) bool {
 		d.Status.Replicas != want || d.Status.AvailableReplicas != want
 }
 
-// trouble is why replicas don't come up: the newest pod's reason, else the
-// deployment's.
-func trouble(d *appsv1.Deployment, pods []*corev1.Pod, applyErr error) (reason, message string) {
-	if applyErr != nil {
-		return "ApplyFailed", applyErr.Error()
-	}
-	ps := slices.DeleteFunc(slices.Clone(pods), func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil || podstate.Ended(p) })
+// replicas are the pods that are to run, the newest first.
+func replicas(pods []*corev1.Pod) []*corev1.Pod {
+	ps := slices.DeleteFunc(slices.Clone(pods), func(p *corev1.Pod) bool { return !podstate.Active(p) })
 	slices.SortFunc(ps, func(a, b *corev1.Pod) int {
 		if c := b.CreationTimestamp.Compare(a.CreationTimestamp.Time); c != 0 {
 			return c
 		}
 		return strings.Compare(a.Name, b.Name)
 	})
+	return ps
+}
+
+// ends counts the restarts of pods and finds the end that came last.
+func ends(pods []*corev1.Pod) (restarts int32, last *api.FunctionTermination) {
+	for _, p := range pods {
+		restarts += podstate.Restarts(p)
+		t := podstate.LastEnd(p)
+		if t == nil || last != nil && !last.Time.Before(&t.FinishedAt) {
+			continue
+		}
+		last = &api.FunctionTermination{Pod: p.Name, Reason: t.Reason, ExitCode: t.ExitCode, Time: t.FinishedAt}
+	}
+	return restarts, last
+}
+
+// trouble is why replicas don't come up: the newest pod's reason, else the
+// deployment's. Pods of an older revision don't count: they are on their way
+// out, and what holds them up need not hold up the new ones.
+func trouble(d *appsv1.Deployment, ps []*corev1.Pod, applyErr error) (reason, message string) {
+	if applyErr != nil {
+		return "ApplyFailed", applyErr.Error()
+	}
 	for _, p := range ps {
+		if older := p.CreationTimestamp.Before(&ps[0].CreationTimestamp); older && p.Labels[api.LabelPodTemplateHash] != ps[0].Labels[api.LabelPodTemplateHash] {
+			continue
+		}
 		if r, m := podstate.Trouble(p); r != "" {
 			return r, strings.TrimSuffix("Pod "+p.Name+": "+m, ": ")
 		}

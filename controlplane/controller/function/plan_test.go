@@ -79,3 +79,33 @@ func TestStatus(t *testing.T) {
 		})
 	}
 }
+
+// Pods of the version before say nothing of the one that was deployed since.
+func TestTroubleIsOfTheNewestVersion(t *testing.T) {
+	old, fresh := waitingFor("a", "ImagePullBackOff"), waitingFor("b", "ContainerCreating")
+	old.Labels, fresh.Labels = map[string]string{api.LabelPodTemplateHash: "1"}, map[string]string{api.LabelPodTemplateHash: "2"}
+	old.CreationTimestamp, fresh.CreationTimestamp = metav1.NewTime(now), metav1.NewTime(now.Add(time.Second))
+	if reason, message := trouble(nil, replicas([]*corev1.Pod{old, fresh}), nil); reason != "" {
+		t.Errorf("%s: %s", reason, message)
+	}
+	if reason, _ := trouble(nil, replicas([]*corev1.Pod{old}), nil); reason != "ImagePullBackOff" {
+		t.Errorf("the old one alone: %q", reason)
+	}
+}
+
+func TestEnds(t *testing.T) {
+	restarted := func(name string, n int32, reason string, at time.Time) *corev1.Pod {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		p.Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: n, LastTerminationState: corev1.ContainerState{
+			Terminated: &corev1.ContainerStateTerminated{Reason: reason, ExitCode: 137, FinishedAt: metav1.NewTime(at)},
+		}}}
+		return p
+	}
+	gone := restarted("gone", 9, "Error", now.Add(time.Hour))
+	gone.DeletionTimestamp = &metav1.Time{Time: now}
+	st := status(&api.Function{}, deploymentOf(2, 2, 2, 2), []*corev1.Pod{restarted("a", 1, "Error", now), restarted("b", 2, "OOMKilled", now.Add(time.Minute)), gone}, nil, now)
+	want := &api.FunctionTermination{Pod: "b", Reason: "OOMKilled", ExitCode: 137, Time: metav1.NewTime(now.Add(time.Minute))}
+	if diff := cmp.Diff(want, st.LastTermination); diff != "" || st.Restarts != 3 {
+		t.Errorf("%d restarts, last (-want +got)\n%s", st.Restarts, diff)
+	}
+}
