@@ -5,16 +5,24 @@ import (
 	"time"
 )
 
-func TestPace(t *testing.T) {
+// queueOf is a queue that has been served so often, at such intervals.
+func queueOf(grants int, every time.Duration) (*pace, time.Time) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	var p pace
-	if got := p.retry(1000, now); got != time.Second {
-		t.Errorf("nothing is known: %v, want a second", got)
-	}
-	for range 20 {
-		now = now.Add(100 * time.Millisecond)
+	p := &pace{}
+	p.begun(now)
+	for range grants {
+		now = now.Add(every)
 		p.granted(now)
 	}
+	return p, now
+}
+
+func TestPace(t *testing.T) {
+	var none pace
+	if got := none.retry(1000, time.Now()); got != time.Second {
+		t.Errorf("nothing is known: %v, want a second", got)
+	}
+	p, now := queueOf(200, 100*time.Millisecond)
 	if d, ok := p.wait(50, now); !ok || d != 5*time.Second {
 		t.Errorf("50 at 100 ms each: %v %v", d, ok)
 	}
@@ -23,18 +31,45 @@ func TestPace(t *testing.T) {
 			t.Errorf("%d wait: %v, want %v", n, got, want)
 		}
 	}
-	if _, is := p.hopeless(50, 3*time.Second, now); is {
-		t.Error("5 s are not hopeless for a limit of 3 s: it may go faster")
+	slow, now := queueOf(20, 6*time.Second)
+	if d, ok := slow.wait(10, now.Add(20*time.Second)); !ok || d != time.Minute {
+		t.Errorf("a slow function: %v %v, want a minute", d, ok)
 	}
-	if d, is := p.hopeless(70, 3*time.Second, now); !is || d != 7*time.Second {
-		t.Errorf("7 s are hopeless for a limit of 3 s: %v %v", d, is)
-	}
-	now = now.Add(6 * time.Second)
-	if _, is := p.hopeless(1000, time.Second, now); is {
-		t.Error("a pace of six seconds ago tells nothing")
-	}
-	p.granted(now)
-	if _, ok := p.wait(1, now); ok {
-		t.Error("one grant after a pause is no pace")
+}
+
+// Only who waits in vain for sure is sent away.
+func TestHopeless(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		make  func() (*pace, time.Time)
+		n     int
+		limit time.Duration
+		want  bool
+	}{
+		{"more than twice the limit", func() (*pace, time.Time) { return queueOf(200, 100*time.Millisecond) }, 70, 3 * time.Second, true},
+		{"less than that", func() (*pace, time.Time) { return queueOf(200, 100*time.Millisecond) }, 50, 3 * time.Second, false},
+		{"a young queue", func() (*pace, time.Time) { return queueOf(20, 100*time.Millisecond) }, 500, 3 * time.Second, false},
+		{"a pace of some time ago", func() (*pace, time.Time) {
+			p, now := queueOf(200, 100*time.Millisecond)
+			return p, now.Add(6 * time.Second)
+		}, 1000, time.Second, false},
+		{"few grants", func() (*pace, time.Time) { return queueOf(5, 4*time.Second) }, 1000, time.Second, false},
+		{"lone waits before", func() (*pace, time.Time) {
+			p, now := queueOf(1, time.Second)
+			for range 20 { // each alone in the queue
+				p.empty()
+				now = now.Add(4 * time.Second)
+				p.begun(now)
+				p.granted(now.Add(time.Millisecond))
+			}
+			return p, now
+		}, 1000, time.Second, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p, now := c.make()
+			if d, got := p.hopeless(c.n, c.limit, now); got != c.want {
+				t.Errorf("got %v with a wait of %v, want %v", got, d, c.want)
+			}
+		})
 	}
 }

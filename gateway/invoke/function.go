@@ -97,12 +97,13 @@ func (f *function) acquire(ctx context.Context, began time.Time, limit time.Dura
 		f.mu.Unlock()
 		return slot{}, queueFull(f.key, most, again)
 	}
-	if d, is := f.pace.hopeless(f.waiters.n, limit-now.Sub(began), now); is && !first {
+	if d, is := f.pace.hopeless(f.waiters.n, limit-now.Sub(began), now); is && !first && f.replicas.Open() > 0 {
 		again := f.pace.retry(f.waiters.n, now)
 		f.mu.Unlock()
 		return slot{}, hopeless(f.key, d, again)
 	}
 	w := &waiter{got: make(chan grant, 1), since: now}
+	f.pace.begun(now)
 	ahead := f.waiters.n
 	limit -= w.since.Sub(began)
 	if first {
@@ -133,6 +134,7 @@ func (f *function) acquire(ctx context.Context, began time.Time, limit time.Dura
 	if left && err == nil {
 		err = f.waitOver(time.Since(began))
 	}
+	f.calm()
 	f.mu.Unlock()
 	f.waitEnded()
 	if left {
@@ -188,6 +190,7 @@ func (f *function) wake() {
 		}
 		f.pace.granted(time.Now())
 		f.waiters.pop().got <- grant{slot: s}
+		f.calm()
 	}
 }
 
@@ -195,6 +198,15 @@ func (f *function) wake() {
 func (f *function) fail(err error) {
 	for w := f.waiters.pop(); w != nil; w = f.waiters.pop() {
 		w.got <- grant{err: err}
+	}
+	f.calm()
+}
+
+// calm forgets the pace of a queue that is empty. It is to be called with f.mu
+// held.
+func (f *function) calm() {
+	if f.waiters.n == 0 {
+		f.pace.empty()
 	}
 }
 
