@@ -84,7 +84,7 @@ func (b *bench) thaw() []row {
 
 // frozen waits until each of these functions has a pod, and it is frozen.
 func (w *pods) frozen(ctx context.Context, names ...string) error {
-	return w.until(ctx, time.Minute, fmt.Sprintf("the pods of %v to be frozen", names), func(all map[types.UID]pod) bool {
+	return w.until(ctx, fmt.Sprintf("the pods of %v to be frozen", names), func(all map[types.UID]pod) bool {
 		is := map[string]bool{}
 		for _, p := range all {
 			if p.frozen {

@@ -96,7 +96,7 @@ func (b *bench) prepare() {
 func (b *bench) direct() string {
 	b.prepare()
 	var ip string
-	b.must(b.watched.until(b.ctx, time.Minute, "a replica of "+function+" to be ready", func(all map[types.UID]pod) bool {
+	b.must(b.watched.until(b.ctx, "a replica of "+function+" to be ready", func(all map[types.UID]pod) bool {
 		for _, p := range all {
 			if p.function == function && p.ready {
 				ip = p.ip
@@ -274,9 +274,9 @@ func (w *pods) take(t api.EventType, p *corev1.Pod) {
 	w.turn = make(chan struct{})
 }
 
-// until waits for a condition on all pods.
-func (w *pods) until(ctx context.Context, limit time.Duration, what string, ok func(map[types.UID]pod) bool) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+// until waits for a condition on all pods, for a minute.
+func (w *pods) until(ctx context.Context, what string, ok func(map[types.UID]pod) bool) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
 		w.mu.Lock()
@@ -320,7 +320,7 @@ func (w *pods) gone(ctx context.Context, names ...string) error {
 	for _, n := range names {
 		is[n] = true
 	}
-	return w.until(ctx, time.Minute, fmt.Sprintf("the pods of %v to be gone", names), func(all map[types.UID]pod) bool {
+	return w.until(ctx, fmt.Sprintf("the pods of %v to be gone", names), func(all map[types.UID]pod) bool {
 		for _, p := range all {
 			if is[p.function] {
 				return false
@@ -332,7 +332,7 @@ func (w *pods) gone(ctx context.Context, names ...string) error {
 
 // ready waits until so many pods of a function are ready.
 func (w *pods) ready(ctx context.Context, name string, n int) error {
-	return w.until(ctx, time.Minute, fmt.Sprintf("%d ready pods of %s", n, name), func(all map[types.UID]pod) bool {
+	return w.until(ctx, fmt.Sprintf("%d ready pods of %s", n, name), func(all map[types.UID]pod) bool {
 		have := 0
 		for _, p := range all {
 			if p.function == name && p.ready {
