@@ -260,13 +260,12 @@ func (w *pods) take(t api.EventType, p *corev1.Pod) {
 		}
 		delete(w.all, p.UID)
 	} else {
-		next := pod{function: p.Labels[api.LabelFunction], ip: p.Status.PodIP, from: w.all[p.UID].from}
+		next := pod{function: p.Labels[api.LabelFunction], ip: p.Status.PodIP, from: w.all[p.UID].from, frozen: api.IsFrozen(&p.Status)}
 		if next.from.IsZero() {
 			next.from = time.Now()
 		}
 		for _, c := range p.Status.Conditions {
 			next.ready = next.ready || c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-			next.frozen = next.frozen || c.Type == api.ConditionFrozen && c.Status == corev1.ConditionTrue
 		}
 		w.all[p.UID] = next
 	}

@@ -10,7 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"github.com/podsnap/podsnap/nodeagent/pod"
+	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/nodeagent/runtime/fake"
 )
 
@@ -30,7 +30,7 @@ func (r *rig) setFrozen(p *corev1.Pod, round uint64, frozen bool) {
 		r.t.Fatalf("frozen %v in round %d: %v", frozen, round, err)
 	}
 	r.after(time.Second) // its status is written
-	if got := pod.IsFrozen(r.get(p.Name)); got != frozen {
+	if got := api.IsFrozen(&r.get(p.Name).Status); got != frozen {
 		r.t.Errorf("the condition says frozen %v, want %v", got, frozen)
 	}
 }
@@ -100,7 +100,7 @@ func TestFrozenRestarts(t *testing.T) {
 		r.engine.Kill(boxes[0].Containers[0].ID, fake.Run{Code: 137})
 		r.after(5 * time.Second)
 		r.want("a", "Running ready=true main:running/1")
-		if pod.IsFrozen(r.get("a")) {
+		if api.IsFrozen(&r.get("a").Status) {
 			r.t.Error("the new container counts as frozen")
 		}
 	})
@@ -117,7 +117,7 @@ func TestFrozenIsAdopted(t *testing.T) {
 		r.start()
 		r.after(time.Minute)
 		r.want("a", "Running ready=true main:running/0")
-		if !pod.IsFrozen(r.get("a")) {
+		if !api.IsFrozen(&r.get("a").Status) {
 			r.t.Error("it is not known any more that the pod is frozen")
 		}
 		if n := value(r, "faas_pods_frozen"); n != 1 {
@@ -157,7 +157,7 @@ func TestFreezeIsRefused(t *testing.T) {
 		}
 		r.after(2 * time.Second)
 		r.want("unable", "Running ready=true main:running/0")
-		if pod.IsFrozen(r.get("unable")) {
+		if api.IsFrozen(&r.get("unable").Status) {
 			r.t.Error("it counts as frozen")
 		}
 	})

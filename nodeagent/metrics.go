@@ -8,7 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/podsnap/podsnap/api"
-	"github.com/podsnap/podsnap/nodeagent/pod"
 )
 
 // metrics are the node's.
@@ -92,7 +91,7 @@ func (a *Agent) frozen() float64 {
 	defer a.mu.Unlock()
 	n := 0
 	for _, w := range a.workers {
-		if pod.IsFrozen(w.Pod()) {
+		if api.IsFrozen(&w.Pod().Status) {
 			n++
 		}
 	}

@@ -93,15 +93,6 @@ func (n *node) await(uid types.UID, done func(api.PodState) bool) api.PodState {
 	return last
 }
 
-func isFrozen(s api.PodState) bool {
-	for _, c := range s.Status.Conditions {
-		if c.Type == api.ConditionFrozen {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
-}
-
 func freezes(n *node) {
 	p := n.pod("a")
 	n.start(p)
@@ -111,7 +102,7 @@ func freezes(n *node) {
 		if err := set(round, frozen); err != nil {
 			n.Fatalf("frozen %v in round %d: %v", frozen, round, err)
 		}
-		n.await(p.UID, func(s api.PodState) bool { return isFrozen(s) == frozen && isReady(s) })
+		n.await(p.UID, func(s api.PodState) bool { return api.IsFrozen(&s.Status) == frozen && isReady(s) })
 	}
 	refused := func(round uint64) {
 		n.Helper()

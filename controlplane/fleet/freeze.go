@@ -74,7 +74,7 @@ func (f *Fleet) carry(s *state, before state, p *corev1.Pod) {
 	if s.frost == nil {
 		s.frost = &frost{}
 	}
-	still := condition(p, api.ConditionFrozen) == corev1.ConditionTrue
+	still := api.IsFrozen(&p.Status)
 	switch {
 	case still && s.endpoint.Frozen == 0:
 		s.endpoint.Frozen = f.nextRound(p.UID)

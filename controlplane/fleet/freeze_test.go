@@ -34,13 +34,21 @@ func (r *rig) frozen(p *corev1.Pod) bool {
 		r.Fatal(err)
 	}
 	for _, s := range pods {
-		for _, c := range s.Status.Conditions {
-			if s.UID == p.UID && c.Type == api.ConditionFrozen {
-				return c.Status == corev1.ConditionTrue
-			}
+		if s.UID == p.UID {
+			return api.IsFrozen(&s.Status)
 		}
 	}
 	return false
+}
+
+// later is the round of the pod, which has to be one after n.
+func (r *rig) later(s api.EndpointStream, pod types.UID, n uint64) uint64 {
+	r.Helper()
+	next := round(s, pod)
+	if next <= n {
+		r.Fatalf("round %d after %d", next, n)
+	}
+	return next
 }
 
 // round is the last one that the stream tells of the pod; 0 if none.
@@ -100,10 +108,7 @@ func TestFreezes(t *testing.T) {
 		r.report("g1", api.Demand{InFlight: 1, Arrived: 2})
 		r.report("g1", api.Demand{Arrived: 2})
 		r.pass(7 * time.Second)
-		next := round(g1, p.UID)
-		if next <= n {
-			r.Fatalf("round %d after %d", next, n)
-		}
+		next := r.later(g1, p.UID, n)
 		r.leave("g1", p.UID, n)
 		r.leave("g2", p.UID, n)
 		want(r, r.frozen(p), false)
@@ -131,10 +136,7 @@ func TestFreezeComesTooLate(t *testing.T) {
 		r.leave("g", p.UID, n)
 		want(r, r.frozen(p), false)
 		r.pass(6 * time.Second)
-		next := round(g, p.UID)
-		if next <= n {
-			r.Fatalf("round %d after %d", next, n)
-		}
+		next := r.later(g, p.UID, n)
 		r.leave("g", p.UID, next)
 		want(r, r.frozen(p), true)
 	})

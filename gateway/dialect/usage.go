@@ -64,7 +64,7 @@ func (d *Dialect) used(ctx context.Context, ns, name string) *openfaas.Usage {
 	out := &openfaas.Usage{}
 	byNode := map[string]map[types.UID]bool{}
 	for _, p := range pods {
-		if frozen(p) {
+		if api.IsFrozen(&p.Status) {
 			out.FrozenReplicas++
 		}
 		if n := p.Spec.NodeName; n != "" {
@@ -96,15 +96,6 @@ func (d *Dialect) used(ctx context.Context, ns, name string) *openfaas.Usage {
 		}
 	}
 	return out
-}
-
-func frozen(p *corev1.Pod) bool {
-	for _, c := range p.Status.Conditions {
-		if c.Type == api.ConditionFrozen {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
 }
 
 // pods lists the replicas of a function.

@@ -16,7 +16,6 @@ import (
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/memory"
 	"github.com/podsnap/podsnap/nodeagent"
-	"github.com/podsnap/podsnap/nodeagent/pod"
 )
 
 const spinRef = "podsnap.test/spin:1"
@@ -68,7 +67,7 @@ func (n *frozenNode) await(uid types.UID, what string, ok func(api.PodState) boo
 	return api.PodState{}
 }
 
-func frozen(s api.PodState) bool { return pod.IsFrozen(&corev1.Pod{Status: s.Status}) }
+func frozen(s api.PodState) bool { return api.IsFrozen(&s.Status) }
 
 func ready(s api.PodState) bool {
 	for _, c := range s.Status.Conditions {

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/podsnap/podsnap/api"
@@ -196,14 +195,4 @@ func (w *Worker) noFreezer() error {
 
 func (w *Worker) warm(why error) error {
 	return apierrors.NewConflict(api.Pods.GR(), w.Pod().Name, why)
-}
-
-// IsFrozen tells whether a pod's processes are stopped.
-func IsFrozen(p *corev1.Pod) bool {
-	for _, c := range p.Status.Conditions {
-		if c.Type == api.ConditionFrozen {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
 }

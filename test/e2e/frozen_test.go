@@ -10,7 +10,6 @@ import (
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/test/platform"
-	corev1 "k8s.io/api/core/v1"
 )
 
 // A function that may be at zero is frozen when it is idle, and no caller has an
@@ -26,10 +25,8 @@ func TestFrozen(t *testing.T) {
 		if len(all) != 1 {
 			return fmt.Errorf("%d pods", len(all))
 		}
-		for _, c := range all[0].Status.Conditions {
-			if c.Type == api.ConditionFrozen && c.Status == corev1.ConditionTrue {
-				return nil
-			}
+		if api.IsFrozen(&all[0].Status) {
+			return nil
 		}
 		return errors.New("its pod is not frozen")
 	}
