@@ -66,7 +66,7 @@ func (r *Runtime) readContainer(sb *sandbox, id string) {
 	}
 	c.info, c.made, c.chain = rec.Container, rec.Spec, rec.Chain
 	if rec.Root != "" {
-		c.root = &root{id: rec.Root}
+		c.root = &rootfs{id: rec.Root}
 	}
 	if c.info.State == runtime.Exited {
 		c.exiting = true
@@ -129,7 +129,7 @@ func (r *Runtime) connected(w launch.Welcome, conn *launch.Conn) {
 			_, _ = conn.Do(ctx, launch.Request{Op: launch.Drop, Name: name}, nil)
 		}
 	}
-	inUse := r.usedRoots()
+	inUse := r.usedRootfs()
 	for _, name := range w.Shelved {
 		if !inUse[name] {
 			_, _ = conn.Do(ctx, launch.Request{Op: launch.Unshelve, Name: name}, nil)
@@ -213,8 +213,8 @@ func (r *Runtime) adoptProcesses(ctx context.Context, w launch.Welcome, conn *la
 	}
 }
 
-// usedRoots are the root file systems of containers, by their ids.
-func (r *Runtime) usedRoots() map[string]bool {
+// usedRootfs are the root file systems of containers, by their ids.
+func (r *Runtime) usedRootfs() map[string]bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := map[string]bool{}
@@ -263,7 +263,7 @@ func (r *Runtime) sweepViews(ctx context.Context) {
 			used[c.chain] = true
 		}
 		r.mu.Unlock()
-		r.expireRoots(time.Now(), false)
+		r.expireRootfsPools(time.Now(), false)
 		r.roots.chains(used)
 		if images != nil {
 			if err := images.SweepViews(ctx, used); err != nil && ctx.Err() == nil {
@@ -301,7 +301,7 @@ func (r *Runtime) Teardown(ctx context.Context) error {
 	r.roots.close()
 	r.filled.Wait()
 	r.pool.Close()
-	r.expireRoots(time.Now(), true)
+	r.expireRootfsPools(time.Now(), true)
 	err = errors.Join(err, r.keeper.Quit(ctx))
 	group := filepath.Dir(r.cgroups.Slot("x"))
 	err = errors.Join(err, r.cgroups.Remove(group))

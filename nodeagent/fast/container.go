@@ -26,7 +26,7 @@ type container struct {
 	out     *output.Output
 	made    *specs.Spec // its process and namespaces, for Exec
 	chain   string      // of its image's layers
-	root    *root       // nil: not yet, or given back; Runtime.mu guards it
+	root    *rootfs     // nil: not yet, or given back; Runtime.mu guards it
 
 	info    runtime.Container
 	exiting bool
@@ -272,7 +272,7 @@ func (r *Runtime) discard(c *container) {
 	c.root = nil
 	r.mu.Unlock()
 	if f != nil {
-		r.giveRoot(f)
+		r.giveRootfs(f)
 	}
 }
 

@@ -83,7 +83,7 @@ type Runtime struct {
 	cgroups cgroup.Tree
 	keeper  *launch.Keeper
 	pool    *park.Pool[*slot]
-	roots   roots
+	roots   rootfsPools
 	exits   exits.Feed
 	metrics metrics
 	work    sync.WaitGroup // exits being finished, logs being copied
@@ -130,7 +130,7 @@ func New(c Config) (*Runtime, error) {
 	r := &Runtime{
 		c: c, cgroups: tree, adopted: make(chan struct{}), trash: make(chan struct{}, 1), watcher: newWatcher(), gate: newGate(),
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, execs: map[string]*running{},
-		filters: map[*specs.LinuxSeccomp][]byte{}, roots: roots{kinds: map[string]*kind{}},
+		filters: map[*specs.LinuxSeccomp][]byte{}, roots: rootfsPools{byKey: map[string]*rootfsPool{}},
 	}
 	r.fill, r.drain = context.WithCancel(context.Background()) //nolint:forbidigo // ended by Run or Teardown
 	if l := len(launch.Socket(r.runDir())); l >= maxSocketPath {

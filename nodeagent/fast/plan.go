@@ -158,7 +158,7 @@ func (r *Runtime) launch(ctx context.Context, c *container, p plan) error {
 		return startError("CreateContainerConfigError", fmt.Errorf("container %q: %w", p.spec.Name, err))
 	}
 	q := launch.Request{Op: launch.Start, ID: c.info.ID, Name: sb.slot.id, Flags: prog.Flags, Cgroup: r.cgroups.Born(r.cgroups.Slot(sb.slot.id))}
-	a, err := r.ask(ctx, c, func() (*root, error) { return r.takeRoot(ctx, sb.spec.Owner, p.lower, below, c.chain) }, q, prog.Image)
+	a, err := r.ask(ctx, c, func() (*rootfs, error) { return r.takeRootfs(ctx, sb.spec.Owner, p.lower, below, c.chain) }, q, prog.Image)
 	if f, ok := errors.AsType[*program.Fault](err); ok {
 		return startError("RunContainerError", spec.Explain(p.spec.Name, c.made.Process, prog.Explain(f)))
 	}
@@ -176,7 +176,7 @@ func (r *Runtime) launch(ctx context.Context, c *container, p plan) error {
 // ask has the launcher start a container on a root file system. When it goes
 // away meanwhile, the next one knows whether it has: if not, it is asked again,
 // on new ground.
-func (r *Runtime) ask(ctx context.Context, c *container, take func() (*root, error), q launch.Request, image []byte) (launch.Reply, error) {
+func (r *Runtime) ask(ctx context.Context, c *container, take func() (*rootfs, error), q launch.Request, image []byte) (launch.Reply, error) {
 	for try := 0; ; try++ {
 		f, err := take()
 		if err != nil {

@@ -149,7 +149,7 @@ func TestRootsAreUsedAgain(t *testing.T) {
 	}
 	n.roots.mu.Lock()
 	defer n.roots.mu.Unlock()
-	if len(n.roots.kinds) != 2 {
-		t.Errorf("%d kinds are kept, want those of a and b", len(n.roots.kinds))
+	if len(n.roots.byKey) != 2 {
+		t.Errorf("%d kinds are kept, want those of a and b", len(n.roots.byKey))
 	}
 }
