@@ -1,7 +1,7 @@
 // Package cache keeps all objects of one kind in order, with the recent changes,
 // and serves gets, consistent pages and watches from that. It is what the
-// implementations of api.Objects read from; they write to it, one change at a
-// time in the order of revisions.
+// implementations of api.Objects read from; they write to it, one revision
+// at a time in order.
 //
 // A watch is a cursor into the history of changes, not a queue of its own: a
 // slow reader costs nothing, blocks nobody, and is cut off when what it has not
@@ -87,20 +87,35 @@ func (c *Cache) Load(objs []api.Object, rev int64) {
 	c.fail(apierrors.NewResourceExpired("the history of " + c.r.String() + " begins anew; list again"))
 }
 
-// Apply takes in that namespace/name became obj at revision rev; nil means
-// that it was deleted. Revisions grow from call to call. obj has its
-// resourceVersion and is immutable from now on.
-func (c *Cache) Apply(rev int64, namespace, name string, obj api.Object) {
-	ch := &change{rev: rev, now: obj}
-	if c.c.Lag != nil {
-		ch.at = time.Now()
-	}
+// Change is what became of one object. Object has its resourceVersion and is
+// immutable from now on; nil means that it was deleted.
+type Change struct {
+	Namespace, Name string
+	Object          api.Object
+}
+
+// Apply takes in what changed at revision rev, all at once. Revisions grow from
+// call to call. A watch that resumes goes on after a whole revision, so whoever
+// has seen only a part of one has to resume from the one before.
+func (c *Cache) Apply(rev int64, changes ...Change) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if rev <= c.rev {
 		return
 	}
 	c.rev = rev
+	c.snap = nil
+	for _, x := range changes {
+		c.apply(rev, x.Namespace, x.Name, x.Object)
+	}
+}
+
+// apply takes in one change. Called with c.mu held for writing.
+func (c *Cache) apply(rev int64, namespace, name string, obj api.Object) {
+	ch := &change{rev: rev, now: obj}
+	if c.c.Lag != nil {
+		ch.at = time.Now()
+	}
 	key := entry{namespace, name, obj}
 	var had bool
 	var before entry
@@ -109,7 +124,6 @@ func (c *Cache) Apply(rev int64, namespace, name string, obj api.Object) {
 	} else {
 		before, had = c.tree.ReplaceOrInsert(key)
 	}
-	c.snap = nil
 	if !had && obj == nil {
 		return
 	}

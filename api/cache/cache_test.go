@@ -26,7 +26,41 @@ func podAt(rev int64, name, node string) *corev1.Pod {
 	}
 }
 
-func put(c *Cache, rev int64, name, node string) { c.Apply(rev, "a", name, podAt(rev, name, node)) }
+func put(c *Cache, rev int64, name, node string) {
+	c.Apply(rev, Change{"a", name, podAt(rev, name, node)})
+}
+
+// What changed at one revision is there at once, for lists and for watches, and
+// a watch that resumes goes on after the whole of it.
+func TestSeveralChangesOfOneRevision(t *testing.T) {
+	c := New(api.Pods, Config{})
+	c.Load([]api.Object{podAt(1, "x", "")}, 1)
+	w, err := c.Watch(t.Context(), api.WatchOptions{ResourceVersion: "1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	c.Apply(2, Change{"a", "x", nil}, Change{"a", "y", podAt(2, "y", "")}, Change{"a", "z", podAt(2, "z", "")})
+	put(c, 3, "y", "n")
+	l, err := c.List(api.ListOptions{})
+	if err != nil || len(l.Items) != 2 || l.ResourceVersion != "3" {
+		t.Fatalf("%d objects at %s (%v), want two at 3", len(l.Items), l.ResourceVersion, err)
+	}
+	for _, want := range []string{"DELETED x 2", "ADDED y 2", "ADDED z 2", "MODIFIED y 3"} {
+		e := <-w.Events()
+		if got := fmt.Sprintf("%s %s %s", e.Type, e.Object.GetName(), e.Object.GetResourceVersion()); got != want {
+			t.Fatalf("got %s, want %s", got, want)
+		}
+	}
+	again, err := c.Watch(t.Context(), api.WatchOptions{ResourceVersion: "2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Stop()
+	if e := <-again.Events(); e.Object.GetResourceVersion() != "3" {
+		t.Fatalf("resumed after 2 with %s at %s", e.Object.GetName(), e.Object.GetResourceVersion())
+	}
+}
 
 // A reader that takes nothing is cut off while its last event can still be
 // resumed from; one that reads is not.
@@ -166,7 +200,7 @@ func TestHistoryAgainstModel(t *testing.T) {
 			name := fmt.Sprint("p", rapid.IntRange(0, 4).Draw(t, "name"))
 			if _, there := next[name]; there && rapid.Bool().Draw(t, "delete") {
 				delete(next, name)
-				c.Apply(rev, "a", name, nil)
+				c.Apply(rev, Change{"a", name, nil})
 			} else {
 				next[name] = rev
 				put(c, rev, name, "")

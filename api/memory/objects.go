@@ -177,7 +177,7 @@ func (o *Objects) put(r *api.Resource, obj api.Object, remove bool) api.Object {
 	if remove {
 		now = nil
 	}
-	o.caches[r].Apply(o.rev, obj.GetNamespace(), obj.GetName(), now)
+	o.caches[r].Apply(o.rev, cache.Change{Namespace: obj.GetNamespace(), Name: obj.GetName(), Object: now})
 	return obj
 }
 

@@ -3,9 +3,9 @@ package soft
 import (
 	"context"
 	"log/slog"
-	"sync"
 	"time"
 
+	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/rules"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
@@ -44,80 +44,82 @@ func (s *Store) flush(ctx context.Context) {
 // round stores everything that is queued now and answers with how many writes
 // failed; those are queued again.
 func (s *Store) round(ctx context.Context) (failed int) {
-	s.mu.Lock()
-	all := make([]id, 0, len(s.queue))
-	for i := range s.queue {
-		all = append(all, i)
+	due := s.due()
+	writes := make([]api.Write, len(due))
+	for n, d := range due {
+		writes[n] = d.write
 	}
-	s.mu.Unlock()
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	work := make(chan id)
-	for range min(s.c.Writers, len(all)) {
-		wg.Go(func() {
-			for i := range work {
-				if err := s.one(ctx, i); err != nil {
-					mu.Lock()
-					failed++
-					mu.Unlock()
-					s.c.Log.Debug("store behind", slog.String("object", i.String()), slog.Any("error", err))
-				}
-			}
-		})
+	for n, done := range s.c.Durable.Persist(ctx, writes...) {
+		if !s.settled(due[n], done) {
+			failed++
+		}
 	}
-	for _, i := range all {
-		work <- i
-	}
-	close(work)
-	wg.Wait()
 	if failed > 0 {
 		s.c.Log.Warn("objects could not be stored; they are tried again", slog.Int("objects", failed))
 	}
 	return failed
 }
 
-// one stores an object as it is now.
-func (s *Store) one(ctx context.Context, i id) error {
-	s.mu.Lock()
-	sl := s.slots[i]
-	if !s.queue[i] || sl == nil || sl.busy != nil { // its writer queues it again if need be
-		s.mu.Unlock()
-		return nil
-	}
-	delete(s.queue, i)
-	obj, there := s.kinds[i.r].cache.Get(i.namespace, i.name)
-	if !there {
-		obj = sl.last
-	}
-	if !there && !sl.there { // it came and went
-		s.tidy(i)
-		s.mu.Unlock()
-		s.m.skipped.Inc()
-		return nil
-	}
-	end := s.begin(sl, false)
-	expect := sl.expected()
-	s.mu.Unlock()
-	rev, err := s.c.Durable.Persist(ctx, rules.WithRevision(obj, ""), expect, !there)
+// debt is a write that is under way.
+type debt struct {
+	id    id
+	slot  *slot
+	state api.Object // what is stored or, for a removal, what the object was last
+	write api.Write
+	end   func(id)
+}
+
+// due takes from the queue what can be stored now, each as it is now.
+func (s *Store) due() []debt {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	defer end(i)
-	switch {
-	case err == nil:
-		s.m.stored.Inc()
-		sl.stored(rev, !there)
-		if sl.last == obj { // else there is a newer removal
-			sl.last = nil
+	var out []debt
+	for i := range s.queue {
+		sl := s.slots[i]
+		if sl != nil && sl.busy != nil { // its writer takes the object's changes along, or queues it again
+			continue
 		}
-		return nil
-	case apierrors.IsConflict(err):
+		delete(s.queue, i)
+		if sl == nil {
+			continue
+		}
+		obj, there := s.kinds[i.r].cache.Get(i.namespace, i.name)
+		if !there {
+			obj = sl.last
+		}
+		if !there && !sl.there { // it came and went
+			s.tidy(i)
+			s.m.skipped.Inc()
+			continue
+		}
+		w := api.Write{Object: rules.WithRevision(obj, ""), Expect: sl.expected(), Remove: !there}
+		out = append(out, debt{i, sl, obj, w, s.begin(sl, false)})
+	}
+	return out
+}
+
+// settled notes what became of a write; false when it has to be tried again.
+func (s *Store) settled(d debt, done api.Written) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer d.end(d.id)
+	switch {
+	case done.Err == nil:
+		s.m.stored.Inc()
+		d.slot.stored(done.Revision, d.write.Remove)
+		if d.slot.last == d.state { // else there is a newer removal
+			d.slot.last = nil
+		}
+		return true
+	case apierrors.IsConflict(done.Err):
 		// Somebody else wrote it: the durable watch shows what, and that wins.
 		s.m.conflicts.Inc()
-		s.c.Log.Warn("a stored object was changed by somebody else; what was not stored yet is dropped", slog.String("object", i.String()))
-		return nil
+		s.c.Log.Warn("a stored object was changed by somebody else; what was not stored yet is dropped", slog.String("object", d.id.String()))
+		return true
 	}
-	s.store(i)
-	return err
+	s.c.Log.Debug("store behind", slog.String("object", d.id.String()), slog.Any("error", done.Err))
+	s.store(d.id)
+	return false
 }
 
 // last stores what is left, within Config.Closing.

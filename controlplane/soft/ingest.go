@@ -90,6 +90,7 @@ func (s *Store) watch(ctx context.Context, k *kind) error {
 	}
 	defer w.Stop()
 	var seen map[id]bool
+	rev := "" // of the last event: there may be more of it
 	if k.from == "" {
 		seen = map[id]bool{}
 	}
@@ -110,8 +111,11 @@ func (s *Store) watch(ctx context.Context, k *kind) error {
 		s.mu.Unlock()
 		if seen != nil {
 			seen[i] = true
-		} else {
-			k.from = e.Object.GetResourceVersion()
+		} else if now := e.Object.GetResourceVersion(); now != rev {
+			if rev != "" {
+				k.from = rev
+			}
+			rev = now
 		}
 	}
 	if seen != nil {

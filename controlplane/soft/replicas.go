@@ -13,20 +13,22 @@ import (
 
 // ReplicaKinds are the kinds that Replicas judges.
 func ReplicaKinds() []*api.Resource {
-	return []*api.Resource{api.Functions, api.Deployments, api.ReplicaSets, api.Pods, api.Endpoints, api.EndpointSlices}
+	return []*api.Resource{api.Functions, api.Deployments, api.ReplicaSets, api.Pods, api.Endpoints, api.EndpointSlices, api.Events}
 }
 
 // Replicas says which writes are soft: those of functions' replicas, and of
 // how many there are. Everything about a pod that a set of a function owns is;
 // of the set and its Deployment, the number of replicas, the status and
 // annotations; of the function, its status; and the endpoints that a controller
-// works out from pods. What was deployed, and that it was deleted, is not.
+// works out from pods; and all Events, which are hints. What was deployed, and that it was deleted, is not.
 func Replicas(old, next api.Object) bool {
 	switch next := next.(type) {
 	case *api.Function:
 		old, ok := old.(*api.Function)
 		return ok && old.Generation == next.Generation && old.DeletionTimestamp == nil && next.DeletionTimestamp == nil &&
 			sameIdentity(old, next) && maps.Equal(old.Annotations, next.Annotations)
+	case *corev1.Event:
+		return true
 	case *corev1.Endpoints, *discoveryv1.EndpointSlice:
 		return isDerived(next) && (old == nil || isDerived(old))
 	case *appsv1.Deployment:
@@ -48,8 +50,11 @@ func Replicas(old, next api.Object) bool {
 	case *corev1.Pod:
 		return isReplica(next) && (old == nil || isReplica(old.(*corev1.Pod)))
 	}
-	if p, ok := old.(*corev1.Pod); ok {
-		return isReplica(p)
+	switch old := old.(type) {
+	case *corev1.Event:
+		return true
+	case *corev1.Pod:
+		return isReplica(old)
 	}
 	return isDerived(old)
 }

@@ -155,17 +155,21 @@ func (g *gate) count() int {
 	return g.writes
 }
 
-func (g *gate) Persist(ctx context.Context, obj api.Object, expect int64, remove bool) (int64, error) {
+func (g *gate) Persist(ctx context.Context, writes ...api.Write) []api.Written {
 	g.mu.Lock()
 	shut := g.shut
 	if !shut {
-		g.writes++
+		g.writes += len(writes)
 	}
 	g.mu.Unlock()
 	if shut {
-		return 0, apierrors.NewServiceUnavailable("shut")
+		out := make([]api.Written, len(writes))
+		for n := range out {
+			out[n].Err = apierrors.NewServiceUnavailable("shut")
+		}
+		return out
 	}
-	return g.Durable.Persist(ctx, obj, expect, remove)
+	return g.Durable.Persist(ctx, writes...)
 }
 
 func prepare(t *testing.T, o api.Objects) {

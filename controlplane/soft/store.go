@@ -20,10 +20,9 @@ import (
 // Durable is what a soft store stands on.
 type Durable interface {
 	api.Objects
-	// Persist stores obj as it is, or removes it, when the stored object is at
-	// revision expect (0: it is not there), and answers with the new revision.
-	// Conflict when it is at another one. It asks no rules.
-	Persist(ctx context.Context, obj api.Object, expect int64, remove bool) (int64, error)
+	// Persist stores or removes objects, each at most once in writes, and
+	// answers in their order. It asks no rules.
+	Persist(ctx context.Context, writes ...api.Write) []api.Written
 }
 
 // Config says what is soft. Durable, Kinds and Soft have to be set.
@@ -36,7 +35,6 @@ type Config struct {
 
 	Admit   rules.Admit   // as the durable store's; for the kinds
 	Delay   time.Duration // how long a soft write waits for others; 0 is 300 ms
-	Writers int           // writes to the durable store at once; 0 is 16
 	Closing time.Duration // how long Run may take at its end to store what is left; 0 is 5 s
 	History int           // changes of each kind kept for watches; 0 is 4096
 
@@ -100,9 +98,6 @@ func New(c Config) (*Store, error) {
 	}
 	if c.Delay == 0 {
 		c.Delay = 300 * time.Millisecond
-	}
-	if c.Writers == 0 {
-		c.Writers = 16
 	}
 	if c.Closing == 0 {
 		c.Closing = 5 * time.Second
@@ -219,7 +214,7 @@ func (s *Store) put(i id, obj api.Object, remove bool) {
 	if remove {
 		now = nil
 	}
-	s.kinds[i.r].cache.Apply(s.rev, i.namespace, i.name, now)
+	s.kinds[i.r].cache.Apply(s.rev, cache.Change{Namespace: i.namespace, Name: i.name, Object: now})
 	s.shown.Store(s.rev)
 }
 

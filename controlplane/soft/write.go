@@ -183,19 +183,19 @@ func (s *Store) through(ctx context.Context, i id, v rules.Verdict) error {
 	expect := sl.expected()
 	delete(s.queue, i) // it goes with this write
 	s.mu.Unlock()
-	rev, err := s.c.Durable.Persist(ctx, rules.WithRevision(v.Object, ""), expect, v.Remove)
+	done := s.c.Durable.Persist(ctx, api.Write{Object: rules.WithRevision(v.Object, ""), Expect: expect, Remove: v.Remove})[0]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer end(i)
-	if err != nil {
+	if done.Err != nil {
 		// What the object has of soft changes is still to be stored.
 		s.store(i)
-		if apierrors.IsConflict(err) && expect == 0 {
+		if apierrors.IsConflict(done.Err) && expect == 0 {
 			return apierrors.NewAlreadyExists(i.r.GR(), i.name)
 		}
-		return err
+		return done.Err
 	}
-	sl.stored(rev, v.Remove)
+	sl.stored(done.Revision, v.Remove)
 	sl.last = nil
 	s.put(i, v.Object, v.Remove)
 	return nil

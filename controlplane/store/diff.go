@@ -7,9 +7,9 @@ import (
 )
 
 // diff makes the changes that lead from have, as of revision from, to want, as
-// of revision to, in order, each at a revision of its own: a step without
-// object is a deletion. It is false when there is no such sequence, because
-// etcd went back or somebody else writes several keys in one transaction.
+// of revision to, in order: a step without object is a deletion, and is alone
+// at its revision. It is false when there is no such sequence, because etcd
+// went back or several objects were deleted in one transaction.
 //
 // A changed object keeps its revision. When objects were deleted is not known,
 // but each deletion took a revision that no key has now; so they get the

@@ -85,6 +85,41 @@ func TestLostAnswerOfUpdate(t *testing.T) {
 	}
 }
 
+func TestLostAnswerOfPersist(t *testing.T) {
+	for name, overwrite := range map[string]bool{"last": false, "overwritten": true} {
+		t.Run(name, func(t *testing.T) {
+			x := sever(t)
+			var done []api.Written
+			old := mustGet(t, x.s, "x")
+			writes := []api.Write{{Object: configMap("y", "1")}, {Object: configMap("x", "1"), Expect: revOf(old)}}
+			want := "1"
+			meanwhile := func() {}
+			if overwrite {
+				want = "2"
+				meanwhile = func() {
+					if err := increment(t, x.other, "x"); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			if err := x.write(func() error { done = x.s.Persist(t.Context(), writes...); return nil }, meanwhile); err != nil {
+				t.Fatal(err)
+			}
+			for n, d := range done {
+				if d.Err != nil || d.Revision != done[0].Revision {
+					t.Errorf("write %d: %+v, want the same revision and no error", n, d)
+				}
+			}
+			if got := mustGet(t, x.s, "x"); got.Data["n"] != want {
+				t.Errorf("x is %s, want %s", got.Data["n"], want)
+			}
+			if got := mustGet(t, x.s, "y"); got.Data["n"] != "1" {
+				t.Errorf("y is %s, want 1", got.Data["n"])
+			}
+		})
+	}
+}
+
 func TestLostAnswerOfCreate(t *testing.T) {
 	x := sever(t)
 	var made *corev1.ConfigMap

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/cache"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -178,8 +179,13 @@ func (s *Store) take(resp clientv3.WatchResponse) error {
 	if (resp.Created || resp.IsProgressNotify()) && resp.Header.Revision < s.rev.Load() {
 		return errBehind
 	}
-	for _, ev := range resp.Events {
-		s.step(ev)
+	for all := resp.Events; len(all) > 0; {
+		rev, n := all[0].Kv.ModRevision, 1
+		for n < len(all) && all[n].Kv.ModRevision == rev {
+			n++
+		}
+		s.step(rev, all[:n])
+		all = all[n:]
 	}
 	if resp.IsProgressNotify() && resp.Header.Revision > s.rev.Load() {
 		s.rev.Store(resp.Header.Revision)
@@ -188,21 +194,52 @@ func (s *Store) take(resp clientv3.WatchResponse) error {
 	return nil
 }
 
-func (s *Store) step(ev *clientv3.Event) {
-	rev := ev.Kv.ModRevision
-	switch ev.Type {
-	case clientv3.EventTypeDelete:
-		if i, ok := parse(s.c.Prefix, string(ev.Kv.Key)); ok {
-			s.caches[i.r].Apply(rev, i.namespace, i.name, nil)
-			s.m.events.WithLabelValues(i.r.Plural).Inc()
+// step takes in all events of one revision. (The client does not hand out parts
+// of one.)
+func (s *Store) step(rev int64, events []*clientv3.Event) {
+	if len(events) == 1 {
+		if r, ch, ok := s.seen(events[0]); ok {
+			s.caches[r].Apply(rev, ch)
 		}
-	case clientv3.EventTypePut:
-		if st, ok := s.read(ev.Kv); ok {
-			s.caches[st.id.r].Apply(rev, st.id.namespace, st.id.name, st.obj)
-			s.m.events.WithLabelValues(st.id.r.Plural).Inc()
+		s.rev.Store(rev)
+		return
+	}
+	byKind := map[*api.Resource][]cache.Change{}
+	for _, ev := range events {
+		if r, ch, ok := s.seen(ev); ok {
+			byKind[r] = append(byKind[r], ch)
 		}
 	}
+	s.apply(rev, byKind)
+}
+
+// apply brings everything that changed at one revision into the caches.
+func (s *Store) apply(rev int64, byKind map[*api.Resource][]cache.Change) {
+	for r, all := range byKind {
+		s.caches[r].Apply(rev, all...)
+	}
 	s.rev.Store(rev)
+}
+
+// seen is what an event means for the cache of its kind, if anything.
+func (s *Store) seen(ev *clientv3.Event) (*api.Resource, cache.Change, bool) {
+	var i id
+	var obj api.Object
+	switch ev.Type {
+	case clientv3.EventTypeDelete:
+		var ok bool
+		if i, ok = parse(s.c.Prefix, string(ev.Kv.Key)); !ok {
+			return nil, cache.Change{}, false
+		}
+	case clientv3.EventTypePut:
+		st, ok := s.read(ev.Kv)
+		if !ok {
+			return nil, cache.Change{}, false
+		}
+		i, obj = st.id, st.obj
+	}
+	s.m.events.WithLabelValues(i.r.Plural).Inc()
+	return i.r, cache.Change{Namespace: i.namespace, Name: i.name, Object: obj}, true
 }
 
 // resync reads everything anew and turns the difference into events, so that
@@ -232,12 +269,21 @@ func (s *Store) resync(ctx context.Context) error {
 		return nil
 	}
 	s.m.resyncs.WithLabelValues("diff").Inc()
-	for _, st := range steps {
-		s.caches[st.id.r].Apply(st.rev, st.id.namespace, st.id.name, st.obj)
-		s.rev.Store(st.rev)
+	changes := len(steps)
+	for len(steps) > 0 {
+		now, n := steps[0].rev, 1
+		for n < len(steps) && steps[n].rev == now {
+			n++
+		}
+		byKind := map[*api.Resource][]cache.Change{}
+		for _, st := range steps[:n] {
+			byKind[st.id.r] = append(byKind[st.id.r], cache.Change{Namespace: st.id.namespace, Name: st.id.name, Object: st.obj})
+		}
+		s.apply(now, byKind)
+		steps = steps[n:]
 	}
 	s.rev.Store(rev)
 	s.reached()
-	s.c.Log.Info("store resynced", slog.Int64("from", from), slog.Int64("to", rev), slog.Int("changes", len(steps)))
+	s.c.Log.Info("store resynced", slog.Int64("from", from), slog.Int64("to", rev), slog.Int("changes", changes))
 	return nil
 }

@@ -9,27 +9,66 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-// Persist stores obj as it is, or removes it, when the stored object is at
-// revision expect (0: it is not there), and answers with the new revision.
-// Conflict when it is at another one. It asks no rules: it is for a caller that
-// has decided already (package soft). obj must not be used afterwards.
-func (s *Store) Persist(ctx context.Context, obj api.Object, expect int64, remove bool) (int64, error) {
-	i := idOf(api.ResourceOf(obj), obj)
-	rev := int64(0)
-	_, err := s.write(ctx, "persist", func(ctx context.Context) (api.Object, error) {
-		x := txn{id: i, key: i.key(s.c.Prefix), expect: expect, obj: obj}
-		if !remove {
-			var err error
-			if x.value, err = rules.Encode(obj); err != nil {
-				return nil, err
+// Bounds of one transaction: etcd takes 128 operations and 1.5 MiB unless it is
+// told otherwise.
+const (
+	mostWrites = 100
+	mostBytes  = 1 << 20
+)
+
+// Persist stores or removes objects, each at most once in writes, and answers
+// in their order. Those that go into one transaction together share a revision.
+// It asks no rules: it is for a caller that has decided already (package soft).
+func (s *Store) Persist(ctx context.Context, writes ...api.Write) []api.Written {
+	out := make([]api.Written, len(writes))
+	var xs []txn
+	var places []int // of xs, in out
+	size := 0
+	send := func() {
+		for n, w := range s.persist(ctx, xs) {
+			out[places[n]] = w
+		}
+		xs, places, size = xs[:0], places[:0], 0
+	}
+	for n, w := range writes {
+		i := idOf(api.ResourceOf(w.Object), w.Object)
+		x := txn{id: i, key: i.key(s.c.Prefix), expect: w.Expect, obj: w.Object}
+		if !w.Remove {
+			if x.value, out[n].Err = rules.Encode(w.Object); out[n].Err != nil {
+				continue
 			}
 		}
-		out, err := s.commit(ctx, x)
-		if err == nil && !out.done {
-			err = apierrors.NewConflict(i.r.GR(), i.name, errors.New("it was changed by somebody else"))
+		if len(xs) == mostWrites || len(xs) > 0 && size+len(x.value) > mostBytes {
+			send()
 		}
-		rev = out.rev
-		return obj, err
+		xs, places, size = append(xs, x), append(places, n), size+len(x.value)
+	}
+	if len(xs) > 0 {
+		send()
+	}
+	return out
+}
+
+// persist makes one transaction of xs.
+func (s *Store) persist(ctx context.Context, xs []txn) []api.Written {
+	out := make([]api.Written, len(xs))
+	_, err := s.write(ctx, "persist", func(ctx context.Context) (api.Object, error) {
+		outs, errs := s.commitAll(ctx, xs)
+		for n, o := range outs {
+			out[n] = api.Written{Revision: o.rev, Err: errs[n]}
+			if errs[n] == nil && !o.done {
+				i := xs[n].id
+				out[n].Err = apierrors.NewConflict(i.r.GR(), i.name, errors.New("it was changed by somebody else"))
+			}
+		}
+		return nil, errors.Join(errs...)
 	})
-	return rev, err
+	if err != nil {
+		for n := range out {
+			if out[n] == (api.Written{}) { // it was not even tried
+				out[n].Err = err
+			}
+		}
+	}
+	return out
 }

@@ -45,6 +45,7 @@ type Store struct {
 	gaps   atomic.Int64 // times that the feed has not seen each single change
 	waits  waits
 	own    own
+	leases leases
 	m      *metrics
 
 	ready chan struct{} // closed when the caches are filled

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
@@ -42,34 +43,97 @@ const (
 // commit runs x. While etcd is away it waits for its return, and finds out
 // what became of an attempt that was cut off.
 func (s *Store) commit(ctx context.Context, x txn) (outcome, error) {
-	if x.value == nil {
-		out, err := s.try(ctx, x, clientv3.OpDelete(x.key))
-		if err == nil && out.done {
-			err = s.await(ctx, out, x)
-			x.obj.SetResourceVersion(strconv.FormatInt(out.rev, 10))
-			out.obj = x.obj
+	p, err := s.propose(ctx, x)
+	if err != nil {
+		return outcome{}, err
+	}
+	out, err := s.try(ctx, p, false)
+	return s.conclude(ctx, p, out, err)
+}
+
+// commitAll runs writes of different keys in one transaction, and each by
+// itself when that can't be carried out as a whole. The answers are in their
+// order.
+func (s *Store) commitAll(ctx context.Context, xs []txn) ([]outcome, []error) {
+	outs, errs := make([]outcome, len(xs)), make([]error, len(xs))
+	ps := make([]proposal, len(xs))
+	var conds []clientv3.Cmp
+	var ops []clientv3.Op
+	for n, x := range xs {
+		if ps[n], errs[n] = s.propose(ctx, x); errs[n] == nil {
+			conds, ops = append(conds, ps[n].conds()...), append(ops, ps[n].op)
 		}
-		return out, err
+	}
+	resp, err := s.etcd.Txn(ctx).If(conds...).Then(ops...).Commit()
+	whole := err == nil && resp.Succeeded
+	var wg sync.WaitGroup
+	for n, p := range ps {
+		if errs[n] != nil {
+			continue
+		}
+		if whole {
+			outs[n], errs[n] = s.conclude(ctx, p, outcome{done: true, rev: resp.Header.Revision}, nil)
+			continue
+		}
+		wg.Go(func() {
+			out, e := s.try(ctx, p, err != nil)
+			outs[n], errs[n] = s.conclude(ctx, p, out, e)
+		})
+	}
+	wg.Wait()
+	return outs, errs
+}
+
+// proposal is a txn that is ready to be sent.
+type proposal struct {
+	txn
+	op clientv3.Op
+	w  *written // of a put; in Store.own until the end
+}
+
+func (s *Store) propose(ctx context.Context, x txn) (proposal, error) {
+	if x.value == nil {
+		return proposal{txn: x, op: clientv3.OpDelete(x.key)}, nil
 	}
 	x.value = s.own.mark(x.value)
 	op, err := s.put(ctx, x)
 	if err != nil {
-		return outcome{}, err
+		return proposal{}, err
 	}
-	w := &written{value: x.value, obj: x.obj}
-	s.own.add(x.key, w)
-	out, err := s.try(ctx, x, op)
+	p := proposal{x, op, &written{value: x.value, obj: x.obj}}
+	s.own.add(x.key, p.w)
+	return p, nil
+}
+
+func (p proposal) conds() []clientv3.Cmp {
+	conds := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(p.key), "=", p.expect)}
+	if p.guard != "" {
+		conds = append(conds, clientv3.Compare(clientv3.ModRevision(p.guard), "=", p.guardRev))
+	}
+	return conds
+}
+
+// conclude waits until the caches hold what was done, and puts the object's
+// revision in it.
+func (s *Store) conclude(ctx context.Context, p proposal, out outcome, err error) (outcome, error) {
 	if err == nil && out.done {
-		err = s.await(ctx, out, x)
+		err = s.await(ctx, out, p.txn)
 	}
-	switch rev := s.own.remove(x.key, w); {
+	if p.w == nil {
+		if out.done {
+			p.obj.SetResourceVersion(strconv.FormatInt(out.rev, 10))
+			out.obj = p.obj
+		}
+		return out, err
+	}
+	switch rev := s.own.remove(p.key, p.w); {
 	case rev != 0: // it is there, whatever the answer was
-		return outcome{done: true, rev: rev, obj: x.obj}, nil
+		return outcome{done: true, rev: rev, obj: p.obj}, nil
 	case err != nil || !out.done:
 		return out, err
 	}
-	x.obj.SetResourceVersion(strconv.FormatInt(out.rev, 10))
-	out.obj = x.obj
+	p.obj.SetResourceVersion(strconv.FormatInt(out.rev, 10))
+	out.obj = p.obj
 	return out, nil
 }
 
@@ -79,9 +143,9 @@ func (s *Store) put(ctx context.Context, x txn) (clientv3.Op, error) {
 		return clientv3.OpPut(x.key, string(x.value)), nil
 	}
 	for wait := firstWait; ; wait = min(wait*2, lastWait) {
-		lease, err := s.etcd.Grant(ctx, int64(s.c.EventTTL/time.Second))
+		lease, err := s.lease(ctx)
 		if err == nil {
-			return clientv3.OpPut(x.key, string(x.value), clientv3.WithLease(lease.ID)), nil
+			return clientv3.OpPut(x.key, string(x.value), clientv3.WithLease(lease)), nil
 		}
 		if !unavailable(err) || !pause(ctx, wait) {
 			return clientv3.Op{}, s.fault(ctx, "write "+x.id.r.String()+" "+x.id.name, err)
@@ -89,15 +153,38 @@ func (s *Store) put(ctx context.Context, x txn) (clientv3.Op, error) {
 	}
 }
 
-func (s *Store) try(ctx context.Context, x txn, op clientv3.Op) (outcome, error) {
-	conds := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(x.key), "=", x.expect)}
-	if x.guard != "" {
-		conds = append(conds, clientv3.Compare(clientv3.ModRevision(x.guard), "=", x.guardRev))
+// leases are what the Events of a short time share, so that not each has one of
+// its own.
+type leases struct {
+	mu      sync.Mutex
+	id      clientv3.LeaseID
+	granted time.Time
+}
+
+// lease is one for an Event that is written now. Events live for Config.EventTTL,
+// or a little shorter.
+func (s *Store) lease(ctx context.Context) (clientv3.LeaseID, error) {
+	s.leases.mu.Lock()
+	defer s.leases.mu.Unlock()
+	if time.Since(s.leases.granted) < s.c.EventTTL/60 {
+		return s.leases.id, nil
 	}
+	begun := time.Now()
+	l, err := s.etcd.Grant(ctx, int64(s.c.EventTTL/time.Second))
+	if err != nil {
+		return 0, err
+	}
+	s.leases.id, s.leases.granted = l.ID, begun
+	return l.ID, nil
+}
+
+// try sends p until there is an answer. unknown says whether an earlier attempt
+// may have been carried out.
+func (s *Store) try(ctx context.Context, p proposal, unknown bool) (outcome, error) {
+	x, conds := p.txn, p.conds()
 	gaps := s.gaps.Load()
-	unknown := false // whether an earlier attempt may have been carried out
 	for wait := firstWait; ; wait = min(wait*2, lastWait) {
-		resp, err := s.etcd.Txn(ctx).If(conds...).Then(op).Else(clientv3.OpGet(x.key)).Commit()
+		resp, err := s.etcd.Txn(ctx).If(conds...).Then(p.op).Else(clientv3.OpGet(x.key)).Commit()
 		if err == nil {
 			out := judge(x, resp, unknown)
 			if unknown && !out.done {
