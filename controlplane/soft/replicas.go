@@ -36,6 +36,9 @@ func Replicas(old, next api.Object) bool {
 		if !ok || !ofFunction(old) || !sameIdentity(old, next) {
 			return false
 		}
+		if old.Generation == next.Generation { // the rules of writing raise it with any change of the spec
+			return true
+		}
 		spec := old.Spec
 		spec.Replicas = next.Spec.Replicas
 		return equality.Semantic.DeepEqual(&spec, &next.Spec)
@@ -43,6 +46,9 @@ func Replicas(old, next api.Object) bool {
 		old, ok := old.(*appsv1.ReplicaSet)
 		if !ok || !ofFunction(old) || !sameIdentity(old, next) {
 			return false
+		}
+		if old.Generation == next.Generation { // the rules of writing raise it with any change of the spec
+			return true
 		}
 		spec := old.Spec
 		spec.Replicas = next.Spec.Replicas

@@ -31,7 +31,7 @@ func TestReplicas(t *testing.T) {
 		return p
 	}
 	set := func(n int32) *appsv1.ReplicaSet {
-		return &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "f", Labels: map[string]string{api.LabelFunction: "f"}}, Spec: appsv1.ReplicaSetSpec{Replicas: &n}}
+		return &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "f", Generation: int64(n), Labels: map[string]string{api.LabelFunction: "f"}}, Spec: appsv1.ReplicaSetSpec{Replicas: &n}}
 	}
 	plain := deployment(func(d *appsv1.Deployment) { d.Labels = nil })
 	now := metav1.NewTime(time.Unix(1, 0))
@@ -39,15 +39,15 @@ func TestReplicas(t *testing.T) {
 		old, next api.Object
 		want      bool
 	}{
-		"scale":                     {deployment(nil), deployment(func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32(7)) }), true},
+		"scale":                     {deployment(nil), deployment(func(d *appsv1.Deployment) { d.Spec.Replicas, d.Generation = new(int32(7)), 1 }), true},
 		"status":                    {deployment(nil), deployment(func(d *appsv1.Deployment) { d.Status.Replicas = 7 }), true},
 		"annotation":                {deployment(nil), deployment(func(d *appsv1.Deployment) { d.Annotations = map[string]string{"a": "b"} }), true},
-		"new image":                 {deployment(nil), deployment(func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "i:2" }), false},
+		"new image":                 {deployment(nil), deployment(func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image, d.Generation = "i:2", 1 }), false},
 		"new limits of scaling":     {deployment(nil), deployment(func(d *appsv1.Deployment) { d.Labels["com.openfaas.scale.max"] = "3" }), false},
 		"first deploy":              {nil, deployment(nil), false},
 		"removal":                   {deployment(nil), nil, false},
 		"deletion begins":           {deployment(nil), deployment(func(d *appsv1.Deployment) { d.DeletionTimestamp = &now }), false},
-		"scale of another's":        {plain, deployment(func(d *appsv1.Deployment) { d.Labels = nil; d.Spec.Replicas = new(int32(7)) }), false},
+		"scale of another's":        {plain, deployment(func(d *appsv1.Deployment) { d.Labels, d.Generation, d.Spec.Replicas = nil, 1, new(int32(7)) }), false},
 		"size of a set":             {set(1), set(2), true},
 		"a new set":                 {nil, set(1), false},
 		"a new replica":             {nil, replica(nil), true},

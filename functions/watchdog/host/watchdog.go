@@ -53,7 +53,6 @@ func (w *watchdog) run(ctx context.Context, signals <-chan os.Signal) error {
 	if os.Getpid() == 1 {
 		wait.Go(func() { w.children.reap(ctx) })
 	}
-	wait.Go(func() { w.serveMetrics(ctx) })
 
 	handler, child, err := w.handler()
 	if err != nil {
@@ -103,7 +102,7 @@ func (w *watchdog) forward(ctx context.Context, signals <-chan os.Signal, child 
 
 // serve opens the port, and closes it in good order when term is closed.
 func (w *watchdog) serve(ctx context.Context, handler http.Handler, term <-chan struct{}) error {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", ":"+w.c.port)
+	l, err := listen(ctx, w.c.port)
 	if err != nil {
 		return fmt.Errorf("listen for requests: %w", err)
 	}
@@ -120,6 +119,11 @@ func (w *watchdog) serve(ctx context.Context, handler http.Handler, term <-chan 
 	failed := make(chan error, 1)
 	go func() { failed <- s.Serve(l) }()
 	w.ready <- l.Addr()
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	metrics, stop := context.WithCancel(ctx)
+	defer stop()
+	wait.Go(func() { w.serveMetrics(metrics) }) // now, not before: a caller waits for the function
 
 	select {
 	case err := <-failed:
@@ -132,6 +136,14 @@ func (w *watchdog) serve(ctx context.Context, handler http.Handler, term <-chan 
 	}
 	<-failed
 	return err
+}
+
+// listen opens a port on all addresses. Without multipath TCP, which no gateway
+// speaks and which costs a start several system calls.
+func listen(ctx context.Context, port string) (net.Listener, error) {
+	var c net.ListenConfig
+	c.SetMultipathTCP(false)
+	return c.Listen(ctx, "tcp", ":"+port)
 }
 
 // drain ends accepting and waits for the requests in flight.
@@ -210,7 +222,7 @@ func (w *watchdog) inproc(rw http.ResponseWriter, r *http.Request) {
 
 // serveMetrics serves port 8081. Without it the function still works.
 func (w *watchdog) serveMetrics(ctx context.Context) {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", ":"+w.c.metricsPort)
+	l, err := listen(ctx, w.c.metricsPort)
 	if err != nil {
 		w.log.Printf("no metrics: %v", err)
 		return
