@@ -16,9 +16,9 @@
 // write for which Config.Soft answers true is visible to every reader and watch
 // when it returns, and is stored within about Config.Delay; what changes
 // several times until then is stored once, and what comes and goes is never
-// stored. Every other write of these kinds is stored first and visible then, as
-// are, with it, all soft changes that the object had. Other kinds go straight
-// to the durable store.
+// stored, nor is one for which Config.Passing answers true. Every other write of
+// these kinds is stored first and visible then, as are, with it, all soft
+// changes that the object had. Other kinds go straight to the durable store.
 //
 // While the durable store is away soft writes go on, and are stored when it is
 // back.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -13,14 +14,14 @@ import (
 
 // ReplicaKinds are the kinds that Replicas judges.
 func ReplicaKinds() []*api.Resource {
-	return []*api.Resource{api.Functions, api.Deployments, api.ReplicaSets, api.Pods, api.Endpoints, api.EndpointSlices, api.Events}
+	return []*api.Resource{api.Functions, api.Deployments, api.ReplicaSets, api.Pods, api.Endpoints, api.EndpointSlices, api.Events, api.Leases}
 }
 
 // Replicas says which writes are soft: those of functions' replicas, and of
 // how many there are. Everything about a pod that a set of a function owns is;
 // of the set and its Deployment, the number of replicas, the status and
 // annotations; of the function, its status; and the endpoints that a controller
-// works out from pods; and all Events, which are hints. What was deployed, and that it was deleted, is not.
+// works out from pods; all Events, which are hints; and nodes' signs of life. What was deployed, and that it was deleted, is not.
 func Replicas(old, next api.Object) bool {
 	switch next := next.(type) {
 	case *api.Function:
@@ -29,6 +30,8 @@ func Replicas(old, next api.Object) bool {
 			sameIdentity(old, next) && maps.Equal(old.Annotations, next.Annotations)
 	case *corev1.Event:
 		return true
+	case *coordinationv1.Lease:
+		return IsRenewal(old, next)
 	case *corev1.Endpoints, *discoveryv1.EndpointSlice:
 		return isDerived(next) && (old == nil || isDerived(old))
 	case *appsv1.Deployment:
@@ -63,6 +66,23 @@ func Replicas(old, next api.Object) bool {
 		return isReplica(old)
 	}
 	return isDerived(old)
+}
+
+// IsRenewal says which writes need not be stored: those by which a node says
+// that it is alive. They are worth nothing after a restart, when every node gets
+// time to say it again.
+func IsRenewal(old, next api.Object) bool {
+	was, ok := old.(*coordinationv1.Lease)
+	if !ok {
+		return false
+	}
+	is, ok := next.(*coordinationv1.Lease)
+	if !ok || was.Namespace != api.SystemNamespace || !sameIdentity(was, is) {
+		return false
+	}
+	spec := was.Spec
+	spec.RenewTime = is.Spec.RenewTime
+	return maps.Equal(was.Annotations, is.Annotations) && equality.Semantic.DeepEqual(&spec, &is.Spec)
 }
 
 // isDerived reports whether a controller keeps an object in line with pods, so

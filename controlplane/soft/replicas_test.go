@@ -7,6 +7,7 @@ import (
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/controlplane/soft"
 	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -33,8 +34,14 @@ func TestReplicas(t *testing.T) {
 	set := func(n int32) *appsv1.ReplicaSet {
 		return &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "f", Generation: int64(n), Labels: map[string]string{api.LabelFunction: "f"}}, Spec: appsv1.ReplicaSetSpec{Replicas: &n}}
 	}
-	plain := deployment(func(d *appsv1.Deployment) { d.Labels = nil })
+	lease := func(node string, at metav1.Time) *coordinationv1.Lease {
+		return &coordinationv1.Lease{
+			ObjectMeta: metav1.ObjectMeta{Namespace: api.SystemNamespace, Name: "n"},
+			Spec:       coordinationv1.LeaseSpec{HolderIdentity: &node, RenewTime: &metav1.MicroTime{Time: at.Time}},
+		}
+	}
 	now := metav1.NewTime(time.Unix(1, 0))
+	plain := deployment(func(d *appsv1.Deployment) { d.Labels = nil })
 	for name, c := range map[string]struct {
 		old, next api.Object
 		want      bool
@@ -55,6 +62,10 @@ func TestReplicas(t *testing.T) {
 		"a replica's status":        {replica(nil), replica(func(p *corev1.Pod) { p.Status.Phase = corev1.PodRunning }), true},
 		"a pod of a person":         {nil, replica(func(p *corev1.Pod) { p.OwnerReferences = nil }), false},
 		"a person's pod ends":       {replica(func(p *corev1.Pod) { p.Labels = nil }), nil, false},
+		"an event":                  {nil, &corev1.Event{}, true},
+		"a node renews its lease":   {lease("n", now), lease("n", metav1.NewTime(time.Unix(2, 0))), true},
+		"a lease's holder changes":  {lease("n", now), lease("m", now), false},
+		"the first lease":           {nil, lease("n", now), false},
 		"a replica that is let go ": {replica(nil), replica(func(p *corev1.Pod) { p.OwnerReferences = nil }), false},
 	} {
 		if got := soft.Replicas(c.old, c.next); got != c.want {

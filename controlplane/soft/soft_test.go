@@ -397,3 +397,33 @@ func TestCount(t *testing.T) {
 		t.Errorf("the sum is %s, want %d", p.Annotations["n"], writers*each)
 	}
 }
+
+// A passing change is seen and not stored, but goes with the next one that is.
+func TestPassing(t *testing.T) {
+	d := durable(t, etcd(t), "")
+	g := &gate{Durable: d}
+	passing := func(old, next api.Object) bool { return old != nil && next != nil && next.GetAnnotations()["note"] == "passing" }
+	s, _ := open(t, soft.Config{Durable: g, Kinds: []*api.Resource{api.Pods}, Soft: pods, Passing: passing, Delay: time.Millisecond})
+	prepare(t, s)
+	create(t, s, pod("x"))
+	create(t, s, pod("y"))
+	stored := func(name, value string) func() bool {
+		return func() bool {
+			p, err := api.Get[*corev1.Pod](t.Context(), d, api.Pods, "a", name)
+			return err == nil && p.Annotations["note"] == value
+		}
+	}
+	until(t, "x and y are stored", func() bool { return stored("x", "")() && stored("y", "")() })
+	before := g.count()
+	note(t, s, "x", "passing")
+	if got := noteOf(t, s, "x"); got != "passing" {
+		t.Fatalf("the note is %q", got)
+	}
+	note(t, s, "y", "kept")
+	until(t, "y is stored", stored("y", "kept"))
+	if n := g.count() - before; n != 1 || !stored("x", "")() {
+		t.Fatalf("%d writes, want one: x was stored too", n)
+	}
+	note(t, s, "x", "kept")
+	until(t, "x is stored", stored("x", "kept"))
+}

@@ -32,6 +32,9 @@ type Config struct {
 	// Soft says whether a write may be stored behind. old is nil for a
 	// creation, next for a removal.
 	Soft func(old, next api.Object) bool
+	// Passing says whether a soft write need not be stored at all, unless with
+	// a later one; nil is never.
+	Passing func(old, next api.Object) bool
 
 	Admit   rules.Admit   // as the durable store's; for the kinds
 	Delay   time.Duration // how long a soft write waits for others; 0 is 1 s

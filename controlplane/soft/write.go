@@ -166,7 +166,9 @@ func (s *Store) commit(ctx context.Context, k *kind, i id, old api.Object, v rul
 		if sl.last = nil; v.Remove {
 			sl.last = v.Object
 		}
-		s.store(i)
+		if s.c.Passing == nil || !s.c.Passing(old, next) {
+			s.store(i)
+		}
 		return v.Object, nil
 	}
 	if err := s.through(ctx, i, v); err != nil { // lets go of the lock

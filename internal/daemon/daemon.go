@@ -227,7 +227,7 @@ func (p *platform) startStore(ctx context.Context) error {
 		return s.Run(ctx)
 	})
 	so, err := soft.New(soft.Config{
-		Durable: s, Kinds: soft.ReplicaKinds(), Soft: soft.Replicas, Admit: admission.Admit, Log: p.log, Metrics: p.metrics,
+		Durable: s, Kinds: soft.ReplicaKinds(), Soft: soft.Replicas, Passing: soft.IsRenewal, Admit: admission.Admit, Log: p.log, Metrics: p.metrics,
 	})
 	if err != nil {
 		return err

@@ -85,7 +85,7 @@ func startEtcd(ctx context.Context, c Config, free int64, failed chan<- error) (
 	e.MaxRequestBytes = 4 << 20
 	// One member elects itself, at once after its first ticks; a shorter tick
 	// would cost an idle machine more than the start gains.
-	e.TickMs, e.ElectionMs = 100, 500
+	e.TickMs, e.ElectionMs = 200, 1000
 	e.BackendBatchInterval = time.Second // what is committed is in its log; this is when it goes to the tree as well
 	for _, s := range []string{c.Socket, c.Socket + ".peer"} {
 		if err := os.Remove(s); err != nil && !errors.Is(err, os.ErrNotExist) {
