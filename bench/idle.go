@@ -11,15 +11,15 @@ import (
 )
 
 const (
-	nameRSS = "idle platform, RSS of all its processes ÷ goal"
+	nameRSS = "idle platform, memory of all its processes (PSS) ÷ goal"
 	nameCPU = "idle platform, CPU of all its processes ÷ goal"
 )
 
 // idle is what the platform takes when nothing is deployed.
 func (b *bench) idle() []row {
-	const window, goalMB, goalCPU = 2 * time.Second, 120, 1 // CPU in percent of one core
+	const window, goalMB, goalCPU = 3 * time.Second, 120, 1 // CPU in percent of one core
 	p := b.platform()
-	b.pause(window) // the start's own work is over
+	b.pause(2 * window) // the start's own work is over, and what it needed is given back
 	var shares []float64
 	total := 0.0
 	b.each(func() {
@@ -32,7 +32,7 @@ func (b *bench) idle() []row {
 	})
 	mb := 0.0
 	for pid := range family(p.Pid()) {
-		mb += rss(pid)
+		mb += pss(pid)
 	}
 	// The mean, not the median: what happens every few seconds counts too.
 	mean := total / float64(len(shares))
@@ -81,14 +81,25 @@ func family(pid int) map[int]bool {
 	return out
 }
 
+// pss is a process' resident memory, MB, in which a page that n processes share
+// counts one n-th: so what several processes take together is their sum. RSS
+// would count the program that two of them run twice.
+func pss(pid int) float64 {
+	return field(fmt.Sprintf("/proc/%d/smaps_rollup", pid), "Pss:")
+}
+
 // rss is a process' resident memory, MB.
-func rss(pid int) float64 {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+func rss(pid int) float64 { return field(fmt.Sprintf("/proc/%d/status", pid), "VmRSS:") }
+
+// field is a line's value in MB, of a file of the kernel's that gives it in kB;
+// 0 when there is none.
+func field(file, name string) float64 {
+	raw, err := os.ReadFile(file)
 	if err != nil {
 		return 0
 	}
 	for l := range strings.Lines(string(raw)) {
-		if f := strings.Fields(l); len(f) == 3 && f[0] == "VmRSS:" {
+		if f := strings.Fields(l); len(f) == 3 && f[0] == name {
 			kb, _ := strconv.ParseFloat(f[1], 64)
 			return kb / 1000
 		}

@@ -44,6 +44,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"runtime/debug"
 )
 
 // platform is the running process: what its parts share.
@@ -91,6 +92,9 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	c.Log.Info("the platform is up", slog.String("gateway", "http://"+c.Listen), slog.String("api", "https://"+c.APIListen), slog.String("metrics", "http://"+c.MetricsListen+"/metrics"))
+	// What the start alone needed goes back to the machine.
+	trim := time.AfterFunc(embedded.Settled, debug.FreeOSMemory)
+	defer trim.Stop()
 	err = p.stack.wait(ctx)
 	if c.TearDown != nil && c.TearDown() {
 		err = errors.Join(err, p.tearDown(context.WithoutCancel(ctx)))

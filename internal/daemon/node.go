@@ -104,10 +104,6 @@ func newNode(ctx context.Context, c *Config, log *slog.Logger, metrics prometheu
 	if err != nil {
 		return nil, err
 	}
-	launcher, err := assets.Launcher()
-	if err != nil {
-		return nil, err
-	}
 	cidr, err := netip.ParsePrefix(c.PodCIDR)
 	if err != nil {
 		return nil, err
@@ -122,7 +118,7 @@ func newNode(ctx context.Context, c *Config, log *slog.Logger, metrics prometheu
 		return nil, fmt.Errorf("pod network: %w", err)
 	}
 	n.fast, err = fast.New(fast.Config{
-		StateDir: c.path("fast"), CgroupParent: "/" + name, Network: n.network, Launcher: launcher,
+		StateDir: c.path("fast"), CgroupParent: "/" + name, Network: n.network, Launcher: assets.Launcher,
 		Privilege: engine.OwnPrivilege(), Parked: c.Parked, Log: log, Metrics: metrics,
 	})
 	if errors.Is(err, fast.ErrUnsupported) {

@@ -128,6 +128,7 @@ func New(ctx context.Context, c Config) (*Engine, error) {
 	if e.pauseRoot, err = preparePause(c.StateDir, c.PauseProgram); err != nil {
 		return nil, err
 	}
+	e.c.PauseProgram = nil // it is on the disk now
 	if err := e.connect(ctx); err != nil {
 		return nil, err
 	}

@@ -67,7 +67,7 @@ type Config struct {
 	StateDir     string // the runtime's own files; absolute, not too long
 	CgroupParent string // of all pods; "" is /podsnap
 	Network      Network
-	Launcher     []byte // static binary, see nodeagent/launcher
+	Launcher     func() ([]byte, error) // reads the static binary of nodeagent/launcher
 	Privilege    spec.Privilege
 	Parked       int   // sandboxes kept ready at least; 0 is 32, negative is none
 	MostParked   int   // and at most; 0 is 256
@@ -117,7 +117,7 @@ func New(c Config) (*Runtime, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	if c.Network == nil || len(c.Launcher) == 0 || !filepath.IsAbs(c.StateDir) {
+	if c.Network == nil || c.Launcher == nil || !filepath.IsAbs(c.StateDir) {
 		return nil, errors.New("fast runtime configuration: Network, Launcher and an absolute StateDir are required")
 	}
 	tree, err := cgroup.Open("/sys/fs/cgroup", c.CgroupParent)

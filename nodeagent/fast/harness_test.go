@@ -191,7 +191,7 @@ func newNode(t testing.TB, change ...func(*Config)) *node {
 	n.before = lookAround(t, dir)
 	t.Cleanup(n.end)
 	n.config = Config{
-		StateDir: filepath.Join(dir, "f"), CgroupParent: "/" + tag, Launcher: launcher, Privilege: engine.OwnPrivilege(),
+		StateDir: filepath.Join(dir, "f"), CgroupParent: "/" + tag, Launcher: func() ([]byte, error) { return launcher, nil }, Privilege: engine.OwnPrivilege(),
 		Parked: 4, MostParked: 4, LogMaxSize: 512 << 10, Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelInfo})),
 	}
 	for _, c := range change {

@@ -22,8 +22,9 @@ import (
 
 // Config says how a keeper finds or makes its launcher. All but Log are required.
 type Config struct {
-	Dir     string // of the socket, the records and the launcher's log: one a node
-	Program []byte // nodeagent/launcher, a static binary
+	Dir string // of the socket, the records and the launcher's log: one a node
+	// Program reads nodeagent/launcher, a static binary, when it is started.
+	Program func() ([]byte, error)
 
 	// Connected is called with what a launcher has, before any request is sent
 	// to it but those that Connected sends by the Conn.
@@ -187,13 +188,17 @@ func (k *Keeper) spawn() error {
 	if err := os.MkdirAll(k.c.Dir, 0o700); err != nil {
 		return err
 	}
+	program, err := k.c.Program()
+	if err != nil {
+		return err
+	}
 	fd, err := unix.MemfdCreate("podsnap-launcher", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return err
 	}
 	f := os.NewFile(uintptr(fd), "podsnap-launcher")
 	defer f.Close()
-	if _, err := f.Write(k.c.Program); err != nil {
+	if _, err := f.Write(program); err != nil {
 		return err
 	}
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_WRITE|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW); err != nil {

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -30,6 +31,10 @@ type Config struct {
 	NoNATS    bool         // likewise
 	Log       *slog.Logger // not nil
 }
+
+// Settled is how long after it is up a process has done what belongs to its
+// start.
+const Settled = 5 * time.Second
 
 // EtcdEndpoint is the URL at which clients reach an etcd that listens on
 // socket.
@@ -58,6 +63,8 @@ func Run(ctx context.Context, c Config, ready func()) error {
 		defer stop()
 	}
 	ready()
+	trim := time.AfterFunc(Settled, debug.FreeOSMemory) // what the start alone needed
+	defer trim.Stop()
 	select {
 	case <-ctx.Done():
 		return nil
