@@ -22,6 +22,9 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == relayVerb {
+		os.Exit(exit(relay(os.Args[2])))
+	}
 	os.Exit(run())
 }
 
@@ -84,7 +87,7 @@ func parts() []part {
 		{[]string{nameRSS, nameCPU}, (*bench).idle},
 		{[]string{namePicks1k, namePicks5k, namePicks10k, nameGrowth}, (*bench).schedule},
 		{[]string{nameFanout}, (*bench).fanout},
-		{[]string{nameWarm}, (*bench).warm},
+		{[]string{nameWarm, nameWarmFloor, nameWarmHop}, (*bench).warm},
 		{[]string{nameThroughput}, (*bench).throughput},
 		{[]string{nameWarmTail}, (*bench).warmTail},
 		{[]string{nameAsync}, (*bench).async},
