@@ -35,7 +35,7 @@ type Mirror[T api.Object] struct {
 
 	mu      sync.RWMutex
 	items   map[types.NamespacedName]T
-	indexes map[string]map[string]map[types.NamespacedName]T
+	indexes map[string]map[string]*bucket[T]
 	rv      string
 }
 
@@ -49,7 +49,7 @@ func New[T api.Object](o api.Objects, r *api.Resource, opts Options) *Mirror[T] 
 		synced:   make(chan struct{}),
 		items:    map[types.NamespacedName]T{},
 		indexers: map[string]func(T) []string{},
-		indexes:  map[string]map[string]map[types.NamespacedName]T{},
+		indexes:  map[string]map[string]*bucket[T]{},
 	}
 }
 
@@ -64,7 +64,7 @@ func (m *Mirror[T]) OnChange(f func(t api.EventType, old, now T)) {
 // contains key. To be called before Run.
 func (m *Mirror[T]) Index(name string, keys func(T) []string) {
 	m.indexers[name] = keys
-	m.indexes[name] = map[string]map[types.NamespacedName]T{}
+	m.indexes[name] = map[string]*bucket[T]{}
 }
 
 // Synced is closed when the mirror first holds everything.
@@ -93,11 +93,7 @@ func (m *Mirror[T]) List() []T {
 func (m *Mirror[T]) By(name, key string) []T {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	out := make([]T, 0, len(m.indexes[name][key]))
-	for _, o := range m.indexes[name][key] {
-		out = append(out, o)
-	}
-	return out
+	return m.indexes[name][key].all()
 }
 
 // Len is the number of objects.
@@ -213,8 +209,7 @@ func (m *Mirror[T]) take(t api.EventType, obj T) {
 		idx := m.indexes[name]
 		if had {
 			for _, key := range keys(old) {
-				delete(idx[key], k)
-				if len(idx[key]) == 0 {
+				if b := idx[key]; b != nil && !b.drop(k) {
 					delete(idx, key)
 				}
 			}
@@ -222,9 +217,9 @@ func (m *Mirror[T]) take(t api.EventType, obj T) {
 		if t != api.Deleted {
 			for _, key := range keys(now) {
 				if idx[key] == nil {
-					idx[key] = map[types.NamespacedName]T{}
+					idx[key] = &bucket[T]{}
 				}
-				idx[key][k] = now
+				idx[key].put(now)
 			}
 		}
 	}
