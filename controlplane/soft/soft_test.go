@@ -402,7 +402,9 @@ func TestCount(t *testing.T) {
 func TestPassing(t *testing.T) {
 	d := durable(t, etcd(t), "")
 	g := &gate{Durable: d}
-	passing := func(old, next api.Object) bool { return old != nil && next != nil && next.GetAnnotations()["note"] == "passing" }
+	passing := func(old, next api.Object) bool {
+		return old != nil && next != nil && next.GetAnnotations()["note"] == "passing"
+	}
 	s, _ := open(t, soft.Config{Durable: g, Kinds: []*api.Resource{api.Pods}, Soft: pods, Passing: passing, Delay: time.Millisecond})
 	prepare(t, s)
 	create(t, s, pod("x"))

@@ -1,9 +1,11 @@
 package store
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -251,6 +253,49 @@ func TestSilentWatch(t *testing.T) {
 	if ev, ok := nextEvent(t, w); !ok || ev.Object.GetName() != "x" {
 		t.Fatalf("after the silence: %+v, %v", ev, w.Err())
 	}
+}
+
+// An etcd in which nobody writes is not one whose watch is stalled.
+func TestQuietWatch(t *testing.T) {
+	e := startEtcd(t)
+	prepare(t, e.open(Config{}))
+	log := &lines{}
+	s := open(t, Config{Client: e.client(), ProbeEvery: 300 * time.Millisecond, Log: slog.New(slog.NewTextHandler(log, nil))})
+	w, err := s.Watch(t.Context(), api.ConfigMaps, api.WatchOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	time.Sleep(1500 * time.Millisecond) // in which a stall would be found, and again
+	mustCreate(t, s, configMap("x", "1"))
+	nextEvent(t, w)
+	if said := log.about("watch ended"); said != "" {
+		t.Fatalf("the watch was taken for stalled: %s", said)
+	}
+}
+
+// lines is a log that is written to by several and read.
+type lines struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all = append(l.all, string(b))
+	return len(b), nil
+}
+
+func (l *lines) about(what string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.all {
+		if strings.Contains(s, what) {
+			return s
+		}
+	}
+	return ""
 }
 
 // An etcd that comes back with an older state makes every watch end with

@@ -141,7 +141,10 @@ func (s *Store) read(kv *mvccpb.KeyValue) (state, bool) {
 func (s *Store) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
-	ch := s.etcd.Watch(ctx, s.c.Prefix+"/", clientv3.WithPrefix(), clientv3.WithRev(s.rev.Load()+1),
+	// From the revision that is there, not the next: etcd says nothing of the
+	// progress of a watch that begins in the future, so that one would seem
+	// stalled until somebody writes. What comes again is no change.
+	ch := s.etcd.Watch(ctx, s.c.Prefix+"/", clientv3.WithPrefix(), clientv3.WithRev(s.rev.Load()),
 		clientv3.WithCreatedNotify(), clientv3.WithFragment())
 	probe := time.NewTicker(s.c.ProbeEvery)
 	defer probe.Stop()
