@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
@@ -88,11 +90,15 @@ func (s *Store) reset(all []state, rev int64) {
 	s.reached()
 }
 
-// all reads every object from etcd, as of one revision.
+// all reads every object from etcd, as of one revision. Decoding is the larger
+// part: it goes on beside the reading, on all cores.
 func (s *Store) all(ctx context.Context) ([]state, int64, error) {
 	prefix := s.c.Prefix + "/"
 	end := clientv3.GetPrefixRangeEnd(prefix)
-	var out []state
+	var pages []*[]state
+	var wg sync.WaitGroup
+	free := make(chan struct{}, runtime.GOMAXPROCS(0))
+	defer wg.Wait()
 	for from, rev := prefix, int64(0); ; {
 		part, cancel := context.WithTimeout(ctx, max(s.c.Timeout, 30*time.Second))
 		resp, err := s.etcd.Get(part, from, clientv3.WithRange(end), clientv3.WithLimit(page), clientv3.WithRev(rev))
@@ -103,13 +109,24 @@ func (s *Store) all(ctx context.Context) ([]state, int64, error) {
 		if rev == 0 {
 			rev = resp.Header.Revision
 		}
-		for _, kv := range resp.Kvs {
-			if st, ok := s.read(kv); ok {
-				out = append(out, st)
+		out := make([]state, 0, len(resp.Kvs))
+		pages = append(pages, &out)
+		free <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-free }()
+			for _, kv := range resp.Kvs {
+				if st, ok := s.read(kv); ok {
+					out = append(out, st)
+				}
 			}
-		}
+		})
 		if !resp.More {
-			return out, rev, nil
+			wg.Wait()
+			var all []state
+			for _, p := range pages {
+				all = append(all, *p...)
+			}
+			return all, rev, nil
 		}
 		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
 	}
