@@ -37,7 +37,7 @@ type Config struct {
 	Passing func(old, next api.Object) bool
 
 	Admit   rules.Admit   // as the durable store's; for the kinds
-	Delay   time.Duration // how long a soft write waits for others; 0 is 1 s
+	Delay   time.Duration // how long a soft write waits for others; 0 is 500 ms
 	Closing time.Duration // how long Run may take at its end to store what is left; 0 is 5 s
 	History int           // changes of each kind kept for watches; 0 is 4096
 
@@ -100,7 +100,7 @@ func New(c Config) (*Store, error) {
 		return nil, errors.New("soft store: Durable, Kinds and Soft are required")
 	}
 	if c.Delay == 0 {
-		c.Delay = time.Second
+		c.Delay = 500 * time.Millisecond
 	}
 	if c.Closing == 0 {
 		c.Closing = 5 * time.Second
