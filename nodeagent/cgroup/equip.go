@@ -22,8 +22,7 @@ const trial = "trial"
 
 // Equip makes a version 2 tree ready for slots, and tries on one that is thrown
 // away all that a container will rely on: controllers that are handed on, limits,
-// devices that are closed, freezing, killing, a process that is born in the
-// group. The error names what is missing; then no slot has been left. Version 1
+// devices that are closed, freezing, a process that is born in the group. The error names what is missing; then no slot has been left. Version 1
 // needs nothing of it. To be called once, before PrepareSlots; Close undoes it.
 func (t *Tree) Equip() error {
 	if !t.V2 {
@@ -40,16 +39,17 @@ func (t *Tree) Equip() error {
 	err = t.try()
 	if err != nil {
 		t.Close()
+		t.devices = nil
 		_ = os.Remove(filepath.Join(t.root, t.Parent, slots)) // unless a former runtime has some
 	}
 	return err
 }
 
-// Close gives up what Equip has taken. Slots stay as they are.
-func (t *Tree) Close() {
+// Close gives up what Equip has taken: no slot can be made after it. Those that
+// there are stay as they are.
+func (t Tree) Close() {
 	if t.devices != nil {
 		_ = t.devices.Close()
-		t.devices = nil
 	}
 }
 
@@ -98,12 +98,6 @@ func (t *Tree) try() (err error) {
 	if err := t.Freeze(group, false); err != nil {
 		return err
 	}
-	if _, err := os.Stat(filepath.Join(dir, "cgroup.kill")); err != nil {
-		return fmt.Errorf("the kernel cannot kill groups (since Linux 5.14): %w", err)
-	}
-	if err := t.Kill(group); err != nil {
-		return err
-	}
 	return t.Reset(group)
 }
 
@@ -142,6 +136,8 @@ func tryDevice(dir string) error {
 	_, err = program.Run(p.Image, program.Options{Cgroup: fd})
 	f, ok := errors.AsType[*program.Fault](err)
 	switch {
+	case errors.Is(err, program.ErrKilled):
+		return fmt.Errorf("start a process in %s: %w: the group that this process is in has been killed once (cgroup.kill), which the kernel remembers: start it in a new one", dir, err)
 	case !ok:
 		return fmt.Errorf("start a process in %s: %w", dir, err)
 	case f.Call == 0:

@@ -14,15 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kill ends all processes of a group, without waiting for them.
+// Kill ends all processes of a group, without waiting for them. The group can be
+// used again, and therefore version 2's cgroup.kill is not: since Linux 6.10 or
+// so a group remembers it, and the kernel kills whatever is born in the group
+// from then on (CLONE_INTO_CGROUP), taking it for one that was being born.
 func (t Tree) Kill(group string) error {
-	if t.V2 {
-		err := t.set(group, "", "cgroup.kill", "1")
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
-	}
 	b, err := os.ReadFile(t.File("pids", group, "cgroup.procs"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -96,9 +92,8 @@ func removeGroup(dir string) error {
 // patience is how long the kernel is given for what it does in the background.
 const patience = 5 * time.Second
 
-// killGroup kills the processes of one group and waits, patience at most, until
-// they have ended. In version 2 none escapes by making another one, and a frozen
-// one dies too.
+// killGroup kills the processes of one group, for good, and waits, patience at
+// most, until they have ended. In version 2 none escapes by making another one.
 func killGroup(dir string) error {
 	kill, err := os.OpenFile(filepath.Join(dir, "cgroup.kill"), os.O_WRONLY, 0)
 	if err == nil {

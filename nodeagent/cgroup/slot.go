@@ -96,6 +96,15 @@ func (t Tree) MakeSlot(id string) error {
 	return nil
 }
 
+// RenewSlot puts a new group in the place of a slot's, whatever has become of
+// that one, and ends what is in it.
+func (t Tree) RenewSlot(id string) error {
+	if err := t.Remove(t.Slot(id)); err != nil {
+		return err
+	}
+	return t.MakeSlot(id)
+}
+
 func (t Tree) set(group, controller, file, value string) error {
 	if err := os.WriteFile(t.File(controller, group, file), []byte(value), 0o644); err != nil {
 		return fmt.Errorf("set up cgroup: %w", err)

@@ -322,5 +322,5 @@ func (r *Runtime) Stats(_ context.Context, id string) (cpuSeconds float64, memor
 	if err != nil {
 		return 0, 0, fmt.Errorf("stats of container %s: %w", id, err)
 	}
-	return cpuSeconds, memory, nil
+	return max(0, cpuSeconds-sl.spent), memory, nil
 }
