@@ -21,9 +21,16 @@ type Rule struct {
 // few be used.
 func Default() []Rule {
 	return []Rule{
-		{'c', Any, Any, "m"}, {'b', Any, Any, "m"},
-		{'c', 1, 3, "rwm"}, {'c', 1, 5, "rwm"}, {'c', 1, 7, "rwm"}, {'c', 1, 8, "rwm"}, {'c', 1, 9, "rwm"}, // null, zero, full, random, urandom
-		{'c', 5, 0, "rwm"}, {'c', 5, 2, "rwm"}, {'c', 136, Any, "rwm"}, // tty, ptmx, pts
+		{'c', Any, Any, "m"},
+		{'b', Any, Any, "m"},
+		{'c', 1, 3, "rwm"},     // null
+		{'c', 1, 5, "rwm"},     // zero
+		{'c', 1, 7, "rwm"},     // full
+		{'c', 1, 8, "rwm"},     // random
+		{'c', 1, 9, "rwm"},     // urandom
+		{'c', 5, 0, "rwm"},     // tty
+		{'c', 5, 2, "rwm"},     // ptmx
+		{'c', 136, Any, "rwm"}, // pts
 	}
 }
 

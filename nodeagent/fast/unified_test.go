@@ -2,6 +2,7 @@ package fast
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,15 +13,18 @@ import (
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 )
 
-// onUnified has the runtime take the version 2 hierarchy that lies beside those
-// of version 1 for the machine's: everything is as with version 2 alone but for
-// the controllers, which it has not. A machine with version 2 alone needs no
-// such thing: all tests run on it as it is.
-func onUnified(t *testing.T) func(*Config) {
+// onVersion2 has the runtime take the machine for one with version 2 alone, if it
+// is not: the version 2 hierarchy that lies beside those of version 1 has
+// everything but the controllers. full tells whether it has them as well.
+func onVersion2(t *testing.T) (change func(*Config), full bool) {
 	t.Helper()
-	const root = "/sys/fs/cgroup/unified"
+	root := "/sys/fs/cgroup"
+	if _, err := os.Stat(root + "/cgroup.controllers"); err == nil {
+		return func(*Config) {}, true
+	}
+	root += "/unified"
 	if _, err := os.Stat(root + "/cgroup.controllers"); err != nil {
-		t.Skip("needs version 1 control groups with a version 2 hierarchy beside them")
+		t.Skip("needs a version 2 hierarchy of control groups")
 	}
 	return func(c *Config) {
 		c.groups = func(parent string) (cgroup.Tree, error) {
@@ -28,14 +32,18 @@ func onUnified(t *testing.T) func(*Config) {
 			tree.Wants = []string{}
 			return tree, err
 		}
-	}
+	}, false
 }
 
 // TestVersion2 runs real containers in version 2 groups.
 func TestVersion2(t *testing.T) {
-	n := newNode(t, onUnified(t))
+	change, full := onVersion2(t)
+	n := newNode(t, change)
 	n.parked()
 	tests := containerTests()
+	if full { // TestContainers has done that
+		clear(tests)
+	}
 	for _, limited := range []string{"process and limits", "out of memory", "pod limits", "network", "faults"} {
 		delete(tests, limited) // needs controllers
 	}
@@ -96,7 +104,8 @@ func testOwnGroup(t *testing.T, n *node) {
 // TestVersion2Recycled: a container that dies frozen leaves a slot that the next
 // one can be born in, whose counters start anew.
 func TestVersion2Recycled(t *testing.T) {
-	n := newNode(t, onUnified(t))
+	change, _ := onVersion2(t)
+	n := newNode(t, change)
 	n.parked()
 	sb := n.sandbox("first")
 	c := n.start(n.spec(sb, "serve"))
@@ -158,19 +167,23 @@ func TestVersion2Recycled(t *testing.T) {
 	}
 }
 
-// A machine that lacks what is needed is told so, and nothing is left on it.
+// TestVersion2Missing: a machine that lacks what is needed is told so, and nothing
+// is left on it.
 func TestVersion2Missing(t *testing.T) {
-	unified := onUnified(t)
+	change, _ := onVersion2(t)
 	c := Config{StateDir: t.TempDir(), Network: quiet{}, Launcher: []byte("x")}
-	unified(&c)
+	change(&c)
 	open := c.groups
+	if open == nil {
+		open = func(parent string) (cgroup.Tree, error) { return cgroup.Open("/sys/fs/cgroup", parent) }
+	}
 	c.groups = func(parent string) (cgroup.Tree, error) {
 		tree, err := open(parent)
-		tree.Wants = nil
+		tree.Wants = []string{"cpu", "nothing-of-the-kind"}
 		return tree, err
 	}
 	_, err := New(c)
-	if err == nil || !strings.HasPrefix(err.Error(), ErrUnsupported.Error()+": ") || !strings.Contains(err.Error(), "lacks cpu, memory, pids") {
+	if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "nothing-of-the-kind: start the kernel with them") {
 		t.Errorf("got %v", err)
 	}
 	if left := names(c.StateDir); len(left) != 0 {
