@@ -201,7 +201,7 @@ func (r *Runtime) ask(ctx context.Context, c *container, take func() (*rootfs, e
 		r.mu.Unlock()
 		a, err := r.keeper.Do(ctx, q, image)
 		lost := errors.Is(err, launch.ErrLost)
-		killed := errors.Is(err, program.ErrKilled) && r.cgroups.V2 && try == 0
+		killed := try == 0 && r.cgroups.V2 && errors.Is(err, program.ErrKilled)
 		if !lost && !killed && !errors.Is(err, launch.ErrNone) || try == 2 {
 			return a, err
 		}

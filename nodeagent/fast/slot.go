@@ -22,7 +22,7 @@ type slot struct {
 	ns    *os.File
 	dirty bool    // something was changed that is not undone: not to be used again
 	ooms  int64   // kills that its group counted before the present container
-	spent float64 // CPU seconds that it counted before the present sandbox
+	spent float64 // CPU seconds that it counted before the present sandbox; Runtime.mu guards it once there is one
 }
 
 // netns is a path at which the namespace can be opened, for as long as we run.
@@ -77,6 +77,8 @@ func (r *Runtime) renew(s *slot) error {
 	if err := r.cgroups.RenewSlot(s.id); err != nil {
 		return err
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	s.ooms, s.spent = 0, 0
 	return nil
 }

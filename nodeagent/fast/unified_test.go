@@ -162,7 +162,7 @@ func TestVersion2Recycled(t *testing.T) {
 	}
 	n.exit(ch, c.ID)
 	n.start(n.spec(sb, "serve"))
-	if _, err := get(sb.IP, "/"); err != nil {
+	if _, err := get(slot.ip.String(), "/"); err != nil {
 		t.Error(err)
 	}
 }
