@@ -44,6 +44,7 @@ var homes = map[string][]string{
 	"github.com/containerd/containerd":       {"nodeagent/engine"},
 	"github.com/vishvananda/netlink":         {"nodeagent/network", "nodeagent/engine"},
 	"github.com/google/nftables":             {"nodeagent/network"},
+	"github.com/cilium/ebpf":                 {"nodeagent/device"},
 	"github.com/google/go-containerregistry": {"builder"},
 	"github.com/go-chi/chi":                  {"controlplane/apiserver", "gateway", "api/remote", "internal/daemon"},
 	"k8s.io/apiserver":                       {}, // 80 MB and 50 MB RSS: we serve the wire contract ourselves

@@ -122,7 +122,7 @@ func newNode(ctx context.Context, c *Config, log *slog.Logger, metrics prometheu
 		Privilege: engine.OwnPrivilege(), Parked: c.Parked, Log: log, Metrics: metrics,
 	})
 	if errors.Is(err, fast.ErrUnsupported) {
-		log.Info("all pods run with runc", slog.Any("reason", err))
+		log.Warn("all pods run with runc, replicas start slowly", slog.Any("reason", err))
 		n.fast, err = nil, nil
 	}
 	if err != nil {

@@ -4,21 +4,16 @@ package cgroup
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/podsnap/podsnap/nodeagent/runtime"
+	"github.com/podsnap/podsnap/nodeagent/device"
 )
-
-const period = 100_000 // of CPU quotas, microseconds
 
 // Tree is the node's cgroup tree, version 1 (also hybrid) or 2.
 type Tree struct {
@@ -26,6 +21,11 @@ type Tree struct {
 	Parent string // of all pods, such as /podsnap
 	V2     bool
 	Swap   bool // swap can be limited
+	// Wants are the version 2 controllers that our groups get: nil is cpu, memory
+	// and pids. Tests want others, on machines that have given these to version
+	// 1: then what these would limit has no limit.
+	Wants   []string
+	devices *device.Program // version 2: closes devices to slots; see Equip
 }
 
 // Open looks which version the tree below root has. parent is the group of all
@@ -79,82 +79,6 @@ func (t Tree) File(controller, group, name string) string {
 	return filepath.Join(t.root, controller, group, name)
 }
 
-// LimitPod makes a pod's cgroup and sets the limits of the pod as a whole.
-func (t Tree) LimitPod(uid string, r runtime.Resources) error {
-	if r == (runtime.Resources{}) {
-		return nil // runc makes the group with the first container
-	}
-	group := t.Pod(uid)
-	if t.V2 {
-		if err := t.Delegate(group); err != nil {
-			return err
-		}
-	}
-	type setting struct{ controller, file, value string }
-	var set []setting
-	num := func(n int64) string { return strconv.FormatInt(n, 10) }
-	if r.Memory > 0 {
-		if t.V2 {
-			set = append(set, setting{"memory", "memory.max", num(r.Memory)}, setting{"memory", "memory.swap.max", "0"})
-		} else {
-			set = append(set, setting{"memory", "memory.limit_in_bytes", num(r.Memory)}, setting{"memory", "memory.memsw.limit_in_bytes", num(r.Memory)})
-		}
-	}
-	if r.CPUShares > 0 {
-		if t.V2 {
-			set = append(set, setting{"cpu", "cpu.weight", num(weight(r.CPUShares))})
-		} else {
-			set = append(set, setting{"cpu", "cpu.shares", num(max(2, r.CPUShares))})
-		}
-	}
-	if r.CPUQuota > 0 {
-		if t.V2 {
-			set = append(set, setting{"cpu", "cpu.max", num(r.CPUQuota) + " " + num(period)})
-		} else {
-			set = append(set, setting{"cpu", "cpu.cfs_period_us", num(period)}, setting{"cpu", "cpu.cfs_quota_us", num(r.CPUQuota)})
-		}
-	}
-	if r.Pids > 0 {
-		set = append(set, setting{"pids", "pids.max", num(r.Pids)})
-	}
-	for _, s := range set {
-		path := t.File(s.controller, group, s.file)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return fmt.Errorf("make pod cgroup: %w", err)
-		}
-		err := os.WriteFile(path, []byte(s.value), 0o644)
-		if errors.Is(err, fs.ErrNotExist) && strings.Contains(s.file, "sw") {
-			continue // a kernel that cannot limit swap
-		}
-		if err != nil {
-			return fmt.Errorf("limit pod: %w", err)
-		}
-	}
-	return nil
-}
-
-// Delegate makes a version 2 group and has its controllers on along the way.
-func (t Tree) Delegate(group string) error {
-	at := t.root
-	for name := range strings.SplitSeq(strings.Trim(group, "/"), "/") {
-		if err := os.WriteFile(filepath.Join(at, "cgroup.subtree_control"), []byte("+cpu +memory +pids"), 0o644); err != nil {
-			return fmt.Errorf("turn on cgroup controllers: %w", err)
-		}
-		at = filepath.Join(at, name)
-		if err := os.MkdirAll(at, 0o755); err != nil {
-			return fmt.Errorf("make pod cgroup: %w", err)
-		}
-	}
-	return nil
-}
-
-// weight turns version 1 shares (2…262144) into a version 2 weight (1…10000),
-// as runc and Kubernetes do.
-func weight(shares int64) int64 {
-	shares = min(max(shares, 2), 262144)
-	return 1 + ((shares-2)*9999)/262142
-}
-
 // OOMKills is how many processes of the group the kernel has killed for lack
 // of memory; 0 when the group is gone.
 func (t Tree) OOMKills(group string) int64 {
@@ -176,6 +100,9 @@ func (t Tree) Usage(group string) (cpu float64, memory uint64, err error) {
 			return 0, 0, err
 		}
 		cpu = float64(kv["usage_usec"]) / 1e6
+		if !t.wants("memory") {
+			return cpu, 0, nil
+		}
 		if used, err = Number(t.File("memory", group, "memory.current")); err != nil {
 			return 0, 0, err
 		}
@@ -217,14 +144,20 @@ func keyValues(path string) (map[string]int64, error) {
 		return nil, err
 	}
 	defer f.Close()
+	return parse(f)
+}
+
+// parse reads lines of a word and a number; others are left out.
+func parse(r io.Reader) (map[string]int64, error) {
 	out := map[string]int64{}
-	for s := bufio.NewScanner(f); s.Scan(); {
-		k, v, _ := strings.Cut(s.Text(), " ")
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		k, v, _ := strings.Cut(lines.Text(), " ")
 		if n, err := strconv.ParseInt(v, 10, 64); err == nil {
 			out[k] = n
 		}
 	}
-	return out, nil
+	return out, lines.Err()
 }
 
 // Pods lists the UIDs that have a group in any hierarchy.
@@ -244,65 +177,4 @@ func (t Tree) below(group string) []string {
 		}
 	}
 	return out
-}
-
-// Remove ends what still runs in a group and those below, in every hierarchy,
-// and removes them. A group that is not there is no error.
-func (t Tree) Remove(group string) error {
-	var errs []error
-	for _, h := range t.Controllers() {
-		errs = append(errs, removeGroup(filepath.Join(h, group)))
-	}
-	return errors.Join(errs...)
-}
-
-func removeGroup(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			if err := removeGroup(filepath.Join(dir, e.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	err = os.Remove(dir)
-	if errors.Is(err, unix.EBUSY) {
-		if err := killGroup(dir); err != nil {
-			return err
-		}
-		err = os.Remove(dir)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove cgroup: %w", err)
-	}
-	return nil
-}
-
-// killGroup kills the processes of one group and waits, 5 s at most, until
-// they have ended.
-func killGroup(dir string) error {
-	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-	if err != nil {
-		return err
-	}
-	for s := range strings.FieldsSeq(string(b)) {
-		pid, err := strconv.Atoi(s)
-		if err != nil || pid <= 1 {
-			continue
-		}
-		fd, err := unix.PidfdOpen(pid, 0)
-		if err != nil {
-			continue // ended meanwhile
-		}
-		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 5000)
-		_ = unix.Close(fd)
-	}
-	return nil
 }

@@ -7,11 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/podsnap/podsnap/nodeagent/device"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 )
 
@@ -31,7 +29,7 @@ func (t Tree) PrepareSlots() error {
 		if err := t.Delegate(group); err != nil {
 			return err
 		}
-		return t.set(group, "", "cgroup.subtree_control", "+cpu +memory +pids")
+		return t.handOn(group)
 	}
 	for _, h := range t.Controllers() {
 		if err := os.MkdirAll(filepath.Join(h, group), 0o755); err != nil {
@@ -82,26 +80,29 @@ func (t Tree) MakeSlot(id string) error {
 		}
 	}
 	if t.V2 {
-		return nil // see Devices
+		if t.devices == nil {
+			return errors.New("make cgroup: nothing closes devices to it: equip the tree first")
+		}
+		return errors.Join(t.apply(group, slotSettings()), t.devices.Attach(filepath.Join(t.root, group)))
 	}
 	if err := t.set(group, "devices", "devices.deny", "a"); err != nil {
 		return err
 	}
-	for _, rule := range allowedDevices() {
-		if err := t.set(group, "devices", "devices.allow", rule); err != nil {
+	for _, rule := range device.Default() {
+		if err := t.set(group, "devices", "devices.allow", rule.String()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// allowedDevices are those of every container: all may be made, few be used.
-func allowedDevices() []string {
-	return []string{
-		"c *:* m", "b *:* m", // mknod
-		"c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", // null, zero, full, random, urandom
-		"c 5:0 rwm", "c 5:2 rwm", "c 136:* rwm", // tty, ptmx, pts
+// RenewSlot puts a new group in the place of a slot's, whatever has become of
+// that one, and ends what is in it.
+func (t Tree) RenewSlot(id string) error {
+	if err := t.Remove(t.Slot(id)); err != nil {
+		return err
 	}
+	return t.MakeSlot(id)
 }
 
 func (t Tree) set(group, controller, file, value string) error {
@@ -142,59 +143,6 @@ func (t Tree) Born(group string) string {
 	return ""
 }
 
-// Limit sets all limits of a group; those that are not wanted are taken off.
-// Swap comes on top of no memory limit.
-func (t Tree) Limit(group string, r runtime.Resources) error {
-	num := func(n int64, none string) string {
-		if n <= 0 {
-			return none
-		}
-		return strconv.FormatInt(n, 10)
-	}
-	shares := max(2, r.CPUShares)
-	if t.V2 {
-		quota := num(r.CPUQuota, "max")
-		swap := "max"
-		if r.Memory > 0 {
-			swap = "0"
-		}
-		return errors.Join(
-			t.set(group, "", "cpu.weight", strconv.FormatInt(weight(shares), 10)),
-			t.set(group, "", "cpu.max", quota+" "+strconv.Itoa(period)),
-			t.set(group, "", "memory.max", num(r.Memory, "max")),
-			t.optional(group, "", "memory.swap.max", swap),
-			t.set(group, "", "pids.max", num(r.Pids, "max")),
-		)
-	}
-	// The limit with swap is never below the one without.
-	if err := errors.Join(t.optional(group, "memory", "memory.memsw.limit_in_bytes", "-1"),
-		t.set(group, "memory", "memory.limit_in_bytes", num(r.Memory, "-1"))); err != nil {
-		return err
-	}
-	if r.Memory > 0 {
-		if err := t.optional(group, "memory", "memory.memsw.limit_in_bytes", num(r.Memory, "-1")); err != nil {
-			return err
-		}
-	}
-	quota := num(r.CPUQuota, "-1")
-	if r.CPUQuota > 0 {
-		quota = num(max(1000, r.CPUQuota), "")
-	}
-	return errors.Join(
-		t.set(group, "cpu", "cpu.shares", strconv.FormatInt(shares, 10)),
-		t.set(group, "cpu", "cpu.cfs_quota_us", quota),
-		t.set(group, "pids", "pids.max", num(r.Pids, "max")),
-	)
-}
-
-// optional is for files that not every kernel has.
-func (t Tree) optional(group, controller, file, value string) error {
-	if !t.Swap && strings.Contains(file, "sw") {
-		return nil
-	}
-	return t.set(group, controller, file, value)
-}
-
 // residue is how much memory a group may still be charged for when it is used
 // again: page cache of an image's files, mostly, which the next container of
 // the image has for nothing.
@@ -204,8 +152,8 @@ const residue = 32 << 20
 var ErrUsed = errors.New("the cgroup cannot be used again")
 
 // Reset makes a group ready for another container: empty, without limits,
-// counters at zero where the kernel lets them be. ErrUsed means that it has to
-// be replaced.
+// counters at zero where the kernel lets them be (see Spent and OOMKills for
+// where it does not). ErrUsed means that it has to be replaced.
 func (t Tree) Reset(group string) error {
 	for _, h := range t.Controllers() {
 		b, err := os.ReadFile(filepath.Join(h, group, "cgroup.procs"))
@@ -226,10 +174,17 @@ func (t Tree) Reset(group string) error {
 			t.set(group, "memory", "memory.max_usage_in_bytes", "0"),
 			t.set(group, "memory", "memory.failcnt", "0"),
 			t.set(group, "cpuacct", "cpuacct.usage", "0"),
-			t.optional(group, "memory", "memory.memsw.max_usage_in_bytes", "0"),
 		); err != nil {
 			return err
 		}
+		if t.Swap {
+			if err := t.set(group, "memory", "memory.memsw.max_usage_in_bytes", "0"); err != nil {
+				return err
+			}
+		}
+	}
+	if !t.wants("memory") {
+		return nil
 	}
 	used, err := Number(t.File("memory", group, usage))
 	if err != nil {
@@ -241,43 +196,12 @@ func (t Tree) Reset(group string) error {
 	return nil
 }
 
-// Kill ends all processes of a group, without waiting for them.
-func (t Tree) Kill(group string) error {
-	if t.V2 {
-		err := t.set(group, "", "cgroup.kill", "1")
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
+// Spent is the CPU time, in seconds, that a group's counter starts from when it
+// is used again: version 2's cannot be set to zero.
+func (t Tree) Spent(group string) float64 {
+	if !t.V2 {
+		return 0
 	}
-	b, err := os.ReadFile(t.File("pids", group, "cgroup.procs"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	for s := range strings.FieldsSeq(string(b)) {
-		if pid, err := strconv.Atoi(s); err == nil && pid > 1 {
-			_ = unix.Kill(pid, unix.SIGKILL)
-		}
-	}
-	return err
-}
-
-// Freeze stops the processes of a group where they are, or lets them go on. The
-// kernel does it soon after.
-func (t Tree) Freeze(group string, frozen bool) error {
-	if t.V2 {
-		return t.set(group, "", "cgroup.freeze", map[bool]string{true: "1", false: "0"}[frozen])
-	}
-	return t.set(group, "freezer", "freezer.state", map[bool]string{true: "FROZEN", false: "THAWED"}[frozen])
-}
-
-// Frozen reports whether the processes of a group are, or are about to be,
-// stopped.
-func (t Tree) Frozen(group string) (bool, error) {
-	controller, file := "freezer", "freezer.self_freezing"
-	if t.V2 {
-		controller, file = "", "cgroup.freeze"
-	}
-	n, err := Number(t.File(controller, group, file))
-	return n != 0, err
+	kv, _ := keyValues(t.File("cpu", group, "cpu.stat"))
+	return float64(kv["usage_usec"]) / 1e6
 }

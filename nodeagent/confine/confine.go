@@ -46,7 +46,7 @@ type Input struct {
 	At     string          // a directory to have the root file system at; containers may share it, as none sees the other's mounts
 	Files  map[string]bool // sources of mounts that are files and not directories
 	Join   []string        // control groups to enter, by the files to write "0" to; with version 2 the child is born in its group
-	Groups []Mounted       // with version 1
+	Groups []Mounted       // with version 1; with version 2 the hierarchy is mounted as the container's namespace shows it
 
 	Stdin, Stdout, Stderr string // FIFOs; "" is /dev/null
 	Filter                []byte // of system calls, as package seccomp makes it; nil is none
@@ -81,6 +81,7 @@ func Start(in Input) (program.Program, error) {
 	c := &compiler{in: in, next: kept, made: map[string]bool{}}
 	c.begin()
 	c.Call("enter the network namespace", unix.SYS_SETNS, program.Input(Netns), program.Int(unix.CLONE_NEWNET))
+	c.groupNamespace()
 	c.session()
 	c.Call("make mounts private", unix.SYS_MOUNT, null, program.Text("/"), null, program.Int(unix.MS_REC|unix.MS_PRIVATE), null)
 	sources, err := c.sources()
@@ -109,8 +110,21 @@ func Start(in Input) (program.Program, error) {
 	for _, ns := range in.Spec.Linux.Namespaces {
 		p.Flags |= namespaceFlags[ns.Type]
 	}
-	p.Flags &^= unix.CLONE_NEWNET
+	p.Flags &^= unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP // see groupNamespace
 	return p, err
+}
+
+// groupNamespace has the process's control group be the root of those that the
+// container sees. The process makes the namespace itself: one that was made with
+// it would have its maker's group as the root, even though it is born in its
+// own. It comes before /sys/fs/cgroup is mounted, as a mount from the host's
+// namespace would set the options of all mounts of the hierarchy.
+func (c *compiler) groupNamespace() {
+	for _, ns := range c.in.Spec.Linux.Namespaces {
+		if ns.Type == specs.CgroupNamespace {
+			c.Call("make a control group namespace", unix.SYS_UNSHARE, program.Int(unix.CLONE_NEWCGROUP))
+		}
+	}
 }
 
 // Enter is the program of a process that joins a running container; second is

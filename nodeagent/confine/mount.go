@@ -120,7 +120,7 @@ func (c *compiler) mounts(sources []int, groups []program.Step) error {
 		}
 		switch {
 		case m.Type == "cgroup" && len(c.in.Groups) == 0:
-			mount("cgroup2", flags, "")
+			mount("cgroup2", flags, "") // read-only is the mount alone: the hierarchy is the host's
 		case m.Type == "cgroup":
 			mount("tmpfs", flags&^unix.MS_RDONLY, "mode=755")
 			for i, g := range c.in.Groups {

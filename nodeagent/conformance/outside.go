@@ -29,7 +29,9 @@ func lookFromOutside(t *testing.T, pid int, deep bool) Facts {
 	for controller, group := range groupsOf(t, pid) {
 		f["cgroup."+controller] = group
 		for _, name := range limitFiles {
-			if b, err := os.ReadFile(filepath.Join(hierarchy(controller), group, name)); err == nil {
+			b, err := os.ReadFile(filepath.Join(hierarchy(controller), group, name))
+			// An empty one limits nothing: version 2's cpuset, which runc turns on.
+			if err == nil && len(bytes.TrimSpace(b)) > 0 {
 				f["limit."+name] = strings.ReplaceAll(strings.TrimSpace(string(b)), "\n", "|")
 			}
 		}

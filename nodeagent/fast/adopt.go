@@ -42,7 +42,7 @@ func (r *Runtime) readRecords() error {
 			}
 			continue
 		}
-		sb := &sandbox{spec: rec.Spec, info: rec.Sandbox, slot: &slot{id: rec.Slot, ip: ip, ooms: rec.OOMs}}
+		sb := &sandbox{spec: rec.Spec, info: rec.Sandbox, slot: &slot{id: rec.Slot, ip: ip, ooms: rec.OOMs, spent: rec.Spent}}
 		r.sandboxes[id] = sb
 		for _, name := range names(r.sandboxDir(id)) {
 			r.readContainer(sb, name)

@@ -223,7 +223,7 @@ func (n *node) runcRun(b *testing.B, bundle, name string) time.Duration {
 		b.Fatal(err)
 	}
 	made.Mounts = slices.DeleteFunc(made.Mounts, func(m specs.Mount) bool { return m.Type == "bind" })
-	made.Linux.Namespaces = append(namespaces(), specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: sl.netns()})
+	made.Linux.Namespaces = append(namespaces(n.Runtime.cgroups.V2), specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: sl.netns()})
 	text, err := json.Marshal(made)
 	if err != nil {
 		b.Fatal(err)

@@ -313,7 +313,10 @@ func (r *Runtime) Stats(_ context.Context, id string) (cpuSeconds float64, memor
 		return 0, 0, notFound("containers", id)
 	}
 	r.mu.Lock()
-	sl, over := c.sandbox.slot, c.info.State == runtime.Exited
+	sl, over, before := c.sandbox.slot, c.info.State == runtime.Exited, 0.0
+	if sl != nil {
+		before = sl.spent
+	}
 	r.mu.Unlock()
 	if sl == nil || over {
 		return 0, 0, notFound("containers", id) // it has ended
@@ -322,5 +325,5 @@ func (r *Runtime) Stats(_ context.Context, id string) (cpuSeconds float64, memor
 	if err != nil {
 		return 0, 0, fmt.Errorf("stats of container %s: %w", id, err)
 	}
-	return cpuSeconds, memory, nil
+	return max(0, cpuSeconds-before), memory, nil
 }

@@ -75,6 +75,8 @@ type Config struct {
 	LogFiles     int   // kept of a log; 0 is 3
 	Log          *slog.Logger
 	Metrics      prometheus.Registerer
+
+	groups func(parent string) (cgroup.Tree, error) // nil is the machine's; for tests
 }
 
 // Runtime implements runtime.Runtime and runtime.Stats for pods of one container.
@@ -120,12 +122,15 @@ func New(c Config) (*Runtime, error) {
 	if c.Network == nil || c.Launcher == nil || !filepath.IsAbs(c.StateDir) {
 		return nil, errors.New("fast runtime configuration: Network, Launcher and an absolute StateDir are required")
 	}
-	tree, err := cgroup.Open("/sys/fs/cgroup", c.CgroupParent)
+	if c.groups == nil {
+		c.groups = func(parent string) (cgroup.Tree, error) { return cgroup.Open("/sys/fs/cgroup", parent) }
+	}
+	tree, err := c.groups(c.CgroupParent)
 	if err != nil {
 		return nil, err
 	}
-	if tree.V2 {
-		return nil, ErrUnsupported
+	if err := tree.Equip(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
 	r := &Runtime{
 		c: c, cgroups: tree, adopted: make(chan struct{}), trash: make(chan struct{}, 1), watcher: newWatcher(), gate: newGate(),
@@ -158,8 +163,9 @@ func New(c Config) (*Runtime, error) {
 }
 
 // ErrUnsupported is a machine on which the runtime cannot confine as it has to:
-// one with version 2 control groups alone. The engine runs everything there.
-var ErrUnsupported = errors.New("the fast runtime needs version 1 control groups")
+// one with version 2 control groups that lack something. The engine runs
+// everything there.
+var ErrUnsupported = errors.New("the fast runtime cannot confine on this machine")
 
 // maxSocketPath is the longest path a unix socket can have, its end included.
 const maxSocketPath = 108
@@ -203,6 +209,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 	r.roots.wait()
 	r.pool.Each(func(s *slot) { s.ns.Close() })
 	r.work.Wait()
+	r.cgroups.Close()
 	r.exits.Close()
 	return err
 }

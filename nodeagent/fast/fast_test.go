@@ -15,6 +15,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -43,19 +44,26 @@ func (n *node) expect(got map[string]string, want map[string]string) {
 
 // One containerd serves all these: each has sandboxes of its own.
 func TestContainers(t *testing.T) {
-	n := newNode(t)
-	for name, test := range map[string]func(*testing.T, *node){
-		"defaults are hardened": testHardened, "process and limits": testProcess, "mounts": testMounts,
-		"exit codes and list": testExit, "out of memory": testOOM, "exec": testExec, "logs": testLogs,
-		"network": testNetwork, "restarts": testRestart, "freezing": testFreeze, "listening": testListening, "faults": testFaults,
-		"unsafe images": testUnsafeImages,
-		"pod limits":    testPodLimits, "names that are not there": testUnknown,
-	} {
+	newNode(t).each(t, containerTests())
+}
+
+func (n *node) each(t *testing.T, tests map[string]func(*testing.T, *node)) {
+	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			m := *n
 			m.t = t
 			test(t, &m)
 		})
+	}
+}
+
+func containerTests() map[string]func(*testing.T, *node) {
+	return map[string]func(*testing.T, *node){
+		"defaults are hardened": testHardened, "process and limits": testProcess, "mounts": testMounts,
+		"exit codes and list": testExit, "out of memory": testOOM, "exec": testExec, "logs": testLogs,
+		"network": testNetwork, "restarts": testRestart, "freezing": testFreeze, "listening": testListening, "faults": testFaults,
+		"unsafe images": testUnsafeImages, "devices": testDevices,
+		"pod limits": testPodLimits, "names that are not there": testUnknown,
 	}
 }
 
@@ -148,6 +156,26 @@ func testMounts(t *testing.T, n *node) {
 	s.Security.User = new(int64(0))
 	if _, out := n.run(s); !strings.HasSuffix(out, "<nil>\n") {
 		t.Errorf("write to a mount: %q", out)
+	}
+}
+
+// Not the mount options keep a container from a device, but its control group:
+// a volume may have any node in it.
+func testDevices(t *testing.T, n *node) {
+	dir := t.TempDir()
+	for name, minor := range map[string]uint32{"null": 3, "kmsg": 11} {
+		if err := unix.Mknod(filepath.Join(dir, name), unix.S_IFCHR|0o666, int(unix.Mkdev(1, minor))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := n.spec(n.sandbox("devices"), "write", "/data/null")
+	s.Mounts, s.Security.User = []runtime.Mount{{Source: dir, Target: "/data"}}, new(int64(0))
+	if _, out := n.run(s); !strings.HasSuffix(out, "<nil>\n") {
+		t.Errorf("write to null: %q", out)
+	}
+	s.Args, s.LogPath = []string{"write", "/data/kmsg"}, s.LogPath+".kmsg"
+	if _, out := n.run(s); !strings.HasSuffix(out, "operation not permitted\n") {
+		t.Errorf("write to the kernel's log: %q", out)
 	}
 }
 

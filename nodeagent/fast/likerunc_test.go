@@ -72,6 +72,14 @@ func TestLikeRunc(t *testing.T) {
 		return lines
 	}, "/proc/self/cgroup")
 	group := []string{"/sys/fs/cgroup"}
+	if n.cgroups.V2 { // the folder has files of controllers that runc turns on and nobody limits
+		group = nil
+		for _, f := range []string{"memory.max", "memory.swap.max", "memory.high", "memory.oom.group", "cpu.max", "cpu.weight", "pids.max", "cgroup.freeze", "cgroup.type", "cgroup.subtree_control", "cgroup.procs"} {
+			group = append(group, "/sys/fs/cgroup/"+f)
+		}
+		both("control groups", as, group...)
+		return
+	}
 	for _, f := range []string{"devices/devices.list", "memory/memory.limit_in_bytes", "memory/memory.memsw.limit_in_bytes", "cpu/cpu.shares", "cpu/cpu.cfs_quota_us", "pids/pids.max", "cpuset/cpuset.cpus", "freezer/freezer.state"} {
 		group = append(group, "/sys/fs/cgroup/"+f)
 	}

@@ -83,7 +83,7 @@ func (r *Runtime) confine(c *container, s runtime.ContainerSpec, root spec.Rootf
 	}
 	made.Hostname = sb.spec.Hostname
 	made.Linux.Sysctl = sb.spec.Sysctls
-	made.Linux.Namespaces = namespaces()
+	made.Linux.Namespaces = namespaces(r.cgroups.V2)
 	for i, m := range made.Mounts {
 		if m.Destination == "/dev/shm" && m.Source == files {
 			made.Mounts[i] = specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=64m"}}
@@ -101,11 +101,21 @@ func (r *Runtime) confine(c *container, s runtime.ContainerSpec, root spec.Rootf
 	return in, nil
 }
 
-func namespaces() []specs.LinuxNamespace {
-	return []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.PIDNamespace}}
+// namespaces are a container's own. With version 2 control groups it sees its
+// group as the root of all.
+func namespaces(v2 bool) []specs.LinuxNamespace {
+	own := []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.PIDNamespace}}
+	if v2 {
+		own = append(own, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
+	return own
 }
 
+// groups are the version 1 groups that a container sees.
 func (r *Runtime) groups(slot string) (out []confine.Mounted) {
+	if r.cgroups.V2 {
+		return nil
+	}
 	for _, h := range r.cgroups.Controllers() {
 		if filepath.Base(h) == "unified" {
 			continue // version 2 beside version 1 has no limits of ours, and runc does not show it
@@ -149,16 +159,18 @@ func (r *Runtime) launch(ctx context.Context, c *container, p plan) error {
 	if len(sb.spec.Sysctls) > 0 || len(c.made.Process.Capabilities.Bounding) > 0 {
 		sb.slot.dirty = true // it may have changed its network
 	}
-	if err := r.cgroups.Limit(r.cgroups.Slot(sb.slot.id), p.limit); err != nil {
-		return fail(err)
-	}
 	p.in.Stdout, p.in.Stderr = c.out.Stdout, c.out.Stderr
 	prog, err := confine.Start(p.in)
 	if err != nil {
 		return startError("CreateContainerConfigError", fmt.Errorf("container %q: %w", p.spec.Name, err))
 	}
 	q := launch.Request{Op: launch.Start, ID: c.info.ID, Name: sb.slot.id, Flags: prog.Flags, Cgroup: r.cgroups.Born(r.cgroups.Slot(sb.slot.id))}
-	a, err := r.ask(ctx, c, func() (*rootfs, error) { return r.takeRootfs(ctx, sb.spec.Owner, p.lower, below, c.chain) }, q, prog.Image)
+	a, err := r.ask(ctx, c, func() (*rootfs, error) {
+		if err := r.cgroups.Limit(r.cgroups.Slot(sb.slot.id), p.limit); err != nil {
+			return nil, err
+		}
+		return r.takeRootfs(ctx, sb.spec.Owner, p.lower, below, c.chain)
+	}, q, prog.Image)
 	if f, ok := errors.AsType[*program.Fault](err); ok {
 		return startError("RunContainerError", spec.Explain(p.spec.Name, c.made.Process, prog.Explain(f)))
 	}
@@ -173,9 +185,11 @@ func (r *Runtime) launch(ctx context.Context, c *container, p plan) error {
 	return nil
 }
 
-// ask has the launcher start a container on a root file system. When it goes
-// away meanwhile, the next one knows whether it has: if not, it is asked again,
-// on new ground.
+// ask has the launcher start a container on ground that take makes ready. When it
+// goes away meanwhile, the next one knows whether it has: if not, it is asked
+// again, on new ground. So it is when the container was killed in a version 2
+// group before it was anything: somebody may have used the group's cgroup.kill,
+// after which nothing lives in it (see cgroup.Tree.Kill).
 func (r *Runtime) ask(ctx context.Context, c *container, take func() (*rootfs, error), q launch.Request, image []byte) (launch.Reply, error) {
 	for try := 0; ; try++ {
 		f, err := take()
@@ -187,8 +201,14 @@ func (r *Runtime) ask(ctx context.Context, c *container, take func() (*rootfs, e
 		r.mu.Unlock()
 		a, err := r.keeper.Do(ctx, q, image)
 		lost := errors.Is(err, launch.ErrLost)
-		if !lost && !errors.Is(err, launch.ErrNone) || try == 2 {
+		killed := try == 0 && r.cgroups.V2 && errors.Is(err, program.ErrKilled)
+		if !lost && !killed && !errors.Is(err, launch.ErrNone) || try == 2 {
 			return a, err
+		}
+		if killed {
+			if err := r.renew(c.sandbox.slot); err != nil {
+				return a, err
+			}
 		}
 		if lost {
 			w, err := r.keeper.Do(ctx, launch.Request{Op: launch.Hello}, nil)

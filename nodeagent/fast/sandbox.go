@@ -33,6 +33,7 @@ type sandboxRecord struct {
 	Spec    runtime.SandboxSpec `json:"spec"`
 	Slot    string              `json:"slot"`
 	OOMs    int64               `json:"ooms,omitempty"`
+	Spent   float64             `json:"spent,omitempty"`
 }
 
 // StartSandbox implements runtime.Runtime. It takes a parked sandbox.
@@ -77,7 +78,7 @@ func (r *Runtime) saveSandbox(sb *sandbox) error {
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		return fmt.Errorf("make sandbox directory: %w", err)
 	}
-	return save(filepath.Join(dir, "sandbox.json"), sandboxRecord{Sandbox: sb.info, Spec: sb.spec, Slot: sb.slot.id, OOMs: sb.slot.ooms})
+	return save(filepath.Join(dir, "sandbox.json"), sandboxRecord{Sandbox: sb.info, Spec: sb.spec, Slot: sb.slot.id, OOMs: sb.slot.ooms, Spent: sb.slot.spent})
 }
 
 // save writes a record whole or not at all.

@@ -20,8 +20,9 @@ type slot struct {
 	id    string
 	ip    netip.Addr
 	ns    *os.File
-	dirty bool  // something was changed that is not undone: not to be used again
-	ooms  int64 // kills that its group counted before the present container
+	dirty bool    // something was changed that is not undone: not to be used again
+	ooms  int64   // kills that its group counted before the present container
+	spent float64 // CPU seconds that it counted before the present sandbox; Runtime.mu guards it once there is one
 }
 
 // netns is a path at which the namespace can be opened, for as long as we run.
@@ -61,16 +62,25 @@ func (r *Runtime) recycleSlot(s *slot) (*slot, error) {
 	group := r.cgroups.Slot(s.id)
 	err := r.cgroups.Reset(group)
 	if errors.Is(err, cgroup.ErrUsed) {
-		if err = r.cgroups.Remove(group); err == nil {
-			err = r.cgroups.MakeSlot(s.id)
-		}
+		err = r.cgroups.RenewSlot(s.id)
 	}
 	if err != nil {
 		return nil, err
 	}
-	s.ooms = r.cgroups.OOMKills(group)
+	s.ooms, s.spent = r.cgroups.OOMKills(group), r.cgroups.Spent(group)
 	s.ip, err = r.c.Network.Recycle(ctx, s.id, s.netns())
 	return s, err
+}
+
+// renew gives a slot a new group, which has counted nothing.
+func (r *Runtime) renew(s *slot) error {
+	if err := r.cgroups.RenewSlot(s.id); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.ooms, s.spent = 0, 0
+	return nil
 }
 
 // destroySlot takes a slot apart. It works on one that is half made.

@@ -79,7 +79,7 @@ func Container(in Input) (*specs.Spec, error) {
 		Mounts: mounts,
 		Linux: &specs.Linux{
 			Namespaces: containerNamespaces(in), CgroupsPath: in.Cgroup,
-			Resources: resources(c.Resources, in.SwapLimit),
+			Resources: resources(c.Resources, in.SwapLimit, in.CgroupV2),
 		},
 		Annotations: map[string]string{GroupAnnotation: in.Sandbox},
 	}
@@ -160,9 +160,13 @@ func containerMounts(in Input) ([]specs.Mount, error) {
 }
 
 // resources are the limits in OCI's terms. Swap is not allowed on top of a
-// memory limit.
-func resources(r runtime.Resources, swapLimit bool) *specs.LinuxResources {
+// memory limit. For want of memory all processes of a container are killed where
+// the kernel can do that (version 2 control groups), as the kubelet has it.
+func resources(r runtime.Resources, swapLimit, v2 bool) *specs.LinuxResources {
 	out := &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(uint64(2))}}
+	if v2 {
+		out.Unified = map[string]string{"memory.oom.group": "1"}
+	}
 	if r.CPUShares > 0 {
 		out.CPU.Shares = new(uint64(max(2, r.CPUShares)))
 	}

@@ -141,3 +141,14 @@ func TestMountOrder(t *testing.T) {
 		t.Error("a relative source: got no error")
 	}
 }
+
+func TestResources(t *testing.T) {
+	r := runtime.Resources{CPUQuota: 10, Memory: 4096}
+	v1, v2 := resources(r, true, false), resources(r, false, true)
+	if v1.Unified != nil || *v1.Memory.Swap != 4096 || *v1.CPU.Quota != 1000 || *v1.CPU.Shares != 2 {
+		t.Errorf("version 1: got %+v", v1)
+	}
+	if v2.Unified["memory.oom.group"] != "1" || v2.Memory.Swap != nil {
+		t.Errorf("version 2: got %+v", v2)
+	}
+}
