@@ -22,8 +22,9 @@ const trial = "trial"
 
 // Equip makes a version 2 tree ready for slots, and tries on one that is thrown
 // away all that a container will rely on: controllers that are handed on, limits,
-// devices that are closed, freezing, a process that is born in the group. The error names what is missing; then no slot has been left. Version 1
-// needs nothing of it. To be called once, before PrepareSlots; Close undoes it.
+// devices that are closed, freezing, a process that is born in the group. The
+// error names what is missing; then no slot has been left. Version 1 needs
+// nothing of it. To be called once, before PrepareSlots; Close undoes it.
 func (t *Tree) Equip() error {
 	if !t.V2 {
 		return nil

@@ -171,7 +171,7 @@ func TestVersion2Recycled(t *testing.T) {
 // is left on it.
 func TestVersion2Missing(t *testing.T) {
 	change, _ := onVersion2(t)
-	c := Config{StateDir: t.TempDir(), Network: quiet{}, Launcher: []byte("x")}
+	c := Config{StateDir: t.TempDir(), Network: quiet{}, Launcher: func() ([]byte, error) { return []byte("x"), nil }}
 	change(&c)
 	open := c.groups
 	if open == nil {
