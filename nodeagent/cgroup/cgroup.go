@@ -24,8 +24,9 @@ type Tree struct {
 	// Wants are the version 2 controllers that our groups get: nil is cpu, memory
 	// and pids. Tests want others, on machines that have given these to version
 	// 1: then what these would limit has no limit.
-	Wants   []string
-	devices *device.Program // version 2: closes devices to slots; see Equip
+	Wants       []string
+	hierarchies []string        // as Open has found them: each start asks several times
+	devices     *device.Program // version 2: closes devices to slots; see Equip
 }
 
 // Open looks which version the tree below root has. parent is the group of all
@@ -40,6 +41,7 @@ func Open(root, parent string) (Tree, error) {
 	} else if _, err := os.Stat(filepath.Join(root, "memory")); err != nil {
 		return Tree{}, fmt.Errorf("no memory cgroup controller below %s: mount the cgroup file systems", root)
 	}
+	t.hierarchies = t.look()
 	if t.V2 {
 		swap, err := os.ReadFile("/proc/swaps")
 		t.Swap = err != nil || len(swap) > 0 // swap.max of a child is there with CONFIG_SWAP
@@ -57,7 +59,10 @@ func (t Tree) Pod(uid string) string { return filepath.Join(t.Parent, uid) }
 func (t Tree) Of(uid, container string) string { return filepath.Join(t.Pod(uid), container) }
 
 // Controllers are the hierarchies that hold our groups: one in version 2.
-func (t Tree) Controllers() []string {
+func (t Tree) Controllers() []string { return slices.Clone(t.hierarchies) }
+
+// look finds them.
+func (t Tree) look() []string {
 	if t.V2 {
 		return []string{t.root}
 	}

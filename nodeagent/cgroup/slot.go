@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/podsnap/podsnap/nodeagent/device"
-	"github.com/podsnap/podsnap/nodeagent/runtime"
 )
 
 // slots is the name below the parent under which groups are made ahead.
@@ -151,24 +150,24 @@ const residue = 32 << 20
 // ErrUsed is a group that is not as good as new.
 var ErrUsed = errors.New("the cgroup cannot be used again")
 
-// Reset makes a group ready for another container: empty, without limits,
-// counters at zero where the kernel lets them be (see Spent and OOMKills for
-// where it does not). ErrUsed means that it has to be replaced.
+// Reset makes a group ready for another container: empty, counters at zero where
+// the kernel lets them be (see Spent and OOMKills for where it does not). Its
+// limits stay until the next container's take their places (see Limit). ErrUsed
+// means that it has to be replaced.
 func (t Tree) Reset(group string) error {
-	for _, h := range t.Controllers() {
-		b, err := os.ReadFile(filepath.Join(h, group, "cgroup.procs"))
-		if err != nil {
-			return err
-		}
-		if len(b) > 0 {
-			return fmt.Errorf("%w: processes are left in it", ErrUsed)
-		}
-	}
-	if err := t.Limit(group, runtime.Resources{}); err != nil {
+	b, err := os.ReadFile(t.File("pids", group, "cgroup.procs")) // who is in one hierarchy's group is in all
+	if err != nil {
 		return err
 	}
+	if len(b) > 0 {
+		return fmt.Errorf("%w: processes are left in it", ErrUsed)
+	}
 	usage := "memory.current"
-	if !t.V2 {
+	if t.V2 {
+		if err := t.Freeze(group, false); err != nil {
+			return err
+		}
+	} else {
 		usage = "memory.usage_in_bytes"
 		if err := errors.Join(
 			t.set(group, "memory", "memory.max_usage_in_bytes", "0"),
