@@ -266,7 +266,10 @@ func TestQuietWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Stop()
-	time.Sleep(1500 * time.Millisecond) // in which a stall would be found, and again
+	select { // a time in which a stall would be found, and again
+	case <-time.After(1500 * time.Millisecond):
+	case <-t.Context().Done():
+	}
 	mustCreate(t, s, configMap("x", "1"))
 	nextEvent(t, w)
 	if said := log.about("watch ended"); said != "" {
