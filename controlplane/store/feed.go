@@ -204,7 +204,9 @@ func (s *Store) take(resp clientv3.WatchResponse) error {
 		for n < len(all) && all[n].Kv.ModRevision == rev {
 			n++
 		}
-		s.step(rev, all[:n])
+		if rev > s.rev.Load() { // else it was taken in before the watch began anew
+			s.step(rev, all[:n])
+		}
 		all = all[n:]
 	}
 	if resp.IsProgressNotify() && resp.Header.Revision > s.rev.Load() {
