@@ -19,6 +19,9 @@ const reportGap = 2 * time.Millisecond
 // because its load has grown.
 const riseGap = 10 * time.Millisecond
 
+// settleLooks is how often settle looks: for 70 ms.
+const settleLooks = 3
+
 // reportTimeout bounds one report.
 const reportTimeout = 5 * time.Second
 

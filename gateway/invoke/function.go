@@ -32,6 +32,7 @@ type function struct {
 	told     int       // requests in flight at the last report
 	toldAt   time.Time // of the last report
 	rising   bool      // a report is on its way because the load has grown
+	settling bool      // settle looks again
 	failed   string    // why the last start failed; "" since a replica became ready
 	closed   bool
 }
@@ -71,9 +72,33 @@ func (f *function) tryAcquire() (slot, bool) {
 	f.mu.Unlock()
 	if rise {
 		wait := riseGap - time.Since(toldAt)
-		time.AfterFunc(wait, func() { f.v.demand.urgent(f) }) // at once if it is not positive
+		time.AfterFunc(wait, func() { // at once if it is not positive
+			f.v.demand.urgent(f)
+			f.settle(0)
+		})
 	}
 	return s, ok
+}
+
+// settle looks a few times, at longer and longer intervals, whether the load has
+// grown since it was told: the last few requests of a crowd are less than what
+// tryAcquire calls much.
+func (f *function) settle(looked int) {
+	f.mu.Lock()
+	if looked == 0 && f.settling {
+		f.mu.Unlock()
+		return // it is about to look anyway
+	}
+	more := !f.rising && f.inFlight > f.told
+	again := !f.closed && looked < settleLooks
+	f.settling = again
+	f.mu.Unlock()
+	if more {
+		f.v.demand.urgent(f)
+	}
+	if again {
+		time.AfterFunc(riseGap<<looked, func() { f.settle(looked + 1) })
+	}
 }
 
 // acquire takes a slot. It waits for one until ctx is over, or the time limit
