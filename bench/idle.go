@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	nameRSS = "idle platform, memory of all its processes (PSS) ÷ goal"
+	nameRSS = "idle platform, RSS of all its processes ÷ goal"
+	namePSS = "idle platform, memory of all its processes, shared pages once (PSS) ÷ goal"
 	nameCPU = "idle platform, CPU of all its processes ÷ goal"
 )
 
@@ -30,14 +31,16 @@ func (b *bench) idle() []row {
 		shares = append(shares, share)
 		total += share
 	})
-	mb := 0.0
+	mb, once := 0.0, 0.0
 	for pid := range family(p.Pid()) {
-		mb += pss(pid)
+		mb += rss(pid)
+		once += pss(pid)
 	}
 	// The mean, not the median: what happens every few seconds counts too.
 	mean := total / float64(len(shares))
 	return []row{
 		{Name: nameRSS, Ours: mb, Baseline: goalMB, Ratio: mb / goalMB, Goal: 1, Pass: mb <= goalMB, unit: "MB", Low: mb, High: mb},
+		noGoal(namePSS, "MB", []float64{once}, []float64{goalMB}),
 		{Name: nameCPU, Ours: mean, Baseline: goalCPU, Ratio: mean / goalCPU, Goal: 1, Pass: mean <= goalCPU, unit: "%", Low: slices.Min(shares), High: slices.Max(shares)},
 	}
 }

@@ -84,7 +84,7 @@ type part struct {
 // parts are in the order that disturbs least: the idle platform comes first.
 func parts() []part {
 	return []part{
-		{[]string{nameRSS, nameCPU}, (*bench).idle},
+		{[]string{nameRSS, namePSS, nameCPU}, (*bench).idle},
 		{[]string{namePicks1k, namePicks5k, namePicks10k, nameGrowth}, (*bench).schedule},
 		{[]string{nameFanout}, (*bench).fanout},
 		{[]string{nameWarm, nameWarmFloor, nameWarmHop}, (*bench).warm},

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -31,8 +32,7 @@ func relay(to string) error {
 			go pass(c, to)
 		}
 	}()
-	_, err = bufio.NewReader(os.Stdin).ReadString('\n')
-	_ = err // its end is what it waits for
+	_, _ = io.Copy(io.Discard, os.Stdin) // until its end, whatever that is
 	return l.Close()
 }
 
