@@ -41,22 +41,29 @@ func (s *Store) flush(ctx context.Context) {
 	}
 }
 
+// batch is how many objects are stored at a time. Those of a batch cannot be
+// written otherwise until it is done, so it is no more than one transaction.
+const batch = 100
+
 // round stores everything that is queued now and answers with how many writes
-// failed; those are queued again.
+// of a batch failed; those are queued again, and what comes after it waits.
 func (s *Store) round(ctx context.Context) (failed int) {
-	due := s.due()
-	writes := make([]api.Write, len(due))
-	for n, d := range due {
-		writes[n] = d.write
-	}
-	for n, done := range s.c.Durable.Persist(ctx, writes...) {
-		if !s.settled(due[n], done) {
-			failed++
+	for failed == 0 {
+		due := s.due()
+		if len(due) == 0 {
+			return 0
+		}
+		writes := make([]api.Write, len(due))
+		for n, d := range due {
+			writes[n] = d.write
+		}
+		for n, done := range s.c.Durable.Persist(ctx, writes...) {
+			if !s.settled(due[n], done) {
+				failed++
+			}
 		}
 	}
-	if failed > 0 {
-		s.c.Log.Warn("objects could not be stored; they are tried again", slog.Int("objects", failed))
-	}
+	s.c.Log.Warn("objects could not be stored; they are tried again", slog.Int("objects", failed))
 	return failed
 }
 
@@ -69,12 +76,15 @@ type debt struct {
 	end   func(id)
 }
 
-// due takes from the queue what can be stored now, each as it is now.
+// due takes a batch of what can be stored now from the queue, each as it is now.
 func (s *Store) due() []debt {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []debt
 	for i := range s.queue {
+		if len(out) == batch {
+			break
+		}
 		sl := s.slots[i]
 		if sl != nil && sl.busy != nil { // its writer takes the object's changes along, or queues it again
 			continue
