@@ -155,7 +155,11 @@ var ErrUsed = errors.New("the cgroup cannot be used again")
 // limits stay until the next container's take their places (see Limit). ErrUsed
 // means that it has to be replaced.
 func (t Tree) Reset(group string) error {
-	b, err := os.ReadFile(t.File("pids", group, "cgroup.procs")) // who is in one hierarchy's group is in all
+	first := t.Born(group) // who is in any of the groups, if only on the way, has entered this one before
+	if first == "" {
+		first = filepath.Join(t.hierarchies[0], group)
+	}
+	b, err := os.ReadFile(filepath.Join(first, "cgroup.procs"))
 	if err != nil {
 		return err
 	}
