@@ -59,22 +59,26 @@ func (x severed) write(f func() error, meanwhile func()) error {
 	return <-done
 }
 
+// overwriting is what happens to the object x after a write made it 1: nothing,
+// or another write; and what it is then.
+func (x severed) overwriting(yes bool) (want string, meanwhile func()) {
+	if !yes {
+		return "1", func() {}
+	}
+	return "2", func() {
+		if err := increment(x.t, x.other, "x"); err != nil {
+			x.t.Error(err)
+		}
+	}
+}
+
 // A write whose answer is lost counts once, also when somebody else has
 // written over it before the store could look.
 func TestLostAnswerOfUpdate(t *testing.T) {
 	for name, overwrite := range map[string]bool{"last": false, "overwritten": true} {
 		t.Run(name, func(t *testing.T) {
 			x := sever(t)
-			want := "1"
-			meanwhile := func() {}
-			if overwrite {
-				want = "2"
-				meanwhile = func() {
-					if err := increment(t, x.other, "x"); err != nil {
-						t.Error(err)
-					}
-				}
-			}
+			want, meanwhile := x.overwriting(overwrite)
 			if err := x.write(func() error { return increment(t, x.s, "x") }, meanwhile); err != nil {
 				t.Fatalf("increment: %v", err)
 			}
@@ -92,16 +96,7 @@ func TestLostAnswerOfPersist(t *testing.T) {
 			var done []api.Written
 			old := mustGet(t, x.s, "x")
 			writes := []api.Write{{Object: configMap("y", "1")}, {Object: configMap("x", "1"), Expect: revOf(old)}}
-			want := "1"
-			meanwhile := func() {}
-			if overwrite {
-				want = "2"
-				meanwhile = func() {
-					if err := increment(t, x.other, "x"); err != nil {
-						t.Error(err)
-					}
-				}
-			}
+			want, meanwhile := x.overwriting(overwrite)
 			if err := x.write(func() error { done = x.s.Persist(t.Context(), writes...); return nil }, meanwhile); err != nil {
 				t.Fatal(err)
 			}

@@ -142,15 +142,17 @@ func TestEventsExpire(t *testing.T) {
 		mustCreate(t, s, &corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: name}})
 		nextEvent(t, w)
 	}
-	gone := map[string]bool{}
+	gone, seen := map[string]bool{}, revOf(mustGet(t, s, "stays"))
 	for range 2 {
 		ev, ok := nextEvent(t, w)
 		if !ok {
 			t.Fatal(w.Err())
 		}
-		if ev.Type != api.Deleted {
-			t.Fatalf("got %s of %s, want its deletion", ev.Type, ev.Object.GetName())
+		// They share a lease, and so a revision at most with each other.
+		if rev := revOf(ev.Object); ev.Type != api.Deleted || gone[ev.Object.GetName()] || rev <= seen && len(gone) == 0 || rev < seen {
+			t.Fatalf("got %s of %s at %d after %d, want its deletion, once and later", ev.Type, ev.Object.GetName(), rev, seen)
 		}
+		seen = revOf(ev.Object)
 		gone[ev.Object.GetName()] = true
 	}
 	if !gone["one"] || !gone["two"] {

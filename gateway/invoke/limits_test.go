@@ -3,7 +3,6 @@ package invoke_test
 import (
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -51,28 +50,4 @@ func TestOwnWait(t *testing.T) {
 	if a := r.must("GET", "", ""); a.status != 503 || a.header.Get("Retry-After") != "1" || time.Since(begin) > 10*time.Second {
 		t.Errorf("answer %d %v %q after %v", a.status, a.header, a.body, time.Since(begin))
 	}
-}
-
-// A crowd on a function that need not wait is told whole and soon, its last few
-// requests too, though each of them is little growth.
-func TestCrowdIsTold(t *testing.T) {
-	const crowd = 16
-	r := newRig(t, invoke.Config{Report: time.Hour})
-	release := make(chan struct{})
-	_, e := r.replica("a", func(http.ResponseWriter, *http.Request) { <-release })
-	r.ready(e)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer close(release)
-	for range crowd {
-		wg.Go(func() {
-			if a, err := r.do("GET", "", ""); err != nil || a.status != 200 {
-				t.Errorf("%v %v", a, err)
-			}
-		})
-	}
-	r.c.until(t, "a report of the whole crowd", func() bool {
-		n := len(r.c.reports)
-		return n > 0 && r.c.reports[n-1].InFlight == crowd
-	})
 }

@@ -2,7 +2,6 @@ package fast
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,10 +11,31 @@ import (
 	"testing"
 	"time"
 
-	"github.com/podsnap/podsnap/nodeagent/launch"
 	"github.com/podsnap/podsnap/nodeagent/logfile"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 )
+
+// untilExecRuns waits until the runtime knows that an exec was started.
+func (n *node) untilExecRuns() {
+	n.t.Helper()
+	limit, again := time.After(10*time.Second), time.NewTicker(time.Millisecond)
+	defer again.Stop()
+	for {
+		n.Runtime.mu.Lock()
+		for _, x := range n.execs {
+			if x.runs {
+				n.Runtime.mu.Unlock()
+				return
+			}
+		}
+		n.Runtime.mu.Unlock()
+		select {
+		case <-again.C:
+		case <-limit:
+			n.t.Fatal("no exec is known to run after 10 s")
+		}
+	}
+}
 
 // follow reads a log until it contains want.
 func follow(t *testing.T, path, want string) {
@@ -149,11 +169,12 @@ func TestLauncherKilled(t *testing.T) {
 		_, _ = get(other.IP, "/")
 	}()
 	<-started
+	// It answers before the launcher has said that it was started.
+	n.untilExecRuns()
 	if all, err := n.List(t.Context()); err != nil || syscall.Kill(all[0].Pid, syscall.SIGKILL) != nil {
 		t.Fatal(err)
 	}
-	// The launcher may have gone before its answer to the exec was read.
-	if err := <-running; err != nil && !errors.Is(err, launch.ErrLost) {
+	if err := <-running; err != nil {
 		t.Errorf("exec over the launcher's death: %v", err)
 	}
 	follow(t, serve.LogPath, "/2")
