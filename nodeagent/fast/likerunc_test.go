@@ -24,6 +24,9 @@ func TestLikeRunc(t *testing.T) {
 		}
 		s := n.spec(sb, append([]string{"read"}, files...)...)
 		s.LogPath = filepath.Join(n.dir, "logs", name)
+		// Else Go's own scheduler sends the probe signals (SIGURG), which may be
+		// pending as it looks.
+		s.Env = append(s.Env, "GODEBUG=asyncpreemptoff=1")
 		s.Resources = runtime.Resources{CPUShares: 512, CPUQuota: 50_000, Memory: 64 << 20, Pids: 77}
 		s.Security = runtime.Security{User: new(int64(1000)), AddCapabilities: []string{"NET_BIND_SERVICE"}}
 		exits := r.Events(t.Context())
