@@ -229,6 +229,13 @@ func allowPath(node string, r Request) string {
 			return ""
 		}
 	}
+	reads := r.Verb == "get" || r.Verb == "head"
+	switch {
+	case strings.HasPrefix(r.Path, ImagesRoot+"/") && reads:
+		return ""
+	case strings.HasPrefix(r.Path, AgentsRoot+"/") && r.Verb == "post" && strings.HasSuffix(r.Path, "/frozen"):
+		return "" // its gateway thaws what a call is for
+	}
 	if r.Verb == "get" && (r.Path == "/version" || r.Path == "/api" || r.Path == "/apis" || strings.HasPrefix(r.Path, "/openapi") || strings.HasPrefix(r.Path, "/api/") || strings.HasPrefix(r.Path, "/apis/")) {
 		return "" // what the API is like
 	}
@@ -239,7 +246,9 @@ func allowPath(node string, r Request) string {
 const (
 	Root         = "/podsnap/v1"
 	CapacityRoot = Root
-	GatewayRoot  = Root + "/gateway"
+	GatewayRoot  = Root + "/gateway" // a server's gateway
+	ImagesRoot   = Root + "/images"  // its registry
+	AgentsRoot   = Root + "/agents"  // the agents of all nodes, by name
 	JoinPath     = Root + "/join"
 	RenewPath    = Root + "/renew"
 )

@@ -139,6 +139,12 @@ func TestWhatANodeMayDo(t *testing.T) {
 		{Request{Verb: "post", Path: CapacityRoot + "/capacity/n1"}, true},
 		{Request{Verb: "get", Path: GatewayRoot + "/system/functions"}, true}, // which asks for a password of its own
 		{Request{Verb: "get", Path: GatewayRoot + "x"}, false},
+		{Request{Verb: "get", Path: ImagesRoot + "/v2/f/blobs/x"}, true},
+		{Request{Verb: "put", Path: ImagesRoot + "/v2/f/manifests/x"}, false},
+		{Request{Verb: "post", Path: AgentsRoot + "/n2/agent/pods/u/frozen"}, true},
+		{Request{Verb: "post", Path: AgentsRoot + "/n2/agent/pods/u/exec"}, false},
+		{Request{Verb: "post", Path: AgentsRoot + "/n2/agent/pods"}, false},
+		{Request{Verb: "get", Path: AgentsRoot + "/n1/agent/pods"}, false},
 		{Request{Verb: "get", Path: "/version"}, true},
 		{Request{Verb: "get", Path: "/metrics"}, false},
 	} {
