@@ -328,15 +328,20 @@ func (b *Balancer) next() (svc types.NamespacedName, heard time.Time, ok bool) {
 	return svc, heard, false
 }
 
-// plan brings a Service into the ledger as it is now.
-func (b *Balancer) plan(svc types.NamespacedName) *changes {
+// decide is a Service's plan as things are now.
+func (b *Balancer) decide(svc types.NamespacedName) plan {
 	n := node{name: b.c.NodeName, cidr: b.c.ServiceCIDR}
 	if self, ok := b.nodes.Get("", b.c.NodeName); ok {
 		n.zone = zone(self)
 	}
 	s, _ := b.services.Get(svc.Namespace, svc.Name)
+	return n.plan(s, b.slices.By(byService, svc.String()))
+}
+
+// plan brings a Service into the ledger as it is now.
+func (b *Balancer) plan(svc types.NamespacedName) *changes {
 	var c changes
-	b.ledger.set(svc, n.plan(s, b.slices.By(byService, svc.String())), &c)
+	b.ledger.set(svc, b.decide(svc), &c)
 	for _, f := range c.conflicts {
 		b.log.Warn("two services want the same address and port; the first one has it",
 			slog.String("address", netip.AddrPortFrom(netip.AddrFrom4(f.key.ip), f.key.port).String()),

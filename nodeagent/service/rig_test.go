@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -211,11 +212,7 @@ func (r *rig) slice(service string, protocol corev1.Protocol, more func(int, *di
 	svc := types.NamespacedName{Namespace: ns, Name: service}
 	r.await(service+"'s endpoints", func(l *ledger) bool {
 		seen, ok := r.balancer.slices.Get(ns, s.Name)
-		r.balancer.mu.Lock()
-		defer r.balancer.mu.Unlock()
-		_, later := r.balancer.dirty[svc]
-		_, known := l.plans[svc] // the Service comes by another mirror
-		return ok && known && !later && seen.ResourceVersion == now.GetResourceVersion()
+		return ok && seen.ResourceVersion == now.GetResourceVersion() && len(l.plans[svc].fronts) > 0 && reflect.DeepEqual(l.plans[svc], r.balancer.decide(svc))
 	})
 }
 
