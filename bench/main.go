@@ -88,6 +88,7 @@ func parts() []part {
 		{[]string{nameRSS, namePSS, nameCPU}, (*bench).idle},
 		{[]string{namePicks1k, namePicks5k, namePicks10k, nameGrowth}, (*bench).schedule},
 		{[]string{nameFanout}, (*bench).fanout},
+		{[]string{nameServiceChange, nameServiceDial, nameServiceFailed}, (*bench).service},
 		{[]string{nameWarm, nameWarmFloor, nameWarmHop}, (*bench).warm},
 		{[]string{nameThroughput}, (*bench).throughput},
 		{[]string{nameWarmTail}, (*bench).warmTail},
