@@ -42,7 +42,7 @@ type Host struct {
 
 	mu    sync.Mutex
 	power *power // nil: it is off
-	idle  []func()
+	idle  []func() // called at each PowerOff
 }
 
 // power is a host from Boot to PowerOff.
@@ -51,15 +51,12 @@ type power struct {
 	conn   *conn
 	netns  int
 	ended  chan struct{} // closed when the first process is no more
-	frozen bool
 
-	mu       sync.Mutex
-	next     int
-	waiting  map[int]chan message // for the answer to a start
-	running  map[int]*Process
-	gone     error // nil: messages go through
-	reader   chan struct{}
-	firstErr error
+	mu      sync.Mutex
+	next    int
+	waiting map[int]chan message // for the answer to a start
+	running map[int]*Process
+	gone    error // nil: messages go through
 }
 
 // ErrOff is what everything answers that needs a host that is on.
@@ -114,7 +111,7 @@ func (h *Host) Boot(ctx context.Context) error {
 		Name: h.Name, Addr: h.Addr, MAC: h.MAC.String(), Disk: h.Disk(), Programs: h.Programs,
 		Groups: dirs, Unified: h.Groups.Tree.V2,
 	}
-	p := &power{conn: ours, netns: -1, ended: make(chan struct{}), waiting: map[int]chan message{}, running: map[int]*Process{}, reader: make(chan struct{})}
+	p := &power{conn: ours, netns: -1, ended: make(chan struct{}), waiting: map[int]chan message{}, running: map[int]*Process{}}
 	p.cmd, err = firstProcess(spec, theirs)
 	if err == nil {
 		err = startUnderLock(p.cmd, p.ended)
@@ -186,7 +183,7 @@ func startUnderLock(cmd *exec.Cmd, ended chan struct{}) error {
 func (h *Host) PowerOff() error {
 	h.mu.Lock()
 	p, idle := h.power, h.idle
-	h.power, h.idle = nil, nil
+	h.power = nil
 	h.mu.Unlock()
 	if p == nil {
 		return nil

@@ -126,15 +126,14 @@ func (h *Host) Listen(address string) (l net.Listener, err error) {
 	return l, err
 }
 
-// HTTPClient calls from inside the host. Its connections are closed when the
-// host is switched off, or before by CloseIdleConnections.
+// HTTPClient calls from inside the host, also after it was switched off and on.
 func (h *Host) HTTPClient() *http.Client {
 	t := &http.Transport{DialContext: h.Dial, MaxIdleConnsPerHost: 512, IdleConnTimeout: 30 * time.Second}
 	h.whenOff(t.CloseIdleConnections)
 	return &http.Client{Transport: t}
 }
 
-// whenOff has f called at the next PowerOff.
+// whenOff has f called at every PowerOff from now on.
 func (h *Host) whenOff(f func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
