@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/podsnap/podsnap/test/cluster/host"
@@ -112,7 +113,7 @@ func member(name string, last byte) hub.Member {
 func (c *Cluster) all() []*host.Host {
 	out := c.Hosts
 	if c.Client != nil {
-		out = append(out[:len(out):len(out)], c.Client)
+		out = append(slices.Clip(out), c.Client)
 	}
 	return out
 }

@@ -67,10 +67,11 @@ func call(ctx context.Context, c *http.Client, n *Node, limit time.Duration) err
 		return err
 	}
 	defer resp.Body.Close()
-	if b, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK || string(b) != "hello" {
-		return fmt.Errorf("%d %q, %v", resp.StatusCode, b, err)
+	b, err := io.ReadAll(resp.Body)
+	if err == nil && (resp.StatusCode != http.StatusOK || string(b) != "hello") {
+		err = fmt.Errorf("%d %q", resp.StatusCode, b)
 	}
-	return nil
+	return err
 }
 
 // Three platforms on three hosts at the same time, which call each other's

@@ -208,12 +208,15 @@ func (n *Node) logFile() string { return filepath.Join(n.c.dir, n.Host.Name+".lo
 // Log is the end of what the node's process has written, in all its lives.
 func (n *Node) Log(lines int) string { return logTail(n.logFile(), lines) }
 
+// Env has the faas command on the node's host know its gateway and who has
+// logged in to it there.
+func (n *Node) Env() []string {
+	return []string{"OPENFAAS_URL=" + n.URL, "OPENFAAS_CONFIG=/var/lib/login"}
+}
+
 // Faas runs the faas command on the node's host, against its gateway.
 func (n *Node) Faas(ctx context.Context, stdin string, args ...string) (string, error) {
-	return n.Host.RunWith(ctx, host.Command{
-		Args: append([]string{"faas"}, args...),
-		Env:  []string{"OPENFAAS_URL=" + n.URL, "OPENFAAS_CONFIG=/var/lib/login"},
-	}, stdin)
+	return n.Host.RunWith(ctx, host.Command{Args: append([]string{"faas"}, args...), Env: n.Env()}, stdin)
 }
 
 // Images puts image archives where a server takes them from when it starts.

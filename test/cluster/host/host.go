@@ -41,16 +41,16 @@ type Host struct {
 	Config
 
 	mu    sync.Mutex
-	power *power // nil: it is off
+	power *power   // nil: it is off
 	idle  []func() // called at each PowerOff
 }
 
 // power is a host from Boot to PowerOff.
 type power struct {
-	cmd    *exec.Cmd
-	conn   *conn
-	netns  int
-	ended  chan struct{} // closed when the first process is no more
+	cmd   *exec.Cmd
+	conn  *conn
+	netns int
+	ended chan struct{} // closed when the first process is no more
 
 	mu      sync.Mutex
 	next    int

@@ -371,7 +371,7 @@ func TestKilled(t *testing.T) {
 		for _, pid := range pids {
 			if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
 				if r, ok := look(pid); ok { // else somebody has to wait for it, who is not us
-					return fmt.Errorf("there is still %v: %v", r, err)
+					return fmt.Errorf("there is still %v", r)
 				}
 			}
 		}

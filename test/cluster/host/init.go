@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -62,7 +63,7 @@ func Main() {
 		fail(first(os.Args[1], len(os.Args) > 2 && os.Args[2] == readyArg))
 	case os.Args[0] == cleanerName && len(os.Args) > 2:
 		clean(os.Args[1], os.Args[2])
-		os.Exit(0) //nolint:forbidigo // it stands for main
+		os.Exit(0)
 	}
 }
 
@@ -71,7 +72,7 @@ func fail(err error) {
 	if c, fault := connOf(os.NewFile(connFd, "host")); fault == nil && err != nil {
 		_ = c.send(message{Op: opReady, Error: err.Error()})
 	}
-	os.Exit(1) //nolint:forbidigo // it stands for main
+	os.Exit(1)
 }
 
 // first is the life of a first process.
@@ -116,7 +117,7 @@ func first(arg string, inGroups bool) error {
 	for {
 		m, fds, err := c.receive()
 		if err != nil {
-			os.Exit(0) //nolint:forbidigo // nobody is there any more; all processes of the host end with this one
+			os.Exit(0) // nobody is there any more; all processes of the host end with this one
 		}
 		i.do(m, fds)
 	}
@@ -303,13 +304,13 @@ func detach(below ...string) error {
 	if err != nil {
 		return err
 	}
-	for i := len(all) - 1; i >= 0; i-- {
-		for _, b := range below {
-			if all[i].at == b || strings.HasPrefix(all[i].at, b+"/") {
-				if err := unix.Unmount(all[i].at, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-					return fmt.Errorf("unmount %s: %w", all[i].at, err)
-				}
-			}
+	for _, m := range slices.Backward(all) {
+		if !slices.ContainsFunc(below, func(b string) bool { return m.at == b || strings.HasPrefix(m.at, b+"/") }) {
+			continue
+		}
+		// One that went with another, or was hidden by it, is no error.
+		if err := unix.Unmount(m.at, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("unmount %s: %w", m.at, err)
 		}
 	}
 	return nil

@@ -126,9 +126,17 @@ func (h *Host) Listen(address string) (l net.Listener, err error) {
 	return l, err
 }
 
+// dialLimit is how long an HTTP client waits for a connection.
+const dialLimit = 500 * time.Millisecond
+
 // HTTPClient calls from inside the host, also after it was switched off and on.
 func (h *Host) HTTPClient() *http.Client {
-	t := &http.Transport{DialContext: h.Dial, MaxIdleConnsPerHost: 512, IdleConnTimeout: 30 * time.Second}
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, dialLimit)
+		defer cancel()
+		return h.Dial(ctx, network, address)
+	}
+	t := &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 512, IdleConnTimeout: 30 * time.Second}
 	h.whenOff(t.CloseIdleConnections)
 	return &http.Client{Transport: t}
 }

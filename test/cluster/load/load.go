@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -154,7 +155,7 @@ func (l *Load) call(ctx context.Context, id string) Call {
 			c.Fault = ""
 			return c
 		}
-		c.Fault = err.Error()
+		c.Fault = short(err)
 		l.current.CompareAndSwap(at, at+1) // the first one that fails goes over, and all with it
 		if !l.c.Resend && !unsent(err) {
 			return c
@@ -167,6 +168,17 @@ func (l *Load) call(ctx context.Context, id string) Call {
 		case <-pause.C:
 		}
 	}
+}
+
+// short is what is wrong, without what differs from call to call.
+func short(err error) string {
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		err = u.Err
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op.Op + ": " + op.Err.Error()
+	}
+	return err.Error()
 }
 
 // unsent tells whether nothing of a call has been sent.
