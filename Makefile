@@ -14,7 +14,7 @@ COMMIT := $(shell git rev-parse --short HEAD 2>/dev/null)
 LDFLAGS = -s -w -X main.release=$(VERSION) -X main.commit=$(COMMIT)
 SMALL = -s -w
 
-.PHONY: up down build assets test unit e2e lint bench bench-compare fmt clean help
+.PHONY: up down build assets test unit e2e cluster cluster-test lint bench bench-compare fmt clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -43,12 +43,20 @@ test: unit e2e ## every test: conventions, units with the race detector, the rea
 unit: SETUP = test
 unit: assets
 	$(GO) vet ./...
-	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v -e /test/e2e -e /nodeagent)
-	CGO_ENABLED=1 $(GO) test -race -timeout 15m -p 1 ./nodeagent/... # one by one: they count what the machine has
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v -e /test/e2e -e '/test/cluster$$' -e /test/cluster/host -e /nodeagent)
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m -p 1 ./nodeagent/... ./test/cluster/host # one by one: they count what the machine has
 
 e2e: SETUP = test
 e2e: build
-	FAAS_BINARY=$(CURDIR)/bin/faas $(GO) test -count=1 -timeout 20m ./test/e2e/...
+	FAAS_BINARY=$(CURDIR)/bin/faas $(GO) test -count=1 -timeout 20m -p 1 ./test/e2e/... ./test/cluster
+
+cluster: SETUP = test
+cluster: build ## three hosts on this machine, to play with; Ctrl-C ends them
+	@FAAS_BINARY=$(CURDIR)/bin/faas $(GO) run ./test/cluster/try
+
+cluster-test: SETUP = test
+cluster-test: build ## the table of faults: hosts that are killed, frozen, cut off under load
+	CLUSTER_FAULTS=all FAAS_BINARY=$(CURDIR)/bin/faas $(GO) test -count=1 -timeout 30m -v -run TestFaults ./test/cluster
 
 lint: SETUP = test
 lint: ## gofmt, vet and golangci-lint
@@ -63,4 +71,4 @@ bench-compare: ## how the ratios of two runs differ: OLD=file NEW=file
 	@$(GO) run ./bench -compare $(OLD) $(NEW)
 
 clean: ## remove what was built
-	rm -rf bin internal/assets/bin/watchdog internal/assets/bin/pause internal/assets/bin/launcher bench/latest.json
+	rm -rf bin internal/assets/bin/watchdog internal/assets/bin/pause internal/assets/bin/launcher bench/latest.json test/cluster/latest.json

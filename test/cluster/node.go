@@ -1,0 +1,267 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/podsnap/podsnap/internal/openfaas"
+	"github.com/podsnap/podsnap/test/cluster/host"
+	"github.com/podsnap/podsnap/test/platform"
+	"golang.org/x/sys/unix"
+)
+
+// stateDir is where a platform keeps its state on its host.
+const stateDir = "/var/lib/podsnap"
+
+// Node is the platform on a host: a server, or a node that has joined one.
+type Node struct {
+	Host    *host.Host
+	URL     string           // of its gateway
+	API     string           // of the server's Kubernetes API
+	Metrics string           // of a server's metrics
+	Client  *openfaas.Client // calls from the host itself
+
+	c    *Cluster
+	args []string
+	proc *host.Process
+}
+
+// Server starts a platform on a host and waits until it answers. Flags are added
+// to those of `faas server`.
+func (c *Cluster) Server(h *host.Host, flags ...string) *Node {
+	c.t.Helper()
+	return c.Servers([]*host.Host{h}, flags...)[0]
+}
+
+// Servers starts a platform on each of some hosts, all at the same time. They do
+// not know each other.
+func (c *Cluster) Servers(hosts []*host.Host, flags ...string) []*Node {
+	c.t.Helper()
+	var out []*Node
+	for _, h := range hosts {
+		n := c.node(h)
+		n.API, n.Metrics = "https://"+h.IP()+":6443", "http://"+h.IP()+":8082"
+		n.args = append([]string{
+			"faas", "server", "--node-name", h.Name, "--pod-cidr", fmt.Sprintf("10.62.%d.0/20", 16*slices.Index(c.Hosts, h)),
+			"--listen", h.IP() + ":8080", "--api-listen", h.IP() + ":6443", "--metrics-listen", h.IP() + ":8082",
+		}, flags...)
+		n.Launch()
+		out = append(out, n)
+	}
+	for _, n := range out {
+		n.Await()
+	}
+	return out
+}
+
+// Join starts a node on a host that joins a server, and waits until its gateway
+// answers.
+func (c *Cluster) Join(h *host.Host, server *Node, flags ...string) *Node {
+	c.t.Helper()
+	token, err := server.Host.Run(c.t.Context(), "faas", "token", "create", "--state-dir", stateDir)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	n := c.node(h)
+	n.API = server.API
+	n.args = append([]string{
+		"faas", "agent", "join", server.API, "--token", strings.TrimSpace(token), "--state-dir", stateDir, "--run-dir", "/run/podsnap",
+		"--node-name", h.Name, "--node-ip", h.IP(), "--listen", h.IP() + ":8080",
+	}, flags...)
+	n.Start()
+	n.Client.User, n.Client.Password = server.Client.User, server.Client.Password
+	return n
+}
+
+func (c *Cluster) node(h *host.Host) *Node {
+	n := &Node{Host: h, URL: "http://" + h.IP() + ":8080", c: c}
+	n.Client = &openfaas.Client{URL: n.URL, HTTP: h.HTTPClient()}
+	c.nodes = append(c.nodes, n)
+	return n
+}
+
+// Start starts the node's process and waits until its gateway answers: after
+// Boot, Kill or Terminate.
+func (n *Node) Start() {
+	n.c.t.Helper()
+	n.Launch()
+	n.Await()
+}
+
+// Launch is Start without waiting.
+func (n *Node) Launch() {
+	n.c.t.Helper()
+	out, err := os.OpenFile(n.logFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	defer out.Close()
+	n.proc, err = n.Host.Start(host.Command{Args: n.args, Out: out})
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+}
+
+// Await waits until the gateway of a node that was launched answers.
+func (n *Node) Await() {
+	n.c.t.Helper()
+	limit := time.NewTimer(patience)
+	defer limit.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		ctx, cancel := context.WithTimeout(n.c.t.Context(), time.Second)
+		err := n.Client.Healthz(ctx)
+		cancel()
+		if err == nil {
+			break
+		}
+		select {
+		case <-n.proc.Done():
+			n.c.t.Fatalf("the platform on %s ended at once\n%s", n.Host.Name, n.Log(40))
+		case <-limit.C:
+			n.c.t.Fatalf("the platform on %s does not answer: %v\n%s", n.Host.Name, err, n.Log(40))
+		case <-tick.C:
+		}
+	}
+	if b, err := os.ReadFile(n.Host.Disk("podsnap", "auth", "basic-auth-password")); err == nil {
+		n.Client.User, n.Client.Password = "admin", strings.TrimSpace(string(b))
+	}
+}
+
+// Signal sends a signal to the node's process.
+func (n *Node) Signal(s unix.Signal) {
+	n.c.t.Helper()
+	if err := n.proc.Kill(s); err != nil {
+		n.c.t.Fatal(err)
+	}
+}
+
+// Kill ends the node's process with SIGKILL and waits for its end. Its
+// containers go on.
+func (n *Node) Kill() {
+	n.c.t.Helper()
+	n.Signal(unix.SIGKILL)
+	n.wait()
+}
+
+// Terminate ends the node's process with SIGTERM and waits for its end. Its
+// containers go on.
+func (n *Node) Terminate() {
+	n.c.t.Helper()
+	n.Signal(unix.SIGTERM)
+	n.wait()
+}
+
+func (n *Node) wait() {
+	n.c.t.Helper()
+	ctx, cancel := context.WithTimeout(n.c.t.Context(), patience)
+	defer cancel()
+	_ = n.proc.Wait(ctx) // how it ended is not the question
+	if ctx.Err() != nil {
+		n.c.t.Fatalf("the platform on %s does not end\n%s", n.Host.Name, n.Log(40))
+	}
+}
+
+// Process finds one of the node's processes.
+func (n *Node) Process(part Part) host.Running {
+	n.c.t.Helper()
+	var r host.Running
+	platform.Eventually(n.c.t, patience, func() (err error) {
+		r, err = n.Host.Find(string(part), part.is)
+		return err
+	})
+	return r
+}
+
+// Part is one of the processes that a platform consists of.
+type Part string
+
+// The parts of a platform.
+const (
+	Store      Part = "store"
+	Containerd Part = "containerd"
+	Launcher   Part = "launcher"
+)
+
+func (p Part) is(r host.Running) bool {
+	switch p {
+	case Store:
+		return slices.Contains(r.Args, "store-child")
+	case Containerd:
+		return r.Program == "containerd"
+	case Launcher:
+		return r.Args[0] == "podsnap-launcher"
+	}
+	return false
+}
+
+func (n *Node) logFile() string { return filepath.Join(n.c.dir, n.Host.Name+".log") }
+
+// Log is the end of what the node's process has written, in all its lives.
+func (n *Node) Log(lines int) string { return logTail(n.logFile(), lines) }
+
+// Env has the faas command on the node's host know its gateway and who has
+// logged in to it there.
+func (n *Node) Env() []string {
+	return []string{"OPENFAAS_URL=" + n.URL, "OPENFAAS_CONFIG=/var/lib/login"}
+}
+
+// Faas runs the faas command on the node's host, against its gateway.
+func (n *Node) Faas(ctx context.Context, stdin string, args ...string) (string, error) {
+	return n.Host.RunWith(ctx, host.Command{Args: append([]string{"faas"}, args...), Env: n.Env()}, stdin)
+}
+
+// Images puts image archives where a server takes them from when it starts.
+func (c *Cluster) Images(h *host.Host, archives ...string) {
+	c.t.Helper()
+	dir := h.Disk("podsnap", "images")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		c.t.Fatal(err)
+	}
+	for _, a := range archives {
+		if err := copyFile(filepath.Join(dir, filepath.Base(a)), a); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+func copyFile(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		out.Close()
+		return err
+	}
+	return out.Close()
+}
+
+// Build makes the images of the stack.yaml in a folder and answers with their
+// archives.
+func Build(t platform.T, dir string) []string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), platform.Binary(t), "build", "-f", "stack.yaml")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("faas build: %v\n%s", err, out)
+	}
+	all, err := filepath.Glob(filepath.Join(dir, "build", "*.tar"))
+	if err != nil || len(all) == 0 {
+		t.Fatalf("faas build made no archives: %v", err)
+	}
+	return all
+}
