@@ -352,12 +352,13 @@ func (p *platform) startNode(ctx context.Context, nc nodeConfig) error {
 	if err := writeFile(p.c.path("node", "pod-cidr"), p.c.PodCIDR+"\n"); err != nil { // for Stop
 		return err
 	}
-	n, err := newNode(ctx, &p.c, p.log, p.metrics, nc.registries)
+	n, err := newNode(ctx, &p.c, p.objects, p.log, p.metrics, nc.registries)
 	if err != nil {
 		return err
 	}
 	p.node = n
 	n.start(ctx, p.stack)
+	p.stack.start(ctx, "other nodes", func(ctx context.Context) error { return meet(ctx, p.objects, p.c.NodeName, n.network, p.log) })
 	run := n.runtime()
 	importArchives(ctx, n.engine.Images(), p.c.path("images"), p.log)
 	rec := record.New(record.Config{Objects: p.objects, Component: "nodeagent", Host: p.c.NodeName, Log: p.log})

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -49,7 +48,7 @@ func (c *Cluster) Servers(hosts []*host.Host, flags ...string) []*Node {
 		n := c.node(h)
 		n.API, n.Metrics = "https://"+h.IP()+":6443", "http://"+h.IP()+":8082"
 		n.args = append([]string{
-			"faas", "server", "--node-name", h.Name, "--pod-cidr", fmt.Sprintf("10.62.%d.0/20", 16*slices.Index(c.Hosts, h)),
+			"faas", "server", "--node-name", h.Name, "--node-ip", h.IP(),
 			"--listen", h.IP() + ":8080", "--api-listen", h.IP() + ":6443", "--metrics-listen", h.IP() + ":8082",
 		}, flags...)
 		n.Launch()

@@ -115,7 +115,7 @@ func New(t T, flags ...string) *Platform {
 		args: append([]string{
 			"--state-dir", dir, "--run-dir", filepath.Join(dir, "run"),
 			"--listen", ports[0], "--metrics-listen", ports[1], "--api-listen", ports[2],
-			"--pod-cidr", FreeCIDR(t), "--node-name", "test-node",
+			"--pod-cidr", FreeCIDR(t), "--service-cidr", FreeCIDR(t), "--node-name", "test-node",
 		}, flags...),
 		env: append(os.Environ(), "OPENFAAS_CONFIG="+filepath.Join(dir, "login"), "OPENFAAS_URL=http://"+ports[0], "PODSNAP_STATE_DIR="+dir),
 	}
