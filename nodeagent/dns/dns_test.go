@@ -94,7 +94,7 @@ func (r *rig) run(c Config) {
 	r.Helper()
 	c.Listen, c.Gateway = netip.MustParseAddrPort("127.0.0.1:0"), netip.MustParseAddr("10.62.0.1")
 	var err error
-	if r.server, err = New(c); err != nil {
+	if r.server, err = New(r.Context(), c); err != nil {
 		r.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -106,7 +106,6 @@ func (r *rig) run(c Config) {
 			r.Error(err)
 		}
 	})
-	<-r.server.Ready()
 }
 
 func (r *rig) create(o api.Object) {

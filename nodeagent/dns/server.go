@@ -49,8 +49,9 @@ type Server struct {
 	zone    *zone
 	forward *forwarder
 	queries *prometheus.CounterVec
-	ready   chan struct{}
 	at      netip.AddrPort
+	packets net.PacketConn
+	streams net.Listener
 }
 
 const (
@@ -61,8 +62,9 @@ const (
 	aliases = 8
 )
 
-// New makes a server and does nothing before Run.
-func New(c Config) (*Server, error) {
+// New makes a server and listens; questions wait until Run. When it cannot
+// listen, pods should not be told of it.
+func New(ctx context.Context, c Config) (*Server, error) {
 	if c.Domain == "" {
 		c.Domain = "cluster.local"
 	}
@@ -82,10 +84,13 @@ func New(c Config) (*Server, error) {
 		return nil, fmt.Errorf("cluster domain %q is not a domain name", c.Domain)
 	}
 	s := &Server{
-		c: c, log: c.Log, zone: newZone(c), forward: newForwarder(c), ready: make(chan struct{}),
+		c: c, log: c.Log, zone: newZone(c), forward: newForwarder(c),
 		queries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "faas_dns_queries_total", Help: "Names that pods asked for: of the cluster, forwarded to another server, known from an earlier answer, or refused.",
 		}, []string{"kind"}),
+	}
+	if err := s.listen(ctx); err != nil {
+		return nil, err
 	}
 	if c.Metrics != nil {
 		c.Metrics.MustRegister(s.queries)
@@ -93,26 +98,19 @@ func New(c Config) (*Server, error) {
 	return s, nil
 }
 
-// Ready is closed when the server listens.
-func (s *Server) Ready() <-chan struct{} { return s.ready }
-
-// Addr is where it listens, once it is ready.
+// Addr is where it listens.
 func (s *Server) Addr() netip.AddrPort { return s.at }
 
 // Run serves until ctx is done and returns nil then. It serves other names
 // before those of the cluster are known; to a question for one of these, the
-// answer is SERVFAIL until then.
-func (s *Server) Run(ctx context.Context) error {
-	packets, streams, err := s.listen(ctx)
-	if err != nil {
-		return err
-	}
+// answer is SERVFAIL until then. It can be called once.
+func (s *Server) Run(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) { s.serve(ctx, w, r) })
 	servers := []*dns.Server{
-		{PacketConn: packets, Handler: handler, UDPSize: 4096},
-		{Listener: streams, Handler: handler},
+		{PacketConn: s.packets, Handler: handler, UDPSize: 4096},
+		{Listener: s.streams, Handler: handler},
 	}
 	var wg sync.WaitGroup
 	failed := make(chan error, len(servers))
@@ -127,7 +125,6 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	}
 	wg.Go(func() { s.zone.run(ctx) })
-	close(s.ready)
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
@@ -144,22 +141,20 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // listen opens the same port for both protocols.
-func (s *Server) listen(ctx context.Context) (net.PacketConn, net.Listener, error) {
+func (s *Server) listen(ctx context.Context) (err error) {
 	var lc net.ListenConfig
 	for tries := 1; ; tries++ {
-		p, err := lc.ListenPacket(ctx, "udp", s.c.Listen.String())
-		if err != nil {
-			return nil, nil, fmt.Errorf("listen for names: %w", err)
+		if s.packets, err = lc.ListenPacket(ctx, "udp", s.c.Listen.String()); err != nil {
+			return fmt.Errorf("listen for names: %w", err)
 		}
-		s.at = p.LocalAddr().(*net.UDPAddr).AddrPort()
-		l, err := lc.Listen(ctx, "tcp", s.at.String())
-		if err == nil {
-			return p, l, nil
+		s.at = s.packets.LocalAddr().(*net.UDPAddr).AddrPort()
+		if s.streams, err = lc.Listen(ctx, "tcp", s.at.String()); err == nil {
+			return nil
 		}
-		p.Close()
+		s.packets.Close()
 		// With any port, the one of UDP may be taken for TCP.
 		if s.c.Listen.Port() != 0 || !errors.Is(err, syscall.EADDRINUSE) || tries == 10 {
-			return nil, nil, fmt.Errorf("listen for names: %w", err)
+			return fmt.Errorf("listen for names: %w", err)
 		}
 	}
 }
