@@ -28,8 +28,8 @@ import (
 type Config struct {
 	Objects api.Objects
 	Listen  netip.AddrPort // an address that the node has; port 0 is any
-	// Gateway is where the names of functions lead; the zero one leaves them with
-	// what their Service has.
+	// Gateway is where the names of functions lead. With the zero one they lead
+	// where their Service does, which by itself has no address.
 	Gateway netip.Addr
 	Domain  string // of the cluster; "" is cluster.local
 	// ServiceCIDR and ClusterCIDR are whose addresses have names here, and the

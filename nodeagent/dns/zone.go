@@ -70,10 +70,7 @@ func newZone(c Config) *zone {
 	if err != nil {
 		panic(err) // the label's name is ours
 	}
-	o := mirror.Options{Log: c.Log}
-	if c.Gateway.IsValid() {
-		o.Labels = labels.NewSelector().Add(*none)
-	}
+	o := mirror.Options{Labels: labels.NewSelector().Add(*none), Log: c.Log}
 	z.slices = mirror.New[*discoveryv1.EndpointSlice](c.Objects, api.EndpointSlices, o)
 	z.slices.Index(byService, func(s *discoveryv1.EndpointSlice) []string {
 		return []string{types.NamespacedName{Namespace: s.Namespace, Name: s.Labels[discoveryv1.LabelServiceName]}.String()}
