@@ -46,7 +46,9 @@ func (b *bench) schedule() []row {
 	rates, costs := make([][]float64, len(sizes)), make([][]float64, len(sizes))
 	b.each(func() {
 		for i, c := range clusters {
-			const decisions = 10_000
+			// Enough of them that the collector's and the page tables' share is
+			// the same in each round.
+			const decisions = 100_000
 			start := time.Now()
 			for range decisions {
 				b.must(c.next())

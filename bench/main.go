@@ -38,6 +38,7 @@ func run() int {
 	speed := flag.Float64("trace-speed", 2, "how many times `faster` than in the trace calls arrive")
 	keep := flag.Duration("trace-keep", 12*time.Second, "how long an idle replica is kept, in the trace's `time`; 0 leaves it to the platform")
 	functions := flag.Int("functions", 100_000, "`number` of registered functions to reach, as far as time allows")
+	deployFor := flag.Duration("functions-for", 100*time.Second, "longest `time` for registering them")
 	verbose := flag.Bool("v", false, "print each round's figures")
 	flag.Parse()
 	if *compare {
@@ -52,7 +53,7 @@ func run() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	b := &bench{ctx: ctx, rounds: *rounds, verbose: *verbose, settings: settings{*functions, *traceDir, *minutes, *speed, *keep}}
+	b := &bench{ctx: ctx, rounds: *rounds, verbose: *verbose, settings: settings{*functions, *deployFor, *traceDir, *minutes, *speed, *keep}}
 	rows := b.measure(match)
 	b.clean()
 	if ctx.Err() != nil {
@@ -87,6 +88,7 @@ func parts() []part {
 		{[]string{nameRSS, namePSS, nameCPU}, (*bench).idle},
 		{[]string{namePicks1k, namePicks5k, namePicks10k, nameGrowth}, (*bench).schedule},
 		{[]string{nameFanout}, (*bench).fanout},
+		{[]string{nameServiceChange, nameServiceDial, nameServiceFailed}, (*bench).service},
 		{[]string{nameWarm, nameWarmFloor, nameWarmHop}, (*bench).warm},
 		{[]string{nameThroughput}, (*bench).throughput},
 		{[]string{nameWarmTail}, (*bench).warmTail},
@@ -169,6 +171,7 @@ type bench struct {
 // settings are what flags say beside the rows and rounds.
 type settings struct {
 	functions    int // that are registered; see registered
+	deployFor    time.Duration
 	traceDir     string
 	traceMinutes int
 	traceSpeed   float64

@@ -26,7 +26,6 @@ const (
 
 const (
 	few          = 100
-	deployLimit  = 100 * time.Second // for as many deploys as get done
 	settleLimit  = 40 * time.Second
 	functionGoal = 4.0 // kB
 	restartGoal  = 10_000.0
@@ -70,14 +69,14 @@ func (b *bench) registered() []row {
 		platform.Eventually(b, time.Minute, func() error { return other.callWarm() })
 		return ms(time.Since(start))
 	}
-	deploy(0, few, deployLimit)
+	deploy(0, few, b.deployFor)
 	other.settle()
 	restart()
 	other.settle()
 	less, lessWarm := rss(p.Pid()), other.warmRatio(direct)
 
 	start := time.Now()
-	n := few + deploy(few, b.functions, deployLimit)
+	n := few + deploy(few, b.functions, b.deployFor)
 	took := time.Since(start)
 	settled := other.settle()
 	var again []float64

@@ -44,8 +44,11 @@ func Plan(f *api.Function) (*appsv1.Deployment, *corev1.Service) {
 	s := &corev1.Service{
 		ObjectMeta: planMeta(f),
 		Spec: corev1.ServiceSpec{
-			Type:     corev1.ServiceTypeClusterIP,
-			Selector: map[string]string{api.LabelFunction: f.Name},
+			Type: corev1.ServiceTypeClusterIP,
+			// No address of its own: the name leads to the gateway, so that a call
+			// from inside wakes the function and is counted.
+			ClusterIP: corev1.ClusterIPNone,
+			Selector:  map[string]string{api.LabelFunction: f.Name},
 			Ports: []corev1.ServicePort{{
 				Name: "http", Protocol: corev1.ProtocolTCP, Port: api.FunctionPort, TargetPort: intstr.FromInt32(api.FunctionPort),
 			}},

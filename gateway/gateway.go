@@ -45,10 +45,13 @@ type Config struct {
 	Digest func(ctx context.Context, image string) string
 	Auth   auth.Config
 
-	Name     string                  // of this gateway, different from every other one's; "" is the host's name
-	Provider string                  // in /system/info; "" is "podsnap"
-	Version  openfaas.Version        // of the platform
-	Extra    map[string]http.Handler // more paths, such as "/v2/", by prefix; they see to their own authentication
+	Name     string           // of this gateway, different from every other one's; "" is the host's name
+	Provider string           // in /system/info; "" is "podsnap"
+	Version  openfaas.Version // of the platform
+	// Manage serves everything but invocations, asynchronous ones included: it
+	// leads to a gateway that can. nil is this one itself.
+	Manage http.Handler
+	Extra  map[string]http.Handler // more paths, such as "/v2/", by prefix; they see to their own authentication
 
 	Timeout      time.Duration // of an invocation when the function says nothing; 0 is 60 s
 	ColdStart    time.Duration // the least time that a request waits for a replica; 0 is 30 s
@@ -173,7 +176,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	errs := make([]error, 3)
 	wg.Go(func() { errs[0] = g.functions.Run(inner) })
 	wg.Go(func() { errs[1] = g.deployments.Run(inner) })
-	wg.Go(func() { g.ensureNamespace(ctx) })
+	if g.c.Manage == nil {
+		wg.Go(func() { g.ensureNamespace(ctx) })
+	}
 	errs[2] = g.invoker.Run(ctx)
 	end()
 	wg.Wait()

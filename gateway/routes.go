@@ -46,6 +46,8 @@ func (g *Gateway) routes(guard *auth.Auth) http.Handler {
 		switch p := r.URL.Path; {
 		case strings.HasPrefix(p, invoke.Prefix):
 			g.invoker.ServeHTTP(w, r)
+		case g.c.Manage != nil && p != "/healthz":
+			g.c.Manage.ServeHTTP(w, r)
 		case strings.HasPrefix(p, "/system/"), p == "/ui", strings.HasPrefix(p, "/ui/"):
 			system.ServeHTTP(w, r)
 		default:

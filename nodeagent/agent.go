@@ -40,6 +40,7 @@ type Config struct {
 
 	PodCIDR  string // of the node's pods, shown in the Node
 	NodeIP   string // "" is the machine's first address
+	Port     int32  // where the agent answers at NodeIP, shown in the Node; 0 is nowhere
 	Labels   map[string]string
 	Taints   []corev1.Taint      // at the first registration
 	Capacity corev1.ResourceList // overrides what the machine has, by name

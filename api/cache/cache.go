@@ -44,6 +44,7 @@ type Cache struct {
 	rev      int64               // of the last change
 	oldest   int64               // history holds every change after this revision
 	history  ring
+	aged     uint64 // number of the change that was next at the last Age
 	watchers []*watch
 	cut      uint64 // watches that were too slow
 }
@@ -159,6 +160,26 @@ func (c *Cache) wake(ch *change) {
 			}
 		}
 	}
+}
+
+// Age drops the changes that were there at its last call already. Called now and
+// then, it bounds the history by time, as Config.History does by number: what a
+// busy hour has left behind is not kept for ever. A watch loses nothing by it.
+func (c *Cache) Age() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	to := c.aged
+	for _, w := range c.watchers {
+		to = min(to, w.cursor.Load())
+		select { // it moves on past what does not concern it
+		case w.more <- struct{}{}:
+		default:
+		}
+	}
+	if dropped := c.history.drop(to); dropped != nil {
+		c.oldest = dropped.rev
+	}
+	c.aged = c.history.next
 }
 
 // Fail ends all watches with err and drops the history.

@@ -30,6 +30,62 @@ func put(c *Cache, rev int64, name, node string) {
 	c.Apply(rev, Change{"a", name, podAt(rev, name, node)})
 }
 
+// Aged changes are gone for who resumes, not for a watch that has yet to read
+// them; the numbers of changes go on.
+func TestAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New(api.Pods, Config{})
+		c.Load(nil, 1)
+		behind, err := c.Watch(t.Context(), api.WatchOptions{ResourceVersion: "1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer behind.Stop()
+		other, err := c.Watch(t.Context(), api.WatchOptions{ResourceVersion: "1", Namespace: "elsewhere"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Stop()
+		const n = 200
+		for i := range n {
+			put(c, int64(2+i), "x", "")
+		}
+		resume := func(rev string) error {
+			w, err := c.Watch(t.Context(), api.WatchOptions{ResourceVersion: rev})
+			if err == nil {
+				w.Stop()
+			}
+			return err
+		}
+		c.Age() // marks them
+		synctest.Wait()
+		c.Age() // drops them, but for what behind has not read
+		if err := resume("1"); !apierrors.IsResourceExpired(err) {
+			t.Errorf("resume from before all that was dropped: %v, want Expired", err)
+		}
+		if err := resume("100"); err != nil {
+			t.Errorf("resume among what a watch has yet to read: %v", err)
+		}
+		for i := range n {
+			if e := <-behind.Events(); e.Object.GetResourceVersion() != strconv.Itoa(2+i) {
+				t.Fatalf("got revision %s, want %d", e.Object.GetResourceVersion(), 2+i)
+			}
+		}
+		synctest.Wait()
+		c.Age()
+		if held := len(c.history.buf); c.history.first != c.history.next || held > least {
+			t.Errorf("%d changes are kept in a buffer of %d, want none", c.history.next-c.history.first, held)
+		}
+		put(c, 500, "x", "")
+		if e := <-behind.Events(); e.Type != api.Modified || e.Object.GetResourceVersion() != "500" {
+			t.Errorf("got %s %s, want MODIFIED 500", e.Type, e.Object.GetResourceVersion())
+		}
+		if err := resume(strconv.Itoa(n + 1)); err != nil {
+			t.Errorf("resume from the last change that was dropped: %v", err)
+		}
+	})
+}
+
 // What changed at one revision is there at once, for lists and for watches, and
 // a watch that resumes goes on after the whole of it.
 func TestSeveralChangesOfOneRevision(t *testing.T) {

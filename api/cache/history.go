@@ -49,11 +49,13 @@ type ring struct {
 	first, next uint64
 }
 
+const least = 64 // length of a buffer
+
 // push appends ch and answers with the change that made room, if one had to.
 func (r *ring) push(ch *change) (dropped *change) {
 	n := int(r.next - r.first)
 	if n == len(r.buf) && n < r.limit {
-		r.grow(min(r.limit, max(64, 2*n)))
+		r.resize(min(r.limit, max(least, 2*n)))
 	}
 	if n == len(r.buf) {
 		dropped = r.buf[r.first%uint64(len(r.buf))]
@@ -64,7 +66,21 @@ func (r *ring) push(ch *change) (dropped *change) {
 	return dropped
 }
 
-func (r *ring) grow(n int) {
+// drop forgets the changes before number to and answers with the last of them,
+// nil if there are none.
+func (r *ring) drop(to uint64) (last *change) {
+	for ; r.first < to; r.first++ {
+		last = r.at(r.first)
+		r.buf[r.first%uint64(len(r.buf))] = nil
+	}
+	if n := int(r.next - r.first); len(r.buf) > least && n <= len(r.buf)/4 {
+		r.resize(max(least, 2*n))
+	}
+	return last
+}
+
+// resize moves the changes into a buffer of another length.
+func (r *ring) resize(n int) {
 	buf := make([]*change, n)
 	for i := r.first; i < r.next; i++ {
 		buf[i%uint64(n)] = r.at(i)

@@ -2,6 +2,7 @@ package admission
 
 import (
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -109,9 +110,24 @@ func portOrName(v intstr.IntOrString, p *field.Path) field.ErrorList {
 
 // keepService carries over what the platform has assigned, for writers that
 // replace a Service without having read it.
+//
+// What the new type has no use for goes, unless it was not there before: then it
+// is somebody's wish, and refused.
 func keepService(s, old *corev1.Service) {
 	if s.Spec.Type == corev1.ServiceTypeExternalName || old.Spec.Type == corev1.ServiceTypeExternalName {
+		if s.Spec.Type == corev1.ServiceTypeExternalName && s.Spec.ClusterIP == old.Spec.ClusterIP {
+			s.Spec.ClusterIP, s.Spec.ClusterIPs, s.Spec.IPFamilies, s.Spec.IPFamilyPolicy = "", nil, nil, nil
+		}
 		return
+	}
+	if s.Spec.Type == corev1.ServiceTypeClusterIP && old.Spec.Type != s.Spec.Type {
+		for i := range s.Spec.Ports {
+			p := &s.Spec.Ports[i]
+			if slices.ContainsFunc(old.Spec.Ports, func(o corev1.ServicePort) bool { return o.NodePort == p.NodePort && o.Protocol == p.Protocol }) {
+				p.NodePort = 0
+			}
+		}
+		s.Spec.ExternalTrafficPolicy, s.Spec.AllocateLoadBalancerNodePorts = "", nil
 	}
 	if s.Spec.ClusterIP == "" {
 		s.Spec.ClusterIP, s.Spec.ClusterIPs = old.Spec.ClusterIP, old.Spec.ClusterIPs

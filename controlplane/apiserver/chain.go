@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,8 +14,10 @@ import (
 	"github.com/go-chi/chi/v5"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validate/content"
+	"k8s.io/apimachinery/pkg/fields"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/access"
 )
 
 // handle turns f into an http.Handler: authentication, limits, metrics, and
@@ -38,6 +39,9 @@ func (s *Server) sub(verb string, r *api.Resource, subresource string, f func(*c
 		s.plain(v, name, func(w http.ResponseWriter, req *http.Request) error {
 			c := &call{w: w, r: req, resource: r, subresource: subresource}
 			if err := c.locate(); err != nil {
+				return err
+			}
+			if err := s.allow(c, v); err != nil {
 				return err
 			}
 			return f(c)
@@ -65,12 +69,49 @@ func (c *call) locate() error {
 	return nil
 }
 
-// plain is handle for what is not a resource.
+// allow answers with an error when who asks may not.
+func (s *Server) allow(c *call, verb string) error {
+	q := access.Request{Verb: verb, Resource: c.resource, Subresource: c.subresource, Namespace: c.namespace, Name: c.name}
+	if by, err := fields.ParseSelector(c.r.URL.Query().Get("fieldSelector")); err == nil {
+		q.Fields = by
+	}
+	return access.Allow(c.ctx(), access.Of(c.ctx()), q, s.cfg.Objects)
+}
+
+// beside serves what is no part of the Kubernetes API to who may ask for it. Its
+// streams and bodies are its own affair.
+func (s *Server) beside(h http.Handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		rec := &recorder{ResponseWriter: w}
+		u, ok := access.Authenticate(r, s.cfg.Token)
+		err := error(apierrors.NewUnauthorized("Unauthorized"))
+		if ok {
+			err = access.Allow(r.Context(), u, access.Request{Verb: strings.ToLower(r.Method), Path: r.URL.Path}, s.cfg.Objects)
+		}
+		if err != nil {
+			s.fail(rec, r, err)
+			return
+		}
+		h.ServeHTTP(w, r.WithContext(access.With(r.Context(), u)))
+	}
+}
+
+// open is plain for what is no object: only the path says what is asked for.
+func (s *Server) open(verb string, f func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return s.plain(verb, "", func(w http.ResponseWriter, r *http.Request) error {
+		if err := access.Allow(r.Context(), access.Of(r.Context()), access.Request{Verb: strings.ToLower(r.Method), Path: r.URL.Path}, s.cfg.Objects); err != nil {
+			return err
+		}
+		return f(w, r)
+	})
+}
+
+// plain is handle for what is not a resource, for everybody who is known.
 func (s *Server) plain(verb, resource string, f func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
 		rec := &recorder{ResponseWriter: w}
-		err := s.admit(rec, r, verb, func() error { return f(rec, r) })
+		err := s.admit(rec, r, verb, func(r *http.Request) error { return f(rec, r) })
 		if err != nil {
 			s.fail(rec, r, err)
 		}
@@ -79,8 +120,9 @@ func (s *Server) plain(verb, resource string, f func(http.ResponseWriter, *http.
 }
 
 // admit lets a request in, when it may come in and there is room.
-func (s *Server) admit(w http.ResponseWriter, r *http.Request, verb string, f func() error) error {
-	if !s.authorized(r) {
+func (s *Server) admit(w http.ResponseWriter, r *http.Request, verb string, f func(*http.Request) error) error {
+	who, ok := access.Authenticate(r, s.cfg.Token)
+	if !ok {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="podsnap"`)
 		return apierrors.NewUnauthorized("Unauthorized")
 	}
@@ -98,16 +140,9 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, verb string, f fu
 		gauge.Dec()
 		<-room
 	}()
+	r = r.WithContext(access.With(r.Context(), who))
 	r.Body = http.MaxBytesReader(w, r.Body, s.cfg.MaxBody)
-	return f()
-}
-
-func (s *Server) authorized(r *http.Request) bool {
-	if s.cfg.Token == "" {
-		return true
-	}
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare([]byte(token), []byte(s.cfg.Token)) == 1
+	return f(r)
 }
 
 // fail answers with the error as a Status, unless the answer has begun: then

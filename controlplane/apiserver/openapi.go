@@ -115,7 +115,7 @@ func (s *Server) mountOpenAPI() {
 		paths[root] = link{"/openapi/v3/" + root + "?hash=" + d.legacy.etag[1:len(d.legacy.etag)-1]}
 	}
 	s.mountDocument("/openapi/v3", document{legacy: newBody(map[string]any{"paths": paths})})
-	s.mux.Get("/openapi/v2", s.plain("get", "", func(w http.ResponseWriter, r *http.Request) error {
+	s.mux.Get("/openapi/v2", s.open("get", func(w http.ResponseWriter, r *http.Request) error {
 		if !strings.Contains(r.Header.Get("Accept"), "proto-openapi") {
 			writeJSON(w, http.StatusOK, map[string]any{"swagger": "2.0", "info": map[string]string{"title": "Podsnap", "version": apiVersion}, "paths": map[string]any{}})
 			return nil

@@ -28,8 +28,15 @@ type Config struct {
 	// ServiceUnavailable when the node is not there; nil means no node is.
 	Agents func(ctx context.Context, node string) (api.Agent, error)
 
-	Token   string // of the Authorization header; "" lets everybody in
+	// Token is the administrators', in the Authorization header; "" lets
+	// everybody in. Who has a certificate that the connection's TLS has verified
+	// is what that says.
+	Token   string
 	Version string // the platform's own, part of /version
+
+	// Beside are handlers of other paths, by prefix, for who may ask there
+	// according to package access; Open are those that see to that themselves.
+	Beside, Open map[string]http.Handler
 
 	// Ready says why the server should get no requests yet; nil is ready.
 	Ready func(context.Context) error
@@ -112,7 +119,13 @@ func (s *Server) mount() {
 		s.mux.Get(p, func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok") })
 	}
 	s.mux.Get("/readyz", s.ready)
-	s.mux.Get("/version", s.plain("get", "", s.version))
+	s.mux.Get("/version", s.open("get", s.version))
+	for prefix, h := range s.cfg.Beside {
+		s.mux.Handle(prefix+"*", s.beside(h))
+	}
+	for prefix, h := range s.cfg.Open {
+		s.mux.Handle(prefix+"*", h)
+	}
 	s.mountDiscovery()
 	s.mountOpenAPI()
 	for _, r := range api.Resources {

@@ -16,14 +16,25 @@ const (
 	lastWait  = 2 * time.Second
 )
 
+// ageEvery is how often the histories for watches are aged: a change is kept
+// for so long at least, and twice as long at most.
+const ageEvery = 5 * time.Minute
+
 // flush stores what is behind until ctx is done. A write waits for Config.Delay
 // for others to go with it.
 func (s *Store) flush(ctx context.Context) {
 	wait := s.c.Delay
+	age := time.NewTicker(ageEvery)
+	defer age.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-age.C:
+			for _, k := range s.kinds {
+				k.cache.Age()
+			}
+			continue
 		case <-s.wake:
 		}
 		if !pause(ctx, wait) {

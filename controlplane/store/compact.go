@@ -9,8 +9,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// compact drops old revisions every Config.CompactEvery, in turn with the
-// other processes on the same etcd.
+// compact drops old revisions every Config.CompactEvery: its own caches', and
+// etcd's in turn with the other processes on the same etcd.
 func (s *Store) compact(ctx context.Context) {
 	t := time.NewTicker(s.c.CompactEvery)
 	defer t.Stop()
@@ -20,6 +20,9 @@ func (s *Store) compact(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+			for _, c := range s.caches {
+				c.Age()
+			}
 			bounded, cancel := context.WithTimeout(ctx, s.c.CompactEvery)
 			next, err := s.compactOnce(bounded, turn)
 			cancel()

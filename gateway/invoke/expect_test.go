@@ -1,8 +1,15 @@
 package invoke
 
 import (
+	"errors"
+	"net/http"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/podsnap/podsnap/api"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // queueOf is a queue that has been served so often, at such intervals.
@@ -72,4 +79,57 @@ func TestHopeless(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A request that would wait in vain is told so at once, and when to come back;
+// one whose limit the queue's pace can meet waits, and so does everybody while
+// the queue is young.
+func TestHopelessRequestIsTurnedAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFunction(New(Config{}), types.NamespacedName{Namespace: "n", Name: "slow"})
+		f.deploy(Spec{UID: "u"})
+		f.ready(api.Endpoint{Pod: "p", Address: "127.0.0.1:9", Concurrency: 1})
+		defer f.close()
+		ask := func(limit time.Duration, first bool) error {
+			s, err := f.acquire(t.Context(), time.Now(), limit, first)
+			if err != nil {
+				return err
+			}
+			time.Sleep(time.Second) // the call
+			f.release(s)
+			return nil
+		}
+		var crowd sync.WaitGroup
+		for range 40 {
+			crowd.Go(func() {
+				if err := ask(time.Minute, false); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		time.Sleep(9*time.Second + time.Second/2) // 31 wait, one a second is served
+		crowd.Go(func() {
+			if r := new(refusal); errors.As(ask(2*time.Second, false), &r) && r.reason == "hopeless" {
+				t.Error("a young queue was judged")
+			}
+		})
+		time.Sleep(2 * time.Second) // 29 wait, and who gave up meanwhile
+		r := new(refusal)
+		begun := time.Now()
+		if err := ask(10*time.Second, false); !errors.As(err, &r) || r.reason != "hopeless" || r.status != http.StatusServiceUnavailable {
+			t.Fatalf("%v, want the refusal of a wait in vain", err)
+		}
+		if time.Since(begun) != 0 || r.retryAfter < 27*time.Second || r.retryAfter > 31*time.Second {
+			t.Errorf("refused after %s, to come back after %s, want at once, and after some 29 s", time.Since(begun), r.retryAfter)
+		}
+		crowd.Go(func() {
+			if err := ask(40*time.Second, false); err != nil {
+				t.Errorf("a request that can be met: %v", err)
+			}
+		})
+		if err := ask(10*time.Second, true); err != nil {
+			t.Errorf("one that goes first: %v", err)
+		}
+		crowd.Wait()
+	})
 }

@@ -3,6 +3,7 @@
 package daemon
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -35,8 +36,15 @@ type Config struct {
 	NATS       string   // URL of an external NATS; "": embedded
 	Containerd string   // socket of an existing containerd; "": one of our own
 
-	NodeName string // "" is the host's
-	PodCIDR  string // "" is 10.62.0.0/20
+	NodeName    string // "" is the host's
+	NodeIP      string // at which other machines reach this one; "" is its first address
+	PodCIDR     string // of this node; "" is a free block of ClusterCIDR
+	ClusterCIDR string // of all nodes; "" is PodCIDR, or 10.62.0.0/16
+	ServiceCIDR string // "" is 10.96.0.0/16
+
+	Join        string // URL of a server whose cluster this machine is a node of; "": this is a server
+	Token       string // to join with
+	AgentListen string // of a node: where the server asks it; "" is 0.0.0.0:10250
 
 	NoAuth       bool
 	Timeout      time.Duration // of an invocation; 0 is one minute
@@ -76,7 +84,11 @@ func (c *Config) fill() error {
 	set(&c.MetricsListen, "127.0.0.1:8082")
 	set(&c.APIListen, "127.0.0.1:6443")
 	set(&c.EtcdPrefix, "/registry")
-	set(&c.PodCIDR, "10.62.0.0/20")
+	if c.ClusterCIDR == "" {
+		c.ClusterCIDR = cmp.Or(c.PodCIDR, "10.62.0.0/16")
+	}
+	set(&c.ServiceCIDR, "10.96.0.0/16")
+	set(&c.AgentListen, "0.0.0.0:10250")
 	if c.NodeName == "" {
 		h, err := os.Hostname()
 		if err != nil {
@@ -115,17 +127,25 @@ func nodeName(names ...string) string {
 func (c *Config) validate() error {
 	var faults []error
 	fault := func(format string, a ...any) { faults = append(faults, fmt.Errorf(format, a...)) }
-	for flag, addr := range map[string]string{"listen": c.Listen, "metrics-listen": c.MetricsListen, "api-listen": c.APIListen} {
+	for flag, addr := range map[string]string{"listen": c.Listen, "metrics-listen": c.MetricsListen, "api-listen": c.APIListen, "agent-listen": c.AgentListen} {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
 			fault("--%s %q: it must be host:port", flag, addr)
 		}
 	}
-	p, err := netip.ParsePrefix(c.PodCIDR)
-	switch {
-	case err != nil || !p.Addr().Is4():
-		fault("--pod-cidr %q: it must be an IPv4 network such as 10.62.0.0/20", c.PodCIDR)
-	case p.Bits() > 28 || p.Bits() < 8:
-		fault("--pod-cidr %q: its length must be between 8 and 28", c.PodCIDR)
+	for flag, cidr := range map[string]string{"pod-cidr": c.PodCIDR, "cluster-cidr": c.ClusterCIDR, "service-cidr": c.ServiceCIDR} {
+		p, err := netip.ParsePrefix(cidr)
+		switch {
+		case cidr == "":
+		case err != nil || !p.Addr().Is4():
+			fault("--%s %q: it must be an IPv4 network such as 10.62.0.0/16", flag, cidr)
+		case p.Bits() > 28 || p.Bits() < 8:
+			fault("--%s %q: its length must be between 8 and 28", flag, cidr)
+		}
+	}
+	if c.NodeIP != "" {
+		if a, err := netip.ParseAddr(c.NodeIP); err != nil || !a.Is4() || a.IsUnspecified() {
+			fault("--node-ip %q: it must be an IPv4 address of this machine", c.NodeIP)
+		}
 	}
 	if len(c.run("etcd.sock.peer")) > 100 {
 		fault("--run-dir %q: it is too long for a socket's path; choose a short one", c.RunDir)

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,10 +19,12 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/builder/registry"
+	"github.com/podsnap/podsnap/controlplane/address"
 	"github.com/podsnap/podsnap/controlplane/admission"
 	"github.com/podsnap/podsnap/controlplane/apiserver"
 	"github.com/podsnap/podsnap/controlplane/autoscale"
 	"github.com/podsnap/podsnap/controlplane/controller"
+	"github.com/podsnap/podsnap/controlplane/enroll"
 	"github.com/podsnap/podsnap/controlplane/fleet"
 	"github.com/podsnap/podsnap/controlplane/scheduler"
 	"github.com/podsnap/podsnap/controlplane/soft"
@@ -39,11 +42,11 @@ import (
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/internal/record"
 	"github.com/podsnap/podsnap/nodeagent"
+	"github.com/podsnap/podsnap/nodeagent/engine"
 	"github.com/podsnap/podsnap/nodeagent/pressure"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	appsv1 "k8s.io/api/apps/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -60,11 +63,16 @@ type platform struct {
 	usage   *usage.Sampler
 	agent   atomic.Pointer[nodeagent.Agent] // the control plane runs before it
 	front   *front.Server
+	handler http.Handler // the gateway's
+
+	addresses  *address.Allocator // of a server
+	neighbours *neighbours        // of a server
 }
 
 type secrets struct {
 	user, password, apiToken, natsToken string
 	certificate                         tls.Certificate
+	authority                           enroll.Authority
 }
 
 // Run runs the platform until ctx is done. Containers go on after that unless
@@ -85,13 +93,21 @@ func Run(ctx context.Context, c Config) error {
 	p := &platform{c: c, log: c.Log, stack: newStack(c.Log), metrics: prometheus.NewRegistry()}
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer p.stack.stop()
-	if err := p.start(ctx); err != nil {
+	begin := p.start
+	if c.Join != "" {
+		begin = p.startWorker
+	}
+	if err := begin(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil // told to end while starting
 		}
 		return err
 	}
-	c.Log.Info("the platform is up", slog.String("gateway", "http://"+c.Listen), slog.String("api", "https://"+c.APIListen), slog.String("metrics", "http://"+c.MetricsListen+"/metrics"))
+	if c.Join != "" {
+		c.Log.Info("the node is up", slog.String("node", c.NodeName), slog.String("server", c.Join), slog.String("gateway", "http://"+c.Listen), slog.String("metrics", "http://"+c.MetricsListen+"/metrics"))
+	} else {
+		c.Log.Info("the platform is up", slog.String("gateway", "http://"+c.Listen), slog.String("api", "https://"+c.APIListen), slog.String("metrics", "http://"+c.MetricsListen+"/metrics"))
+	}
 	// What the start alone needed goes back to the machine.
 	trim := time.AfterFunc(embedded.Settled, debug.FreeOSMemory)
 	defer trim.Stop()
@@ -106,7 +122,7 @@ func Run(ctx context.Context, c Config) error {
 // first, so that one that is taken is told before anything runs.
 func (p *platform) start(ctx context.Context) error {
 	begin := time.Now()
-	ls, err := p.listen(ctx)
+	ls, err := p.listen(ctx, map[string]string{"listen": p.c.Listen, "metrics-listen": p.c.MetricsListen, "api-listen": p.c.APIListen})
 	if err != nil {
 		return err
 	}
@@ -136,13 +152,21 @@ func (p *platform) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := p.startNode(ctx); err != nil {
+	n, err := enroll.Register(ctx, p.objects, p.c.NodeName, p.c.PodCIDR)
+	if err != nil {
+		return fmt.Errorf("this machine as a node: %w", err)
+	}
+	if p.c.PodCIDR != "" && p.c.PodCIDR != n.Spec.PodCIDR {
+		p.log.Warn("--pod-cidr is not used: this node's pods have addresses of another network already", slog.String("pods", n.Spec.PodCIDR))
+	}
+	p.c.PodCIDR = n.Spec.PodCIDR
+	if err := p.startNode(ctx, nodeConfig{registries: registries(&p.c, p.secrets), ip: p.c.NodeIP}); err != nil {
 		return err
 	}
 	if err := p.startGateway(ctx, fl, reg, natsURL); err != nil {
 		return err
 	}
-	if err := p.serve(ctx, ls); err != nil {
+	if err := p.serve(ctx, ls, fl, reg); err != nil {
 		return err
 	}
 	serving = true
@@ -169,6 +193,11 @@ func (p *platform) readSecrets() (err error) {
 	if s.certificate, ca, err = p.c.certificate(); err != nil {
 		return err
 	}
+	crt, key, _, err := p.c.authority()
+	if err != nil {
+		return err
+	}
+	s.authority = enroll.Authority{Certificate: crt, Key: key}
 	return writeFile(p.c.path("kubeconfig"), kubeconfig(reach(p.c.APIListen), s.apiToken, ca))
 }
 
@@ -218,9 +247,13 @@ func (p *platform) startStore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if p.addresses, err = newAddresses(&p.c, p.log); err != nil {
+		client.Close()
+		return err
+	}
 	s, err := store.New(store.Config{
 		Client: client, Prefix: p.c.EtcdPrefix, Log: p.log, Metrics: p.metrics,
-		Admit: admission.Admit,
+		Admit: p.addresses.Admit(admission.Admit),
 	})
 	if err != nil {
 		client.Close()
@@ -238,13 +271,35 @@ func (p *platform) startStore(ctx context.Context) error {
 	}
 	p.stack.start(ctx, "soft store", so.Run)
 	p.objects = so
-	wait, cancel := context.WithTimeoutCause(ctx, 30*time.Second, fmt.Errorf("etcd at %s does not answer", strings.Join(p.c.Etcd, ", ")))
+	p.stack.start(ctx, "addresses", func(ctx context.Context) error { return p.addresses.Run(ctx, so) })
+	if err := p.newNeighbours(); err != nil {
+		return err
+	}
+	asked, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	select {
-	case <-so.Ready():
-		return nil
-	case <-wait.Done():
-		return context.Cause(wait)
+	if _, err := client.Get(asked, p.c.EtcdPrefix+"/ready"); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("etcd at %s does not answer: %w", strings.Join(p.c.Etcd, ", "), err)
+	}
+	return p.loaded(ctx, so.Ready())
+}
+
+// loaded waits until everything that is stored has been read, however much it
+// is.
+func (p *platform) loaded(ctx context.Context, ready <-chan struct{}) error {
+	begin := time.Now()
+	say := time.NewTicker(10 * time.Second)
+	defer say.Stop()
+	for {
+		select {
+		case <-ready:
+			return nil
+		case <-say.C:
+			p.log.Info("reading what is stored", slog.Duration("since", time.Since(begin).Round(time.Second)))
+		case err := <-p.stack.failed:
+			return err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 }
 
@@ -267,6 +322,18 @@ func (p *platform) startControl(ctx context.Context) (*fleet.Fleet, error) {
 	return fl, nil
 }
 
+func newAddresses(c *Config, log *slog.Logger) (*address.Allocator, error) {
+	ac := address.Config{Log: log}
+	var err error
+	if ac.Pods, err = netip.ParsePrefix(c.ClusterCIDR); err != nil {
+		return nil, err
+	}
+	if ac.Services, err = netip.ParsePrefix(c.ServiceCIDR); err != nil {
+		return nil, err
+	}
+	return address.New(ac)
+}
+
 // policy reads how a function scales from its Deployment, which has the
 // function's labels.
 func policy(d *appsv1.Deployment) autoscale.Policy {
@@ -274,8 +341,18 @@ func policy(d *appsv1.Deployment) autoscale.Policy {
 	return autoscale.Policy{Scale: functions.Scaling(d.Labels), Concurrency: n}
 }
 
-func (p *platform) startNode(ctx context.Context) error {
-	n, err := newNode(ctx, &p.c, p.log, p.metrics, registries(&p.c, p.secrets))
+// nodeConfig is what differs between a server's node and another one.
+type nodeConfig struct {
+	registries engine.Registries
+	ip         string // "" is the machine's first address
+	port       int32  // of the agent; 0: it is reached in another way
+}
+
+func (p *platform) startNode(ctx context.Context, nc nodeConfig) error {
+	if err := writeFile(p.c.path("node", "pod-cidr"), p.c.PodCIDR+"\n"); err != nil { // for Stop
+		return err
+	}
+	n, err := newNode(ctx, &p.c, p.log, p.metrics, nc.registries)
 	if err != nil {
 		return err
 	}
@@ -287,23 +364,17 @@ func (p *platform) startNode(ctx context.Context) error {
 	p.stack.start(ctx, "events", rec.Run)
 	agent, err := nodeagent.New(nodeagent.Config{
 		NodeName: p.c.NodeName, Objects: p.objects, Runtime: run, Images: n.engine.Images(), Stats: run,
-		Stalls: pressure.Stalls, StateDir: p.c.path("node"), PodCIDR: p.c.PodCIDR, Version: p.c.Version, Recorder: rec, Log: p.log, Metrics: p.metrics,
+		Stalls: pressure.Stalls, StateDir: p.c.path("node"), PodCIDR: p.c.PodCIDR, NodeIP: nc.ip, Port: nc.port, Version: p.c.Version, Recorder: rec, Log: p.log, Metrics: p.metrics,
 	})
 	if err != nil {
 		return err
 	}
 	p.agent.Store(agent)
 	p.stack.start(ctx, "node agent", agent.Run)
-	p.stack.start(ctx, "use of cpu", p.usage.Run) // it asks the agent
-	return nil
-}
-
-// agents finds the agent of a node: on one machine there is one.
-func (p *platform) agents(_ context.Context, node string) (api.Agent, error) {
-	if a := p.agent.Load(); node == p.c.NodeName && a != nil {
-		return a, nil
+	if p.usage != nil {
+		p.stack.start(ctx, "use of cpu", p.usage.Run) // it asks the agent
 	}
-	return nil, apierrors.NewNotFound(api.Nodes.GR(), node)
+	return nil
 }
 
 func (p *platform) startGateway(ctx context.Context, capacity api.Capacity, reg *registry.Registry, natsURL string) error {
@@ -341,13 +412,13 @@ func (p *platform) startGateway(ctx context.Context, capacity api.Capacity, reg 
 	p.stack.start(ctx, "gateway", g.Run)
 	p.stack.start(ctx, "asynchronous calls", queue.Run)
 	p.stack.start(ctx, "backlog", waiting.Run)
-	p.front = g.Front()
+	p.front, p.handler = g.Front(), g.Handler()
 	return nil
 }
 
-func (p *platform) listen(ctx context.Context) (map[string]net.Listener, error) {
+func (p *platform) listen(ctx context.Context, addrs map[string]string) (map[string]net.Listener, error) {
 	out := map[string]net.Listener{}
-	for flag, addr := range map[string]string{"listen": p.c.Listen, "metrics-listen": p.c.MetricsListen, "api-listen": p.c.APIListen} {
+	for flag, addr := range addrs {
 		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 		if err != nil {
 			for _, l := range out {
@@ -371,13 +442,17 @@ func (p *platform) retry(k types.NamespacedName) async.Retry {
 }
 
 // serve opens the doors.
-func (p *platform) serve(ctx context.Context, ls map[string]net.Listener) error {
+func (p *platform) serve(ctx context.Context, ls map[string]net.Listener, fl *fleet.Fleet, reg *registry.Registry) error {
+	beside, open := p.forNodes(fl, reg)
 	apiServer, err := apiserver.New(apiserver.Config{
 		Objects: p.objects, Agents: p.agents, Token: p.secrets.apiToken, Version: p.c.Version, Log: p.log, Metrics: p.metrics,
+		Beside: beside, Open: open,
 	})
 	if err != nil {
 		return err
 	}
+	nodes := x509.NewCertPool()
+	nodes.AddCert(p.secrets.authority.Certificate)
 	debug, err := debugListener(ctx, p.c.run("debug.sock"))
 	if err != nil {
 		return err
@@ -386,7 +461,10 @@ func (p *platform) serve(ctx context.Context, ls map[string]net.Listener) error 
 	p.serveOne(ctx, "metrics listener", ls["metrics-listen"], &http.Server{Handler: metricsHandler(p.metrics), ReadHeaderTimeout: 5 * time.Second}, time.Second)
 	p.serveOne(ctx, "API listener", ls["api-listen"], &http.Server{
 		Handler: apiServer, ReadHeaderTimeout: 10 * time.Second,
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{p.secrets.certificate}},
+		TLSConfig: &tls.Config{
+			MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{p.secrets.certificate},
+			ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: nodes,
+		},
 	}, time.Second)
 	p.serveDoor(ctx, "gateway listener", ls["listen"], p.front.Serve, p.front, 30*time.Second)
 	return nil

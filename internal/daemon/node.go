@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/podsnap/podsnap/internal/assets"
@@ -104,6 +105,9 @@ func newNode(ctx context.Context, c *Config, log *slog.Logger, metrics prometheu
 	if err != nil {
 		return nil, err
 	}
+	if c.PodCIDR == "" { // nothing was ever started; or by a version that had one default
+		c.PodCIDR = "10.62.0.0/20"
+	}
 	cidr, err := netip.ParsePrefix(c.PodCIDR)
 	if err != nil {
 		return nil, err
@@ -192,6 +196,9 @@ func cleanUp(ctx context.Context, c Config) (err error) {
 		if err := kid.wait(ctx); err != nil {
 			return err
 		}
+	}
+	if b, readErr := os.ReadFile(c.path("node", "pod-cidr")); readErr == nil {
+		c.PodCIDR = strings.TrimSpace(string(b))
 	}
 	n, err := newNode(ctx, &c, c.Log, nil, engine.Registries{})
 	if err != nil {

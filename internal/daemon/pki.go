@@ -14,7 +14,11 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"slices"
 	"time"
+
+	"github.com/podsnap/podsnap/controlplane/access"
+	"github.com/podsnap/podsnap/internal/join"
 )
 
 // certificate answers with the API's certificate and the CA that clients trust
@@ -31,14 +35,17 @@ func (c *Config) certificate() (tls.Certificate, []byte, error) {
 	}
 	crt, key := c.path("auth", "api.crt"), c.path("auth", "api.key")
 	if pair, err := tls.LoadX509KeyPair(crt, key); err == nil {
-		if pair.Leaf.VerifyHostname(host) == nil && pair.Leaf.CheckSignatureFrom(ca) == nil && time.Until(pair.Leaf.NotAfter) > 30*24*time.Hour {
+		named := !slices.ContainsFunc(localAddresses(c.APIListen), func(ip net.IP) bool { return pair.Leaf.VerifyHostname(ip.String()) != nil })
+		if named && pair.Leaf.VerifyHostname(host) == nil && pair.Leaf.VerifyHostname(join.ServerName) == nil &&
+			pair.Leaf.CheckSignatureFrom(ca) == nil && time.Until(pair.Leaf.NotAfter) > 30*24*time.Hour {
+			pair.Certificate = append(pair.Certificate, ca.Raw) // a machine that joins knows its digest only
 			return pair, caPEM, nil
 		}
 	}
 	t := template("podsnap API", 365*24*time.Hour)
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	t.DNSNames = []string{"localhost", c.NodeName}
-	t.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
+	t.DNSNames = []string{"localhost", c.NodeName, join.ServerName}
+	t.IPAddresses = append([]net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}, localAddresses(c.APIListen)...)
 	if ip := net.ParseIP(host); ip != nil {
 		t.IPAddresses = append(t.IPAddresses, ip)
 	} else {
@@ -48,7 +55,28 @@ func (c *Config) certificate() (tls.Certificate, []byte, error) {
 		return tls.Certificate{}, nil, err
 	}
 	pair, err := tls.LoadX509KeyPair(crt, key)
-	return pair, caPEM, err
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	pair.Certificate = append(pair.Certificate, ca.Raw)
+	return pair, caPEM, nil
+}
+
+// control is the certificate with which a server asks nodes. It is made at each
+// start: its key is nowhere else.
+func (c *Config) control() (tls.Certificate, error) {
+	ca, caKey, _, err := c.authority()
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	t := template("system:server", 365*24*time.Hour)
+	t.Subject.Organization = []string{access.Masters}
+	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	crt, key := c.path("auth", "control.crt"), c.path("auth", "control.key")
+	if err := issue(t, ca, caKey, crt, key); err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.LoadX509KeyPair(crt, key)
 }
 
 func (c *Config) authority() (*x509.Certificate, *ecdsa.PrivateKey, []byte, error) {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -122,6 +123,10 @@ func newResolver(s source) (r *aliased, closeIdle func()) {
 		t.Proxy = nil
 	}
 	client := &http.Client{Transport: t}
+	if s.client != nil {
+		client = s.client // whose connections are its owner's
+		t = nil
+	}
 	auth := []docker.AuthorizerOpt{docker.WithAuthClient(client)}
 	if s.creds != nil {
 		auth = append(auth, docker.WithAuthCreds(func(string) (string, string, error) {
@@ -129,10 +134,21 @@ func newResolver(s source) (r *aliased, closeIdle func()) {
 			return user, password, nil
 		}))
 	}
-	inner := docker.NewResolver(docker.ResolverOptions{Hosts: docker.ConfigureDefaultRegistries(
+	hosts := docker.ConfigureDefaultRegistries(
 		docker.WithClient(client),
 		docker.WithAuthorizer(docker.NewDockerAuthorizer(auth...)),
 		docker.WithPlainHTTP(func(string) (bool, error) { return s.insecure, nil }),
-	)})
-	return &aliased{inner: inner, ref: s.ref}, client.CloseIdleConnections
+	)
+	inner := docker.NewResolver(docker.ResolverOptions{Hosts: func(host string) ([]docker.RegistryHost, error) {
+		hs, err := hosts(host)
+		for i := range hs {
+			hs[i].Path = cmp.Or(s.path, hs[i].Path)
+		}
+		return hs, err
+	}})
+	return &aliased{inner: inner, ref: s.ref}, func() {
+		if t != nil {
+			t.CloseIdleConnections()
+		}
+	}
 }

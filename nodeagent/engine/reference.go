@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -25,6 +26,8 @@ type Registry struct {
 	Host        string                         // and port
 	Insecure    bool                           // plain HTTP
 	Credentials func() (user, password string) // nil is anonymous
+	Path        string                         // before the API's; "" is /v2
+	Client      *http.Client                   // to reach it with; nil is one of its own
 }
 
 // source is one place to look for an image.
@@ -33,6 +36,8 @@ type source struct {
 	label    string // for a person
 	insecure bool
 	creds    func() (user, password string)
+	path     string
+	client   *http.Client
 }
 
 // normalize makes the full name of an image: registry, repository, tag or
@@ -52,7 +57,7 @@ func (r Registries) sources(named reference.Named) []source {
 	version := strings.TrimPrefix(named.String(), named.Name()) // :tag or @digest
 	var out []source
 	add := func(reg Registry, path, label string) {
-		out = append(out, source{ref: reg.Host + "/" + path + version, label: label, insecure: reg.Insecure, creds: reg.Credentials})
+		out = append(out, source{ref: reg.Host + "/" + path + version, label: label, insecure: reg.Insecure, creds: reg.Credentials, path: reg.Path, client: reg.Client})
 	}
 	if r.Embedded != nil && (host == hub || host == r.Embedded.Host) {
 		add(*r.Embedded, strings.TrimPrefix(path, "library/"), "the platform's registry")

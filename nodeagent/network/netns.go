@@ -82,8 +82,9 @@ func NewNamespace() (ns *os.File, err error) {
 	return ns, err
 }
 
-// inNamespace runs f on a thread that is in the namespace.
-func inNamespace(ns *os.File, f func() error) error {
+// Inside runs f on a thread that is in the namespace. What f opens stays in it;
+// goroutines that f starts are not.
+func Inside(ns *os.File, f func() error) error {
 	return onThread(func() error {
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("enter network namespace: %w", err)

@@ -1,7 +1,7 @@
-// Package network is the pod network of one node: an address for every
-// sandbox, a routed veth pair of its own (no bridge), and one nftables table
-// that masquerades what leaves the pod CIDR. It speaks netlink and starts no
-// process.
+// Package network is a node's part of the pod network: an address for every
+// sandbox, a routed veth pair of its own (no bridge), routes to the pods of
+// other nodes, and one nftables table that masquerades what leaves the
+// cluster's pods. It speaks netlink and starts no process.
 //
 // A pod has its address as a /32 and a default route over 169.254.1.1, an
 // address that nobody has: permanent neighbour entries on both ends make ARP
@@ -10,6 +10,12 @@
 // of the pod CIDR. The veth pair goes with the network namespace; links are
 // not deleted one by one, because that holds the kernel's network lock for
 // tens of milliseconds each.
+//
+// Between nodes a packet is routed to the pod's node, through that node's own
+// address when both are on one link and through a VXLAN device otherwise. It
+// keeps the addresses it has.
+//
+// Everything is done in the network namespace of the calling thread.
 package network
 
 import (
@@ -33,21 +39,32 @@ const (
 	idLetters = 10 // of a sandbox's id in its link's name
 )
 
-// Config says what network to make. The zero value is usable.
+// Config says what network to make. The zero value is usable: a node alone.
 type Config struct {
-	PodCIDR    netip.Prefix // IPv4, /8 to /29; zero is 10.62.0.0/16
-	Table      string       // of nftables, one a platform; "" is podsnap
-	VethPrefix string       // of link names, one a platform, at most 5 letters; "" is ps
-	MTU        int          // of pod links; 0 is 1500
-	Log        *slog.Logger // nil discards
+	PodCIDR     netip.Prefix // of this node's pods: IPv4, /8 to /29; zero is 10.62.0.0/16
+	ClusterCIDR netip.Prefix // of all nodes' pods, PodCIDR among them; zero is PodCIDR alone
+	NodeIP      netip.Addr   // this node's address towards others; zero leaves it to the routes
+	Overlay     Overlay      // "" is OverlayAuto
+	Table       string       // of nftables, one a platform; "" is podsnap
+	VethPrefix  string       // of link names, one a platform, at most 5 letters; "" is ps
+
+	// MTU of pod links. 0 is 1500 for a node alone. Otherwise it is what the
+	// link to the other nodes has, less the 50 bytes of VXLAN unless the overlay
+	// is off: a peer that needs them may come at any time, and pods that run keep
+	// the MTU they have.
+	MTU int
+	Log *slog.Logger // nil discards
 }
 
 // Network is the pod network. All methods are safe for concurrent use.
 type Network struct {
-	c Config
+	c    Config
+	wire int // MTU of the link to other nodes
 
 	mu   sync.Mutex
 	pool *pool
+
+	crossing sync.Mutex // one SetPeers at a time
 }
 
 // New makes the node's part of the network: forwarding, the host's address in
@@ -63,8 +80,8 @@ func New(c Config) (*Network, error) {
 	if c.VethPrefix == "" {
 		c.VethPrefix = "ps"
 	}
-	if c.MTU == 0 {
-		c.MTU = 1500
+	if c.Overlay == "" {
+		c.Overlay = OverlayAuto
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -77,6 +94,9 @@ func New(c Config) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{c: c, pool: p}
+	if err := n.span(); err != nil {
+		return nil, err
+	}
 	if err := switchOn("net/ipv4/ip_forward"); err != nil {
 		return nil, err
 	}
@@ -92,6 +112,45 @@ func New(c Config) (*Network, error) {
 	}
 	return n, nil
 }
+
+// span completes what the settings say about other nodes.
+func (n *Network) span() error {
+	c := &n.c
+	switch c.Overlay {
+	case OverlayAuto, OverlayVXLAN, OverlayNone:
+	default:
+		return fmt.Errorf("overlay %q: want auto, vxlan or none", c.Overlay)
+	}
+	n.wire = 1500
+	if !c.ClusterCIDR.IsValid() || c.ClusterCIDR.Masked() == n.pool.cidr {
+		c.ClusterCIDR = n.pool.cidr
+		if c.MTU == 0 {
+			c.MTU = n.wire
+		}
+		return nil
+	}
+	c.ClusterCIDR = c.ClusterCIDR.Masked()
+	if c.ClusterCIDR.Bits() > n.pool.cidr.Bits() || !c.ClusterCIDR.Contains(n.pool.cidr.Addr()) {
+		return fmt.Errorf("pod CIDR %s is not part of the cluster's %s", n.pool.cidr, c.ClusterCIDR)
+	}
+	var err error
+	if n.wire, err = wireMTU(c.NodeIP); err != nil {
+		return err
+	}
+	if c.MTU == 0 {
+		c.MTU = n.wire
+		if c.Overlay != OverlayNone {
+			c.MTU -= wrapping
+		}
+	}
+	return nil
+}
+
+// alone says that there are no pods on other nodes.
+func (n *Network) alone() bool { return n.c.ClusterCIDR == n.pool.cidr }
+
+// MTU is that of pod links.
+func (n *Network) MTU() int { return n.c.MTU }
 
 // Gateway is the host's own address in the pod network: where packets from
 // the host come from, and where pods reach the host.
@@ -149,7 +208,7 @@ func (n *Network) attach(id, path string, ip netip.Addr) (err error) {
 	); err != nil {
 		return err
 	}
-	if err := inNamespace(ns, func() error { return n.configurePod(ip) }); err != nil {
+	if err := Inside(ns, func() error { return n.configurePod(ip) }); err != nil {
 		return err
 	}
 	if err := settle(name); err != nil {
@@ -247,7 +306,8 @@ func (n *Network) Sweep(_ context.Context) error {
 // Teardown removes everything the network made on the host, but for
 // forwarding, which others may rely on by now.
 func (n *Network) Teardown(_ context.Context) error {
-	err := errors.Join(n.deleteLinks(func(string) bool { return true }), n.deleteTable())
+	_, err := n.setPeers(nil)
+	err = errors.Join(err, n.deleteLinks(func(string) bool { return true }), n.deleteTable())
 	lo, e := netlink.LinkByName("lo")
 	if e != nil {
 		return errors.Join(err, e)
@@ -277,23 +337,20 @@ func (n *Network) deleteLinks(which func(name string) bool) error {
 	return err
 }
 
-// listLinks answers with all links of the host. The kernel says when others
-// changed links meanwhile, so that some may be missing: then it is asked again.
+// listLinks answers with all links of the host.
 func listLinks() ([]netlink.Link, error) {
-	for tries := 1; ; tries++ {
-		links, err := netlink.LinkList()
-		if err == nil || errors.Is(err, netlink.ErrDumpInterrupted) && tries >= 100 {
-			return links, nil
-		}
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return nil, fmt.Errorf("list links: %w", err)
-		}
+	links, err := dump(netlink.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
 	}
+	return links, nil
 }
 
 func (n *Network) linkName(id string) string {
 	return n.c.VethPrefix + id[:min(len(id), idLetters)]
 }
+
+func (n *Network) overlayLink() string { return n.c.VethPrefix + "-vxlan" }
 
 func (n *Network) hostAddr() *netlink.Addr {
 	return &netlink.Addr{IPNet: host32(n.pool.gateway)}

@@ -76,7 +76,7 @@ func attach(t *testing.T, n *Network, id string) pod {
 func (p pod) serve(t *testing.T) {
 	t.Helper()
 	var l net.Listener
-	err := inNamespace(p.ns, func() (err error) {
+	err := Inside(p.ns, func() (err error) {
 		l, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp4", ":8080")
 		return err
 	})
@@ -120,7 +120,7 @@ func TestHostToPodAndPodToPod(t *testing.T) {
 			t.Errorf("host to pod %s: got %q, %v, want to be seen as %s", p.ip, got, err, n.Gateway())
 		}
 	}
-	err := inNamespace(a.ns, func() error {
+	err := Inside(a.ns, func() error {
 		got, err := ask(b.ip)
 		if err == nil && got != a.ip.String() {
 			err = fmt.Errorf("was seen as %s, want %s: pod traffic must not be masqueraded", got, a.ip)
@@ -137,7 +137,7 @@ func TestSpoofedSourceIsDropped(t *testing.T) {
 	n := newTestNetwork(t)
 	a, b := attach(t, n, "aaaaaaaaaaaaaaaa"), attach(t, n, "bbbbbbbbbbbbbbbb")
 	var sink net.PacketConn
-	if err := inNamespace(b.ns, func() (err error) {
+	if err := Inside(b.ns, func() (err error) {
 		sink, err = (&net.ListenConfig{}).ListenPacket(t.Context(), "udp4", ":9000")
 		return err
 	}); err != nil {
@@ -145,7 +145,7 @@ func TestSpoofedSourceIsDropped(t *testing.T) {
 	}
 	defer sink.Close()
 	forged := netip.MustParseAddr("10.219.0.77")
-	if err := inNamespace(a.ns, func() error {
+	if err := Inside(a.ns, func() error {
 		l, err := netlink.LinkByName(podLink)
 		if err != nil {
 			return err
@@ -197,7 +197,7 @@ func TestOutsideSeesTheHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	server := pod{outside, netip.MustParseAddr("10.219.99.2")}
-	if err := inNamespace(outside, func() error {
+	if err := Inside(outside, func() error {
 		l, err := netlink.LinkByName(podLink)
 		if err != nil {
 			return err
@@ -212,7 +212,7 @@ func TestOutsideSeesTheHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	server.serve(t)
-	if err := inNamespace(a.ns, func() error {
+	if err := Inside(a.ns, func() error {
 		got, err := ask(server.ip)
 		if err == nil && got != "10.219.99.1" {
 			err = fmt.Errorf("was seen as %s, want the host's 10.219.99.1", got)

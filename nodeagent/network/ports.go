@@ -17,7 +17,7 @@ type Ports struct{ fd int }
 // NewPorts opens it.
 func NewPorts(ns *os.File) (*Ports, error) {
 	p := &Ports{}
-	err := inNamespace(ns, func() (err error) {
+	err := Inside(ns, func() (err error) {
 		p.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
 		return err
 	})

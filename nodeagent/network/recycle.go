@@ -48,7 +48,7 @@ func (n *Network) Recycle(_ context.Context, id, netns string) (netip.Addr, erro
 
 func (n *Network) readdress(ns *os.File, link string, old, next netip.Addr) error {
 	var mac []byte
-	if err := inNamespace(ns, func() (err error) {
+	if err := Inside(ns, func() (err error) {
 		if err := errors.Join(destroySockets(), forgetConnections()); err != nil {
 			return err
 		}
@@ -125,7 +125,7 @@ func (n *Network) renumber(old, next netip.Addr) (mac []byte, err error) {
 // Sysctl sets a parameter of a network namespace, such as
 // net/ipv4/ip_unprivileged_port_start.
 func Sysctl(ns *os.File, key, value string) error {
-	return inNamespace(ns, func() error {
+	return Inside(ns, func() error {
 		if err := os.WriteFile("/proc/sys/"+key, []byte(value), 0o644); err != nil {
 			return fmt.Errorf("set sysctl %s: %w", key, err)
 		}

@@ -17,7 +17,7 @@ func TestRecycle(t *testing.T) {
 	const id = "aaaaaaaaaaaaaaaa"
 	p := attach(t, n, id)
 	var l net.Listener
-	if err := inNamespace(p.ns, func() (err error) {
+	if err := Inside(p.ns, func() (err error) {
 		l, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp4", ":8080")
 		return err
 	}); err != nil {
@@ -38,7 +38,7 @@ func TestRecycle(t *testing.T) {
 	l.Close()
 	sockets := func() (count int) {
 		t.Helper()
-		if err := inNamespace(p.ns, func() error {
+		if err := Inside(p.ns, func() error {
 			fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
 			if err != nil {
 				return err
@@ -131,7 +131,7 @@ func TestPorts(t *testing.T) {
 	for _, address := range []string{"0.0.0.0:8080", "[::]:8080", p.ip.String() + ":8080"} {
 		expect(8080, false)
 		var l net.Listener
-		if err := inNamespace(p.ns, func() (err error) {
+		if err := Inside(p.ns, func() (err error) {
 			l, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp", address)
 			return err
 		}); err != nil {

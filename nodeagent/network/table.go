@@ -1,9 +1,12 @@
 package network
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -16,9 +19,16 @@ import (
 //	table ip podsnap {
 //	  chain postrouting {
 //	    type nat hook postrouting priority srcnat;
-//	    ip saddr @pods ip daddr != @pods masquerade
+//	    ip saddr @pods ip daddr != @cluster masquerade
+//	  }
+//	  chain prerouting {                                  # where VXLAN may be used
+//	    type filter hook prerouting priority mangle;
+//	    ip saddr @pods udp dport 8472 drop
 //	  }
 //	}
+//
+// A pod that could send to the nodes' VXLAN port would put packets into the pod
+// network under any address.
 func (n *Network) applyTable() error {
 	c, err := nftables.New()
 	if err != nil {
@@ -31,8 +41,23 @@ func (n *Network) applyTable() error {
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
 	})
 	const srcOffset, dstOffset = 12, 16 // in an IPv4 header
-	exprs := append(n.inPodCIDR(srcOffset, expr.CmpOpEq), n.inPodCIDR(dstOffset, expr.CmpOpNeq)...)
-	c.AddRule(&nftables.Rule{Table: t, Chain: post, Exprs: append(exprs, &expr.Masq{})})
+	fromPod := inPrefix(n.pool.cidr, srcOffset, expr.CmpOpEq)
+	c.AddRule(&nftables.Rule{Table: t, Chain: post, Exprs: slices.Concat(
+		fromPod, inPrefix(n.c.ClusterCIDR, dstOffset, expr.CmpOpNeq), []expr.Any{&expr.Masq{}},
+	)})
+	if !n.alone() && n.c.Overlay != OverlayNone {
+		pre := c.AddChain(&nftables.Chain{
+			Name: "prerouting", Table: t, Type: nftables.ChainTypeFilter,
+			Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityMangle,
+		})
+		c.AddRule(&nftables.Rule{Table: t, Chain: pre, Exprs: slices.Concat(fromPod, []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.BigEndian.AppendUint16(nil, vxlanPort)},
+			&expr.Verdict{Kind: expr.VerdictDrop},
+		})})
+	}
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("write nftables table %s: %w", n.c.Table, err)
 	}
@@ -55,9 +80,8 @@ func (n *Network) table() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: n.c.Table}
 }
 
-// inPodCIDR compares an address of the packet's header with the pod CIDR.
-func (n *Network) inPodCIDR(offset uint32, op expr.CmpOp) []expr.Any {
-	cidr := n.pool.cidr
+// inPrefix compares an address of the packet's header with a prefix.
+func inPrefix(cidr netip.Prefix, offset uint32, op expr.CmpOp) []expr.Any {
 	return []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: net.CIDRMask(cidr.Bits(), 32), Xor: make([]byte, 4)},

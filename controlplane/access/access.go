@@ -1,0 +1,310 @@
+// Package access says who asks, and what they may do. Administrators have a
+// token and may do everything; nodes have a certificate of the cluster's own
+// authority and may do what a node has to, to what is theirs.
+package access
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/podsnap/podsnap/api"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/fields"
+)
+
+// Names of users and groups, as Kubernetes has them.
+const (
+	Masters    = "system:masters" // may do everything
+	Nodes      = "system:nodes"
+	nodePrefix = "system:node:"
+)
+
+// User is who asks.
+type User struct {
+	Name   string
+	Groups []string
+	UID    string // of a node: of the Node that the certificate was made for
+}
+
+// NodeUser is the name of a node's user.
+func NodeUser(node string) string { return nodePrefix + node }
+
+// Node is the node that a user is; "" is none.
+func (u User) Node() string {
+	name, ok := strings.CutPrefix(u.Name, nodePrefix)
+	if !ok || !slices.Contains(u.Groups, Nodes) {
+		return ""
+	}
+	return name
+}
+
+// Authenticate answers with who has sent a request: by the bearer token, which
+// is the administrators', or by the certificate of the connection, which has to
+// be verified already. An empty token makes everybody an administrator.
+func Authenticate(r *http.Request, token string) (User, bool) {
+	admin := User{Name: "admin", Groups: []string{Masters}}
+	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+		s := r.TLS.PeerCertificates[0].Subject
+		return User{Name: s.CommonName, Groups: s.Organization, UID: s.SerialNumber}, true
+	}
+	if token == "" {
+		return admin, true
+	}
+	scheme, got, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	// Digests have one length, so that not even that is told by the time it takes.
+	a, b := sha256.Sum256([]byte(got)), sha256.Sum256([]byte(token))
+	if strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(a[:], b[:]) == 1 {
+		return admin, true
+	}
+	return User{}, false
+}
+
+type userKey struct{}
+
+// With is ctx with who asks.
+func With(ctx context.Context, u User) context.Context { return context.WithValue(ctx, userKey{}, u) }
+
+// Of is who asks; nobody if that is not in ctx.
+func Of(ctx context.Context) User {
+	u, _ := ctx.Value(userKey{}).(User)
+	return u
+}
+
+// Request is what is asked for. Of what is no object Resource is nil, and Path
+// says what it is.
+type Request struct {
+	Verb        string // get, list, watch, create, update, patch, delete or deletecollection
+	Resource    *api.Resource
+	Subresource string
+	Namespace   string
+	Name        string
+	Fields      fields.Selector // of a list or watch; nil is everything
+	Path        string
+}
+
+func (r Request) String() string {
+	if r.Resource == nil {
+		return r.Verb + " " + r.Path
+	}
+	s := r.Verb + " " + r.Resource.Plural
+	if r.Subresource != "" {
+		s += "/" + r.Subresource
+	}
+	if r.Name != "" {
+		s += fmt.Sprintf(" %q", r.Name)
+	}
+	if r.Namespace != "" {
+		s += fmt.Sprintf(" in namespace %q", r.Namespace)
+	}
+	return s
+}
+
+// Allow answers with nil when a user may do what is asked for, otherwise with a
+// Forbidden that says what is not allowed. Which nodes and pods there are it asks
+// o.
+func Allow(ctx context.Context, u User, r Request, o api.Objects) error {
+	if slices.Contains(u.Groups, Masters) {
+		return nil
+	}
+	why := "only administrators may"
+	if name := u.Node(); name != "" {
+		n, err := api.Get[*corev1.Node](ctx, o, api.Nodes, "", name)
+		switch {
+		case apierrors.IsNotFound(err):
+			why = "the node was removed from the cluster; to come back it has to join anew"
+		case err != nil:
+			return err
+		case string(n.UID) != u.UID:
+			why = "another machine has joined under this name since"
+		default:
+			if why, err = allowNode(ctx, name, r, o); why == "" || err != nil {
+				return err
+			}
+		}
+	}
+	who := fmt.Errorf("user %q cannot %s: %s", u.Name, r, why)
+	if r.Resource == nil {
+		return apierrors.NewForbidden(api.Nodes.GR(), "", who)
+	}
+	return apierrors.NewForbidden(r.Resource.GR(), r.Name, who)
+}
+
+// public are the kinds that every node reads: where what is, but nothing of what
+// it holds.
+var public = []*api.Resource{api.Nodes, api.Namespaces, api.Services, api.Endpoints, api.EndpointSlices, api.Functions, api.Deployments}
+
+// allowNode answers with why a node may not do something; "" is that it may.
+func allowNode(ctx context.Context, node string, r Request, o api.Objects) (why string, err error) {
+	reads := r.Verb == "get" || r.Verb == "list" || r.Verb == "watch"
+	writes := r.Verb == "update" || r.Verb == "patch"
+	switch {
+	case r.Resource == nil:
+		return allowPath(node, r), nil
+	case reads && r.Subresource == "" && slices.Contains(public, r.Resource):
+		return "", nil
+	}
+	switch r.Resource {
+	case api.Nodes:
+		if writes && r.Name == node && (r.Subresource == "" || r.Subresource == "status") {
+			return "", nil
+		}
+		return "a node may write its own Node only", nil
+	case api.Leases:
+		if r.Namespace == api.SystemNamespace && r.Name == node && r.Subresource == "" && (r.Verb == "get" || writes) {
+			return "", nil
+		}
+		return "a node may renew its own Lease only", nil
+	case api.Events:
+		if r.Verb == "create" || r.Verb == "get" || writes {
+			return "", nil
+		}
+		return "a node may tell of events, not read what others tell", nil
+	case api.Pods:
+		return allowPod(ctx, node, r, o)
+	case api.Secrets, api.ConfigMaps:
+		return allowData(ctx, node, r, o)
+	}
+	return "nodes have no business with that", nil
+}
+
+func allowPod(ctx context.Context, node string, r Request, o api.Objects) (string, error) {
+	switch {
+	case r.Verb == "list" || r.Verb == "watch":
+		if r.Fields != nil {
+			if on, ok := r.Fields.RequiresExactMatch("spec.nodeName"); ok && on == node {
+				return "", nil
+			}
+		}
+		return "a node may list the pods that are bound to it only (field selector spec.nodeName)", nil
+	case r.Verb == "get" && r.Subresource == "", r.Verb == "delete" && r.Subresource == "",
+		(r.Verb == "update" || r.Verb == "patch") && r.Subresource == "status":
+	default:
+		return "a node may write its pods' status only", nil
+	}
+	p, err := api.Get[*corev1.Pod](ctx, o, api.Pods, r.Namespace, r.Name)
+	switch {
+	case apierrors.IsNotFound(err):
+		return "", nil // and that it is told
+	case err != nil:
+		return "", err
+	case p.Spec.NodeName != node:
+		return "the pod is not bound to this node", nil
+	}
+	return "", nil
+}
+
+func allowData(ctx context.Context, node string, r Request, o api.Objects) (string, error) {
+	const no = "no pod on this node uses it"
+	if r.Verb != "get" || r.Subresource != "" || r.Namespace == "" {
+		return "a node may get what its pods use only", nil
+	}
+	mine, err := api.Items[*corev1.Pod](ctx, o, api.Pods, api.ListOptions{Namespace: r.Namespace, Fields: fields.OneTermEqualSelector("spec.nodeName", node)})
+	if err != nil {
+		return "", err
+	}
+	for _, p := range mine {
+		if uses(p, r.Resource, r.Name) {
+			return "", nil
+		}
+	}
+	return no, nil
+}
+
+// allowPath is for what is no object. A node is a gateway of its own name.
+func allowPath(node string, r Request) string {
+	if own, ok := strings.CutPrefix(r.Path, CapacityRoot+"/capacity/"); ok {
+		if name, _, _ := strings.Cut(own, "/"); name == node {
+			return ""
+		}
+		return "a node is the gateway of its own name only"
+	}
+	for _, root := range []string{CapacityRoot + "/decisions/", GatewayRoot + "/", RenewPath} {
+		if strings.HasPrefix(r.Path, root) {
+			return ""
+		}
+	}
+	reads := r.Verb == "get" || r.Verb == "head"
+	switch {
+	case strings.HasPrefix(r.Path, ImagesRoot+"/") && reads:
+		return ""
+	case strings.HasPrefix(r.Path, AgentsRoot+"/") && r.Verb == "post" && strings.HasSuffix(r.Path, "/frozen"):
+		return "" // its gateway thaws what a call is for
+	}
+	if r.Verb == "get" && (r.Path == "/version" || r.Path == "/api" || r.Path == "/apis" || strings.HasPrefix(r.Path, "/openapi") || strings.HasPrefix(r.Path, "/api/") || strings.HasPrefix(r.Path, "/apis/")) {
+		return "" // what the API is like
+	}
+	return "nodes have no business there"
+}
+
+// Paths beside the objects' that the API server's door has for nodes.
+const (
+	Root         = "/podsnap/v1"
+	CapacityRoot = Root
+	GatewayRoot  = Root + "/gateway" // a server's gateway
+	ImagesRoot   = Root + "/images"  // its registry
+	AgentsRoot   = Root + "/agents"  // the agents of all nodes, by name
+	JoinPath     = Root + "/join"
+	RenewPath    = Root + "/renew"
+)
+
+// uses tells whether a pod names a Secret or a ConfigMap.
+func uses(p *corev1.Pod, r *api.Resource, name string) bool {
+	secret := r == api.Secrets
+	if secret && slices.ContainsFunc(p.Spec.ImagePullSecrets, func(s corev1.LocalObjectReference) bool { return s.Name == name }) {
+		return true
+	}
+	for i := range p.Spec.Volumes {
+		if inVolume(&p.Spec.Volumes[i], secret, name) {
+			return true
+		}
+	}
+	for _, cs := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range cs {
+			if inEnv(&cs[i], secret, name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func inVolume(v *corev1.Volume, secret bool, name string) bool {
+	switch {
+	case secret && v.Secret != nil:
+		return v.Secret.SecretName == name
+	case !secret && v.ConfigMap != nil:
+		return v.ConfigMap.Name == name
+	case v.Projected == nil:
+		return false
+	}
+	return slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool {
+		if secret {
+			return s.Secret != nil && s.Secret.Name == name
+		}
+		return s.ConfigMap != nil && s.ConfigMap.Name == name
+	})
+}
+
+func inEnv(c *corev1.Container, secret bool, name string) bool {
+	for _, e := range c.EnvFrom {
+		if secret && e.SecretRef != nil && e.SecretRef.Name == name || !secret && e.ConfigMapRef != nil && e.ConfigMapRef.Name == name {
+			return true
+		}
+	}
+	for _, e := range c.Env {
+		f := e.ValueFrom
+		if f == nil {
+			continue
+		}
+		if secret && f.SecretKeyRef != nil && f.SecretKeyRef.Name == name || !secret && f.ConfigMapKeyRef != nil && f.ConfigMapKeyRef.Name == name {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,216 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/podsnap/podsnap/internal/join"
+)
+
+// identity is what a node is towards the servers: a key and a certificate, which
+// is renewed while the node runs.
+type identity struct {
+	c        *Config
+	log      *slog.Logger
+	url      string // of the server
+	ca       []byte // PEM
+	settings join.Settings
+	pair     atomic.Pointer[tls.Certificate]
+	client   *http.Client
+}
+
+// cluster is what a node keeps of the cluster that it has joined.
+type cluster struct {
+	Server   string        `json:"server"`
+	Settings join.Settings `json:"settings"`
+}
+
+// joinTries bounds how long a machine waits for a server that does not answer.
+const joinTries = 2 * time.Minute
+
+// joinCluster makes this machine a node, unless it is one, and fills in what the
+// server says about it.
+func (p *platform) joinCluster(ctx context.Context) (*identity, error) {
+	server, err := serverURL(p.c.Join)
+	if err != nil {
+		return nil, err
+	}
+	me := &identity{c: &p.c, log: p.log, url: server}
+	known, err := me.load()
+	if err != nil {
+		return nil, err
+	}
+	if !known {
+		if err := me.enter(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if p.c.NodeIP == "" {
+		if p.c.NodeIP, err = addressTowards(ctx, server); err != nil {
+			return nil, err
+		}
+	}
+	p.c.PodCIDR, p.c.ClusterCIDR, p.c.ServiceCIDR = me.settings.PodCIDR, me.settings.ClusterCIDR, me.settings.ServiceCIDR
+	me.connect()
+	return me, nil
+}
+
+// load reads what a former start has left; false when this is the first one.
+func (m *identity) load() (bool, error) {
+	b, err := os.ReadFile(m.c.path("auth", "cluster.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	var cl cluster
+	if err := json.Unmarshal(b, &cl); err != nil {
+		return false, fmt.Errorf("auth/cluster.json in %s: %w", m.c.StateDir, err)
+	}
+	if m.ca, err = os.ReadFile(m.c.path("auth", "ca.crt")); err != nil {
+		return false, err
+	}
+	pair, err := tls.LoadX509KeyPair(m.c.path("auth", "node.crt"), m.c.path("auth", "node.key"))
+	if err != nil {
+		return false, err
+	}
+	if time.Now().After(pair.Leaf.NotAfter) {
+		m.log.Warn("this node's certificate has expired: it joins anew", slog.Time("at", pair.Leaf.NotAfter))
+		return false, nil
+	}
+	m.pair.Store(&pair)
+	m.settings = cl.Settings
+	return true, nil
+}
+
+// enter joins, and keeps what it gets.
+func (m *identity) enter(ctx context.Context) error {
+	if m.c.Token == "" {
+		return errNotJoined
+	}
+	token, err := join.Parse(m.c.Token)
+	if err != nil {
+		return fmt.Errorf("--token: %w", err)
+	}
+	key, csr, err := join.NewKey()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinTries)
+	defer cancel()
+	var a join.Answer
+	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		a, err = join.Join(ctx, m.url, token, m.c.NodeName, csr)
+		if err == nil {
+			break
+		}
+		var refused *join.Refused
+		if errors.As(err, &refused) && refused.Code < http.StatusInternalServerError {
+			return fmt.Errorf("join %s: %w", m.url, err)
+		}
+		m.log.Warn("the server does not take this machine in yet", slog.String("server", m.url), slog.Any("error", err))
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("join %s: %w", m.url, err)
+		case <-time.After(wait):
+		}
+	}
+	if err := m.keepPair(key, a); err != nil {
+		return err
+	}
+	m.log.Info("joined", slog.String("server", m.url), slog.String("node", m.c.NodeName), slog.String("pods", a.Settings.PodCIDR))
+	return nil
+}
+
+// keepPair stores a certificate and takes it into use.
+func (m *identity) keepPair(key []byte, a join.Answer) error {
+	pair, err := tls.X509KeyPair(a.Certificate, key)
+	if err != nil {
+		return fmt.Errorf("the server's answer: %w", err)
+	}
+	state, err := json.Marshal(cluster{Server: m.url, Settings: a.Settings})
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		name    string
+		content []byte
+	}{{"node.key", key}, {"node.crt", a.Certificate}, {"ca.crt", a.CA}, {"cluster.json", state}} {
+		if err := writeFile(m.c.path("auth", f.name), string(f.content)); err != nil {
+			return err
+		}
+	}
+	m.ca, m.settings = a.CA, a.Settings
+	m.pair.Store(&pair)
+	return nil
+}
+
+// connect makes the client for everything that is asked of the server. A
+// connection of which nothing is heard any more is given up within seconds, so
+// that watches do not wait for a server that is gone.
+func (m *identity) connect() {
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(m.ca)
+	m.client = &http.Client{Transport: serverTransport(&tls.Config{
+		MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: join.ServerName,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return m.pair.Load(), nil },
+	})}
+}
+
+// serverTransport is between the machines of a cluster.
+func serverTransport(c *tls.Config) *http.Transport {
+	return &http.Transport{
+		TLSClientConfig: c, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 5 * time.Second, MaxIdleConnsPerHost: 64,
+		DialContext: dialSoon, IdleConnTimeout: 90 * time.Second,
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 2 * time.Second, MaxConcurrentStreams: 1000},
+	}
+}
+
+// keep renews the certificate when two thirds of its life are over.
+func (m *identity) keep(ctx context.Context) error {
+	for {
+		leaf := m.pair.Load().Leaf
+		due := leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) * 2 / 3)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(max(time.Until(due), time.Second)):
+		}
+		if err := m.renew(ctx); err != nil && ctx.Err() == nil {
+			m.log.Warn("this node's certificate could not be renewed; it is tried again", slog.Time("expires", leaf.NotAfter), slog.Any("error", err))
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(time.Minute):
+			}
+		}
+	}
+}
+
+func (m *identity) renew(ctx context.Context) error {
+	key, csr, err := join.NewKey()
+	if err != nil {
+		return err
+	}
+	a, err := join.Renew(ctx, m.client, m.url, csr)
+	if err != nil {
+		return err
+	}
+	if err := m.keepPair(key, a); err != nil {
+		return err
+	}
+	m.client.CloseIdleConnections() // those with the former one
+	m.log.Info("this node's certificate was renewed", slog.Time("expires", m.pair.Load().Leaf.NotAfter))
+	return nil
+}

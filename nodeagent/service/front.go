@@ -1,0 +1,285 @@
+package service
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+)
+
+// ip is an IPv4 address as it stands in a packet.
+type ip [4]byte
+
+// key is what a connection to a Service is recognised by: its destination. A
+// node port has no address, for it is there on all that the node has.
+type key struct {
+	ip       ip
+	protocol uint8
+	port     uint16
+}
+
+// backend is where a connection is led to.
+type backend struct {
+	ip   ip
+	port uint16
+}
+
+// front is one way into a Service.
+type front struct {
+	key    key
+	sticky bool // a client stays with its endpoint
+	// exposed: reached by an address outside of the Service network, or a node
+	// port.
+	exposed bool
+	// own: a client from outside of the cluster only gets endpoints of this node,
+	// and is seen under its own address (externalTrafficPolicy Local).
+	own   bool
+	slots []backend // what a number between 0 and their number leads to; none is a refusal
+	outer []backend // instead, for clients from outside, when own is set
+}
+
+// plan is all that the kernel has to know of a Service.
+type plan struct {
+	fronts []front
+	local  []ip // of this node's endpoints: they may be led back to themselves
+}
+
+// node is what a plan depends on beside the Service.
+type node struct {
+	name string
+	zone string
+	cidr netip.Prefix // of Services
+}
+
+// plan is a pure function of its arguments. The order of slices and of their
+// endpoints does not matter.
+func (n node) plan(svc *corev1.Service, eps []*discoveryv1.EndpointSlice) plan {
+	var p plan
+	if svc == nil || svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.ClusterIP == corev1.ClusterIPNone {
+		return p
+	}
+	local, seen := map[ip]bool{}, map[key]bool{}
+	for _, port := range svc.Spec.Ports {
+		protocol, ok := protocolNumber(port.Protocol)
+		if !ok {
+			continue // SCTP's checksum is not everywhere the kernel's to change
+		}
+		all := endpointsOf(eps, port, n.name, n.zone)
+		for _, f := range n.port(svc, port, protocol, all) {
+			if !seen[f.key] {
+				p.fronts = append(p.fronts, f)
+			}
+			seen[f.key] = true
+		}
+		for _, e := range all {
+			if e.local && e.usable() {
+				local[e.to.ip] = true
+			}
+		}
+	}
+	for a := range local {
+		p.local = append(p.local, a)
+	}
+	slices.SortFunc(p.local, func(a, b ip) int { return slices.Compare(a[:], b[:]) })
+	return p
+}
+
+func protocolNumber(p corev1.Protocol) (uint8, bool) {
+	switch p {
+	case corev1.ProtocolTCP, "":
+		return unix.IPPROTO_TCP, true
+	case corev1.ProtocolUDP:
+		return unix.IPPROTO_UDP, true
+	default:
+		return 0, false
+	}
+}
+
+// port makes the fronts of one of the Service's ports.
+func (n node) port(svc *corev1.Service, port corev1.ServicePort, protocol uint8, all []endpoint) []front {
+	everywhere := choose(all, false)
+	here := choose(all, true)
+	sticky := svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP
+	share := func(to []backend) []backend {
+		if sticky {
+			return stick(to)
+		}
+		return spread(to, width(len(everywhere)))
+	}
+	shared := share(everywhere)
+	f := front{key: key{protocol: protocol, port: uint16(port.Port)}, sticky: sticky, slots: shared}
+	if p := svc.Spec.InternalTrafficPolicy; p != nil && *p == corev1.ServiceInternalTrafficPolicyLocal {
+		f.slots = share(here)
+	}
+	var out []front
+	for _, a := range clusterIPs(svc) {
+		f.key.ip = a.As4()
+		f.exposed = !n.cidr.Contains(a)
+		out = append(out, f)
+	}
+	outside := f
+	outside.exposed = true
+	outside.slots = shared
+	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
+		outside.own, outside.outer = true, share(here)
+	}
+	for _, a := range externalIPs(svc) {
+		outside.key.ip = a.As4()
+		out = append(out, outside)
+	}
+	if port.NodePort != 0 {
+		outside.key = key{protocol: protocol, port: uint16(port.NodePort)}
+		out = append(out, outside)
+	}
+	return out
+}
+
+func clusterIPs(svc *corev1.Service) []netip.Addr {
+	return addresses(append([]string{svc.Spec.ClusterIP}, svc.Spec.ClusterIPs...))
+}
+
+// externalIPs are those of the Service's own list and what a load balancer is
+// said to have, unless that one ends connections itself.
+func externalIPs(svc *corev1.Service) []netip.Addr {
+	all := slices.Clone(svc.Spec.ExternalIPs)
+	for _, in := range svc.Status.LoadBalancer.Ingress {
+		if in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP {
+			all = append(all, in.IP)
+		}
+	}
+	return addresses(all)
+}
+
+// addresses are the IPv4 ones, each once.
+func addresses(all []string) []netip.Addr {
+	var out []netip.Addr
+	for _, s := range all {
+		if a, err := netip.ParseAddr(s); err == nil && a.Is4() && !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// endpoint is one of a port's, with what decides whether it is chosen.
+type endpoint struct {
+	to                          backend
+	local                       bool // on this node
+	ready, serving, terminating bool
+	hinted, here                bool // it has a hint, and the hint names this node's zone
+}
+
+// usable: ready, or, if nothing better is there, still serving while it ends.
+func (e endpoint) usable() bool { return e.ready || e.serving && e.terminating }
+
+// endpointsOf are a port's endpoints, sorted, each once.
+func endpointsOf(all []*discoveryv1.EndpointSlice, port corev1.ServicePort, nodeName, zone string) []endpoint {
+	want, _ := protocolNumber(port.Protocol)
+	by := map[backend]endpoint{}
+	for _, s := range all {
+		if s.AddressType != discoveryv1.AddressTypeIPv4 {
+			continue
+		}
+		for _, p := range s.Ports {
+			protocol := corev1.ProtocolTCP
+			if p.Protocol != nil {
+				protocol = *p.Protocol
+			}
+			got, ok := protocolNumber(protocol)
+			if p.Port == nil || *p.Port == 0 || name(p.Name) != port.Name || !ok || got != want {
+				continue
+			}
+			for _, e := range s.Endpoints {
+				if ep, ok := endpointOf(e, uint16(*p.Port), nodeName, zone); ok {
+					// An endpoint that moves between slices is in both for a moment.
+					if old, twice := by[ep.to]; !twice || !old.ready {
+						by[ep.to] = ep
+					}
+				}
+			}
+		}
+	}
+	out := make([]endpoint, 0, len(by))
+	for _, e := range by {
+		out = append(out, e)
+	}
+	slices.SortFunc(out, func(a, b endpoint) int { return compareBackends(a.to, b.to) })
+	return out
+}
+
+func endpointOf(e discoveryv1.Endpoint, port uint16, nodeName, zone string) (endpoint, bool) {
+	if len(e.Addresses) == 0 {
+		return endpoint{}, false
+	}
+	a, err := netip.ParseAddr(e.Addresses[0]) // the others are of no meaning
+	if err != nil || !a.Is4() {
+		return endpoint{}, false
+	}
+	c := e.Conditions
+	out := endpoint{
+		to:          backend{ip: a.As4(), port: port},
+		local:       e.NodeName != nil && *e.NodeName == nodeName,
+		ready:       c.Ready == nil || *c.Ready,
+		terminating: c.Terminating != nil && *c.Terminating,
+	}
+	out.serving = out.ready
+	if c.Serving != nil {
+		out.serving = *c.Serving
+	}
+	if e.Hints != nil && len(e.Hints.ForZones) > 0 {
+		out.hinted = true
+		out.here = slices.ContainsFunc(e.Hints.ForZones, func(z discoveryv1.ForZone) bool { return z.Name == zone })
+	}
+	return out, true
+}
+
+func name(p *string) string {
+	if p == nil {
+		return ""
+	}
+	return *p
+}
+
+func compareBackends(a, b backend) int {
+	return cmp.Or(slices.Compare(a.ip[:], b.ip[:]), cmp.Compare(a.port, b.port))
+}
+
+// choose takes the endpoints that new connections are led to: of this node
+// alone if local is set, otherwise those of the node's zone if every endpoint
+// has a hint and some are for it. They are the ready ones, or, when there are
+// none, those that are ending and serve on: better than a refusal.
+func choose(all []endpoint, local bool) []backend {
+	in := all
+	if local {
+		in = filter(in, func(e endpoint) bool { return e.local })
+	}
+	pick := func(f func(endpoint) bool) []backend {
+		some := filter(in, f)
+		zoned := filter(some, func(e endpoint) bool { return e.here })
+		if !local && len(zoned) > 0 && !slices.ContainsFunc(some, func(e endpoint) bool { return !e.hinted }) {
+			some = zoned
+		}
+		out := make([]backend, len(some))
+		for i, e := range some {
+			out[i] = e.to
+		}
+		return out
+	}
+	if ready := pick(func(e endpoint) bool { return e.ready }); len(ready) > 0 {
+		return ready
+	}
+	return pick(endpoint.usable)
+}
+
+func filter(in []endpoint, f func(endpoint) bool) []endpoint {
+	var out []endpoint
+	for _, e := range in {
+		if f(e) {
+			out = append(out, e)
+		}
+	}
+	return out
+}

@@ -1,0 +1,283 @@
+package service
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"pgregory.net/rapid"
+)
+
+func backends(n int) []backend {
+	var out []backend
+	for i := range n {
+		out = append(out, backend{ip: ip{10, 62, byte(i / 250), byte(2 + i%250)}, port: 8080})
+	}
+	return out
+}
+
+func shares(in []backend) map[backend]int {
+	out := map[backend]int{}
+	for _, b := range in {
+		out[b]++
+	}
+	return out
+}
+
+// Everybody has the same share, to one slot.
+func TestSpreadIsEven(t *testing.T) {
+	for n := 1; n <= 900; n += 1 + n/20 {
+		w := width(n)
+		got := shares(spread(backends(n), w))
+		low, high := w, 0
+		for _, k := range got {
+			low, high = min(low, k), max(high, k)
+		}
+		if n <= w && len(got) != n || high-low > 1 {
+			t.Errorf("%d endpoints: %d have a share, from %d to %d slots", n, len(got), low, high)
+		}
+	}
+	if spread(nil, narrow) != nil {
+		t.Error("slots without an endpoint")
+	}
+}
+
+// When an endpoint goes, only its own clients move, and nobody has a share that
+// is far from the others'.
+func TestStickMovesLittle(t *testing.T) {
+	for n := 2; n <= 40; n++ {
+		all := backends(n)
+		before := stick(all)
+		for b, k := range shares(before) {
+			if fair := wide / n; n <= 15 && (k < fair/2 || k > 2*fair) {
+				t.Errorf("%d endpoints: %v has %d slots of %d", n, b, k, wide)
+			}
+		}
+		for i := range all {
+			after := stick(slices.Delete(slices.Clone(all), i, i+1))
+			for j := range before {
+				if before[j] != all[i] && before[j] != after[j] {
+					t.Fatalf("%d endpoints: slot %d moves when another's endpoint goes", n, j)
+				}
+			}
+		}
+	}
+}
+
+func describe(p plan) string {
+	var out []string
+	some := func(in []backend) string {
+		var names []string
+		for b := range shares(in) {
+			names = append(names, fmt.Sprintf("%s:%d", netip.AddrFrom4(b.ip), b.port))
+		}
+		slices.Sort(names)
+		return strings.Join(names, " ")
+	}
+	for _, f := range p.fronts {
+		s := fmt.Sprintf("%s:%d/%d to [%s]", netip.AddrFrom4(f.key.ip), f.key.port, f.key.protocol, some(f.slots))
+		for flag, on := range map[string]bool{" sticky": f.sticky, " exposed": f.exposed, fmt.Sprintf(" outside [%s]", some(f.outer)): f.own} {
+			if on {
+				s += flag
+			}
+		}
+		out = append(out, s)
+	}
+	for _, a := range p.local {
+		out = append(out, "local "+netip.AddrFrom4(a).String())
+	}
+	return strings.Join(out, "\n")
+}
+
+func TestPlan(t *testing.T) {
+	n := node{name: "here", zone: "west", cidr: netip.MustParsePrefix("10.96.0.0/16")}
+	yes, no := true, false
+	endpoint := func(a, node string) discoveryv1.Endpoint {
+		return discoveryv1.Endpoint{Addresses: []string{a}, NodeName: &node, Conditions: discoveryv1.EndpointConditions{Ready: &yes}}
+	}
+	slice := func(port string, number int32, e ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
+		return &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: &port, Port: &number}}, Endpoints: e}
+	}
+	web := func(more func(*corev1.ServiceSpec)) *corev1.Service {
+		s := &corev1.Service{Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1", Ports: []corev1.ServicePort{{Name: "http", Port: 80}}}}
+		if more != nil {
+			more(&s.Spec)
+		}
+		return s
+	}
+	two := slice("http", 8080, endpoint("10.62.0.2", "here"), endpoint("10.62.1.2", "there"))
+	for name, c := range map[string]struct {
+		svc  *corev1.Service
+		in   []*discoveryv1.EndpointSlice
+		want string
+	}{
+		"gone":              {nil, []*discoveryv1.EndpointSlice{two}, ""},
+		"headless":          {web(func(s *corev1.ServiceSpec) { s.ClusterIP = corev1.ClusterIPNone }), []*discoveryv1.EndpointSlice{two}, ""},
+		"a name":            {web(func(s *corev1.ServiceSpec) { s.Type = corev1.ServiceTypeExternalName }), nil, ""},
+		"no address as yet": {web(func(s *corev1.ServiceSpec) { s.ClusterIP = "" }), []*discoveryv1.EndpointSlice{two}, "local 10.62.0.2"},
+		"no endpoints":      {web(nil), nil, "10.96.0.1:80/6 to []"},
+		"two":               {web(nil), []*discoveryv1.EndpointSlice{two}, "10.96.0.1:80/6 to [10.62.0.2:8080 10.62.1.2:8080]\nlocal 10.62.0.2"},
+		"two slices with a number each": {
+			web(nil),
+			[]*discoveryv1.EndpointSlice{slice("http", 8080, endpoint("10.62.1.2", "there")), slice("http", 9090, endpoint("10.62.1.3", "there"))},
+			"10.96.0.1:80/6 to [10.62.1.2:8080 10.62.1.3:9090]",
+		},
+		"another port's":     {web(nil), []*discoveryv1.EndpointSlice{slice("metrics", 8080, endpoint("10.62.1.2", "there"))}, "10.96.0.1:80/6 to []"},
+		"another protocol's": {web(func(s *corev1.ServiceSpec) { s.Ports[0].Protocol = corev1.ProtocolUDP }), []*discoveryv1.EndpointSlice{two}, "10.96.0.1:80/17 to []"},
+		"SCTP":               {web(func(s *corev1.ServiceSpec) { s.Ports[0].Protocol = corev1.ProtocolSCTP }), nil, ""},
+		"sticky, node port, local": {
+			web(func(s *corev1.ServiceSpec) {
+				s.SessionAffinity = corev1.ServiceAffinityClientIP
+				s.Ports[0].NodePort = 30080
+				s.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+			}),
+			[]*discoveryv1.EndpointSlice{two},
+			"10.96.0.1:80/6 to [10.62.0.2:8080 10.62.1.2:8080] sticky\n0.0.0.0:30080/6 to [10.62.0.2:8080 10.62.1.2:8080] exposed outside [10.62.0.2:8080] sticky\nlocal 10.62.0.2",
+		},
+		"an address that is none of ours": {web(func(s *corev1.ServiceSpec) { s.ClusterIP = "192.0.2.1" }), nil, "192.0.2.1:80/6 to [] exposed"},
+		"the same address twice": {web(func(s *corev1.ServiceSpec) {
+			s.ClusterIPs = []string{"10.96.0.1", "fd00::1"}
+			s.ExternalIPs = []string{"10.96.0.1"}
+		}), nil, "10.96.0.1:80/6 to []"},
+		"in two slices, in one of them ready": {web(nil), []*discoveryv1.EndpointSlice{
+			slice("http", 8080, discoveryv1.Endpoint{Addresses: []string{"10.62.1.2"}, Conditions: discoveryv1.EndpointConditions{Ready: &no}}), slice("http", 8080, endpoint("10.62.1.2", "there")),
+		}, "10.96.0.1:80/6 to [10.62.1.2:8080]"},
+		"IPv6": {web(nil), []*discoveryv1.EndpointSlice{{AddressType: discoveryv1.AddressTypeIPv6, Ports: two.Ports, Endpoints: []discoveryv1.Endpoint{endpoint("fd00::2", "here")}}}, "10.96.0.1:80/6 to []"},
+	} {
+		got := describe(n.plan(c.svc, c.in))
+		// The order of flags is open.
+		if sorted(got) != sorted(c.want) {
+			t.Errorf("%s:\n got %s\nwant %s", name, got, c.want)
+		}
+	}
+}
+
+func sorted(s string) string {
+	words := strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == '\n' })
+	slices.Sort(words)
+	return strings.Join(words, " ")
+}
+
+// kernelModel is what the kernel does with elements: to add one that is there
+// with another value is a fault, and so is to remove one that is not.
+type kernelModel [sets]map[elementKey]backend
+
+func (m *kernelModel) apply(t *rapid.T, c *changes) {
+	for p := range phases {
+		for _, s := range allSets() {
+			for _, e := range c.removed[p][s] {
+				if _, ok := m[s][e.key]; !ok {
+					t.Fatalf("an element of %s is removed that is not there", s)
+				}
+				delete(m[s], e.key)
+			}
+			for _, e := range c.added[p][s] {
+				if _, ok := m[s][e.key]; ok {
+					t.Fatalf("an element of %s is added that is there", s)
+				}
+				m[s][e.key] = e.value
+			}
+		}
+	}
+}
+
+// Whatever plans come and go: the elements that were added and removed lead to
+// what the ledger says, which is what it would be if it were made anew.
+func TestLedger(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var m kernelModel
+		for s := range m {
+			m[s] = map[elementKey]backend{}
+		}
+		l := newLedger()
+		genFront := rapid.Custom(func(t *rapid.T) front {
+			f := front{key: key{ip: ip{10, 96, 0, rapid.Byte().Draw(t, "ip") % 3}, protocol: 6 + 11*(rapid.Byte().Draw(t, "protocol")%2), port: 80}}
+			n := rapid.IntRange(0, 15).Draw(t, "endpoints")
+			f.slots = spread(backends(16)[16-n:], width(n))
+			f.sticky, f.exposed, f.own = rapid.Bool().Draw(t, "sticky"), rapid.Bool().Draw(t, "exposed"), rapid.Bool().Draw(t, "own")
+			if f.own {
+				f.outer = spread(backends(n/2), width(n))
+			}
+			return f
+		})
+		genPlan := rapid.Custom(func(t *rapid.T) plan {
+			return plan{
+				fronts: rapid.SliceOfNDistinct(genFront, 0, 4, func(f front) key { return f.key }).Draw(t, "fronts"),
+				local:  rapid.SliceOfDistinct(rapid.Map(rapid.IntRange(1, 4), func(i int) ip { return ip{10, 62, 0, byte(i)} }), func(a ip) ip { return a }).Draw(t, "local"),
+			}
+		})
+		for range rapid.IntRange(1, 20).Draw(t, "steps") {
+			var c changes
+			svc := types.NamespacedName{Name: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "service")}
+			p := plan{}
+			if rapid.IntRange(0, 3).Draw(t, "there") > 0 {
+				p = genPlan.Draw(t, "plan")
+			}
+			l.set(svc, p, &c)
+			m.apply(t, &c)
+			n := 0
+			l.all(func(s set, e element) {
+				n++
+				if got, ok := m[s][e.key]; !ok || got != e.value {
+					t.Fatalf("the kernel has %v (%v) in %s where the ledger has %v", got, ok, s, e.value)
+				}
+				if !l.has(s, e) {
+					t.Fatalf("the ledger does not know its own element of %s", s)
+				}
+			})
+			for s := range m {
+				n -= len(m[s])
+				for k, v := range m[s] {
+					if !l.has(set(s), element{key: k, value: v}) {
+						t.Fatalf("the kernel has an element of %s that the ledger does not know", set(s))
+					}
+				}
+			}
+			if n != 0 {
+				t.Fatalf("the kernel and the ledger differ by %d elements", n)
+			}
+			for svc, p := range l.plans {
+				for _, f := range p.fronts {
+					if h, ok := l.fronts[f.key]; !ok {
+						t.Fatalf("%s wants a front that nobody has", svc)
+					} else if h.by != svc && !slices.Contains(l.behind[f.key], svc) {
+						t.Fatalf("%s does not wait for the front that %s has", svc, h.by)
+					}
+				}
+			}
+		}
+	})
+}
+
+// A front that becomes wide has its new slots before anybody is led to them, and
+// loses them after.
+func TestPhases(t *testing.T) {
+	k := key{ip: ip{10, 96, 0, 1}, protocol: 6, port: 80}
+	small, large := front{key: k, slots: spread(backends(12), narrow)}, front{key: k, slots: spread(backends(13), wide)}
+	var grow, shrink changes
+	grow.front(small, large)
+	shrink.front(large, small)
+	if n := len(grow.added[phaseTurn][many]); n != 1 {
+		t.Errorf("to grow turns %d times", n)
+	}
+	if n := len(grow.added[phaseAdd][slots]); n < wide-narrow {
+		t.Errorf("to grow adds %d slots ahead", n)
+	}
+	if a, d := len(shrink.removed[phaseTurn][many]), len(shrink.removed[phaseDrop][slots]); a != 1 || d != wide-narrow {
+		t.Errorf("to shrink turns %d times and drops %d slots at the end", a, d)
+	}
+	var one changes
+	one.front(small, front{key: k, slots: spread(backends(11), narrow)})
+	for _, p := range []phase{phaseTurn, phaseDrop} {
+		for s := range sets {
+			if len(one.added[p][s])+len(one.removed[p][s]) > 0 {
+				t.Error("an endpoint less is not one transaction")
+			}
+		}
+	}
+}

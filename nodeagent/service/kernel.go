@@ -1,0 +1,327 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/nftables"
+	mdlayher "github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// kernel is the table in the kernel. It is for one goroutine. Its sockets stay
+// in the network namespace in which it was opened.
+type kernel struct {
+	table string // name, without the generation
+	rules rules
+	conn  *nftables.Conn
+	sock  *mdlayher.Conn // below conn
+	list  *lister
+	live  *nftables.Table // nil before the first build
+
+	// seen is the generation of the kernel's whole rule set as of the last time
+	// that the table was known to be right, and own how many changes to the rule
+	// set were ours since: when they add up, nobody else has touched anything.
+	seen, own uint32
+}
+
+const (
+	perMessage = 1000 // elements: a list of them has to be less than 64 KiB
+	perBatch   = 8    // messages in one transaction, where it need not be one
+
+	answerTime = 10 * time.Second // the kernel works while we wait
+	sockBuffer = 8 << 20
+)
+
+func openKernel(table string, r rules) (*kernel, error) {
+	k := &kernel{table: table, rules: r}
+	var err error
+	if k.list, err = newLister(); err != nil {
+		return nil, err
+	}
+	k.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *mdlayher.Conn) error {
+		k.sock = c
+		return errors.Join(c.SetReadBuffer(sockBuffer), c.SetWriteBuffer(sockBuffer))
+	}))
+	if err != nil {
+		k.list.close()
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	return k, nil
+}
+
+func (k *kernel) close() {
+	k.list.close()
+	_ = k.conn.CloseLasting()
+}
+
+// commit sends what is queued as one transaction.
+func (k *kernel) commit() error {
+	if err := k.sock.SetDeadline(time.Now().Add(answerTime)); err != nil {
+		return err
+	}
+	if err := k.conn.Flush(); err != nil {
+		return err
+	}
+	k.own++
+	return nil
+}
+
+// build makes a table of a ledger beside the one that is there, whose place it
+// takes in one transaction: connections always find one of the two complete.
+// The same way serves a first start, an agent that comes back, one whose rules
+// have changed, and a table that somebody has broken.
+func (k *kernel) build(ctx context.Context, l *ledger) error {
+	next, old, err := k.generations()
+	if err != nil {
+		return err
+	}
+	for _, s := range allSets() {
+		if err := k.conn.AddSet(k.set(next, s), nil); err != nil {
+			return fmt.Errorf("add set %s: %w", s, err)
+		}
+	}
+	if err := k.commit(); err != nil {
+		return fmt.Errorf("add table %s: %w", next.Name, err)
+	}
+	if err := k.fill(ctx, next, l); err != nil {
+		return err
+	}
+	for _, ch := range k.rules.chains() {
+		k.addChain(next, ch)
+	}
+	for _, ch := range k.rules.chains() {
+		for _, body := range ch.body {
+			k.conn.AddRule(&nftables.Rule{Table: next, Chain: &nftables.Chain{Name: ch.name, Table: next}, Exprs: body})
+		}
+	}
+	if old != nil {
+		k.conn.DelTable(old)
+	}
+	if err := k.commit(); err != nil {
+		return fmt.Errorf("put table %s to work: %w", next.Name, err)
+	}
+	k.live = next
+	return k.trust()
+}
+
+func (k *kernel) addChain(t *nftables.Table, c chain) {
+	n := nftables.Chain{}
+	if c.base != nil {
+		n = *c.base
+	}
+	n.Name, n.Table = c.name, t
+	k.conn.AddChain(&n)
+}
+
+// generations makes an empty table under the name that is free, and tells which
+// one works now, if any. A table without chains is what is left of a build that
+// did not end.
+func (k *kernel) generations() (next, old *nftables.Table, err error) {
+	tables, err := k.conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list tables: %w", err)
+	}
+	chains, err := k.conn.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list chains: %w", err)
+	}
+	for _, name := range k.names() {
+		t := k.named(name)
+		there := slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == name })
+		works := slices.ContainsFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name == name })
+		switch {
+		case there && works && old == nil:
+			old = t
+			continue
+		case there:
+			k.conn.DelTable(t)
+		}
+		if next == nil {
+			next = t
+		}
+	}
+	k.conn.AddTable(next)
+	return next, old, nil
+}
+
+func (k *kernel) names() []string { return []string{k.table + "-0", k.table + "-1"} }
+
+func (*kernel) named(name string) *nftables.Table {
+	return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: name}
+}
+
+func allSets() []set { return []set{slots, outer, many, sticky, exposed, own, loops} }
+
+// set describes one as nftables does. Its types are for a person who lists it.
+func (*kernel) set(t *nftables.Table, s set) *nftables.Set {
+	front := []nftables.SetDatatype{nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService}
+	out := &nftables.Set{
+		Table: t, Name: s.String(), ID: uint32(s) + 1, IsMap: s.isMap(),
+		KeyType: nftables.MustConcatSetType(front...),
+	}
+	switch s {
+	case slots, outer:
+		out.KeyType = nftables.MustConcatSetType(append(front, nftables.TypeMark)...)
+		out.DataType = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
+	case loops:
+		out.KeyType = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr)
+	default:
+	}
+	return out
+}
+
+// apply writes changes into the table that works, each phase in one transaction.
+func (k *kernel) apply(c *changes) error {
+	for p := range phases {
+		queued := false
+		for _, s := range allSets() {
+			// What is removed and added again gets another value.
+			for _, some := range cut(c.removed[p][s]) {
+				queued = true
+				if err := k.conn.SetDeleteElements(k.set(k.live, s), encode(s, some)); err != nil {
+					return err
+				}
+			}
+			for _, some := range cut(c.added[p][s]) {
+				queued = true
+				if err := k.conn.SetAddElements(k.set(k.live, s), encode(s, some)); err != nil {
+					return err
+				}
+			}
+		}
+		if !queued {
+			continue
+		}
+		if err := k.commit(); err != nil {
+			return fmt.Errorf("change the elements of table %s: %w", k.live.Name, err)
+		}
+	}
+	return nil
+}
+
+// fill puts all of a ledger into a table that nothing leads to yet.
+func (k *kernel) fill(ctx context.Context, t *nftables.Table, l *ledger) error {
+	var all [sets][]element
+	l.all(func(s set, e element) { all[s] = append(all[s], e) })
+	queued := 0
+	for _, s := range allSets() {
+		for _, some := range cut(all[s]) {
+			if err := k.conn.SetAddElements(k.set(t, s), encode(s, some)); err != nil {
+				return err
+			}
+			if queued++; queued%perBatch != 0 {
+				continue
+			}
+			if err := errors.Join(k.commit(), context.Cause(ctx)); err != nil {
+				return fmt.Errorf("fill table %s: %w", t.Name, err)
+			}
+		}
+	}
+	if queued%perBatch == 0 {
+		return nil
+	}
+	if err := k.commit(); err != nil {
+		return fmt.Errorf("fill table %s: %w", t.Name, err)
+	}
+	return nil
+}
+
+// cut makes portions of a message each.
+func cut(in []element) [][]element { return slices.Collect(slices.Chunk(in, perMessage)) }
+
+func encode(s set, in []element) []nftables.SetElement {
+	out := make([]nftables.SetElement, len(in))
+	for i := range in {
+		out[i].Key = in[i].key[:s.keySize():s.keySize()]
+		if s.isMap() {
+			out[i].Val = in[i].value.encode()
+		}
+	}
+	return out
+}
+
+// trust notes that the table is right now.
+func (k *kernel) trust() (err error) {
+	k.own = 0
+	k.seen, err = k.list.generation()
+	return err
+}
+
+// errBroken is a table that cannot be repaired by its elements.
+var errBroken = errors.New("the table's chains are not as they were made")
+
+// audit compares the table with the ledger, if anybody has changed the kernel's
+// rule set since the last time, and answers with what has to be changed back.
+func (k *kernel) audit(l *ledger) (*changes, error) {
+	now, err := k.list.generation()
+	if err != nil || now == k.seen+k.own {
+		return nil, err
+	}
+	if err := k.checkChains(); err != nil {
+		return nil, err
+	}
+	var c changes
+	wrong := false
+	var right [sets]map[elementKey]bool
+	for _, s := range allSets() {
+		right[s] = map[elementKey]bool{}
+		err := k.list.elements(k.live.Name, s, func(e element) {
+			if l.has(s, e) {
+				right[s][e.key] = true
+				return
+			}
+			wrong = true
+			c.remove(phaseAdd, s, e)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list %s of table %s: %w", s, k.live.Name, err)
+		}
+	}
+	l.all(func(s set, e element) {
+		if !right[s][e.key] {
+			wrong = true
+			c.add(phaseAdd, s, e)
+		}
+	})
+	k.seen, k.own = now, 0
+	if !wrong {
+		return nil, nil
+	}
+	return &c, nil
+}
+
+// checkChains counts rules: who puts others in the place of ours means it.
+func (k *kernel) checkChains() error {
+	for _, c := range k.rules.chains() {
+		there, err := k.conn.GetRules(k.live, &nftables.Chain{Name: c.name, Table: k.live})
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("list the rules of %s: %w", k.live.Name, err)
+		}
+		if len(there) != len(c.body) {
+			return fmt.Errorf("%w: %s has %d rules instead of %d", errBroken, c.name, len(there), len(c.body))
+		}
+	}
+	return nil
+}
+
+// remove deletes what builds have made.
+func (k *kernel) remove() error {
+	tables, err := k.conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return fmt.Errorf("list tables: %w", err)
+	}
+	for _, t := range tables {
+		if slices.Contains(k.names(), t.Name) {
+			k.conn.DelTable(k.named(t.Name))
+		}
+	}
+	k.live = nil
+	if err := k.commit(); err != nil {
+		return fmt.Errorf("delete table %s: %w", k.table, err)
+	}
+	return nil
+}
