@@ -58,10 +58,16 @@ func faults() []fault {
 			r.nodes[0].Kill()
 			r.nodes[0].Start()
 		}},
+		{name: "SIGTERM server, started again", limit: 3 * time.Second, do: func(_ *testing.T, r *rig) {
+			r.nodes[0].Terminate()
+			r.nodes[0].Start()
+		}},
 		{name: "kill -9 store", limit: time.Second, do: func(t *testing.T, r *rig) { r.kill(t, Store) }},
 		{name: "kill -9 containerd", limit: time.Second, do: func(t *testing.T, r *rig) { r.kill(t, Containerd) }},
 		{name: "kill -9 launcher", limit: 3 * time.Second, lost: 30, do: func(t *testing.T, r *rig) { r.kill(t, Launcher) }},
 		{name: "kill -9 a replica", limit: time.Second, lost: 30, do: func(t *testing.T, r *rig) { r.killReplica(t) }},
+		{name: "store stands still 3 s", limit: time.Second, do: func(t *testing.T, r *rig) { r.stop(t, Store, func() { for1(t, 3*time.Second) }) }},
+		{name: "containerd stands still 3 s", limit: time.Second, do: func(t *testing.T, r *rig) { r.stop(t, Containerd, func() { for1(t, 3*time.Second) }) }},
 		{name: "host frozen 3 s", over: true, limit: 2 * time.Second, lost: 250, do: func(t *testing.T, r *rig) {
 			if err := r.nodes[0].Host.Freeze(t.Context()); err != nil {
 				t.Fatal(err)
@@ -174,6 +180,19 @@ func (r *rig) kill(t *testing.T, p Part) {
 		}
 		return nil
 	})
+}
+
+// stop stops a process of h0's platform until meanwhile is over.
+func (r *rig) stop(t *testing.T, p Part, meanwhile func()) {
+	t.Helper()
+	proc := r.nodes[0].Process(p)
+	if err := proc.Kill(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	meanwhile()
+	if err := proc.Kill(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // killReplica kills one of the function's two processes on h0.

@@ -2,7 +2,11 @@ package cluster
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/remote"
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/test/cluster/host"
 	"github.com/podsnap/podsnap/test/platform"
@@ -216,6 +222,27 @@ func (n *Node) Env() []string {
 // Faas runs the faas command on the node's host, against its gateway.
 func (n *Node) Faas(ctx context.Context, stdin string, args ...string) (string, error) {
 	return n.Host.RunWith(ctx, host.Command{Args: append([]string{"faas"}, args...), Env: n.Env()}, stdin)
+}
+
+// Objects is a client of the server's Kubernetes API, with all rights, from the
+// host itself.
+func (n *Node) Objects() api.Objects {
+	n.c.t.Helper()
+	token, err := os.ReadFile(n.Host.Disk("podsnap", "auth", "api-token"))
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	ca, err := os.ReadFile(n.Host.Disk("podsnap", "auth", "ca.crt"))
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	c := n.Host.HTTPClient()
+	if t, ok := c.Transport.(*http.Transport); ok {
+		t.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	}
+	return remote.NewObjects(remote.Config{URL: n.API, Token: strings.TrimSpace(string(token)), Client: c})
 }
 
 // Images puts image archives where a server takes them from when it starts.

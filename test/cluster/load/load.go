@@ -188,8 +188,9 @@ func unsent(err error) bool {
 }
 
 // tryLimit is how long a gateway may take to answer when the call can still be
-// sent to another one.
-const tryLimit = time.Second
+// sent to another one. A platform that starts takes connections at once and
+// answers when it is up: who does not wait for that has its call executed twice.
+const tryLimit = 3 * time.Second
 
 func (l *Load) try(ctx context.Context, gateway, id string) (status int, err error) {
 	if l.c.Resend {
