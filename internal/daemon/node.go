@@ -69,7 +69,11 @@ type node struct {
 	services *service.Balancer
 	engine   *engine.Engine
 	fast     *fast.Runtime // nil: all pods are the engine's
+	span     span
 }
+
+// span is the networks of the cluster.
+type span struct{ pods, services netip.Prefix }
 
 // runtime is both as one.
 func (n *node) runtime() class.Runtime {
@@ -132,7 +136,7 @@ func newNode(ctx context.Context, c *Config, objects api.Objects, log *slog.Logg
 	if c.StateDir != "/var/lib/podsnap" { // another platform beside the usual one
 		name, veth = "podsnap-"+c.id(), "p"+c.id()[:4]
 	}
-	n := &node{}
+	n := &node{span: span{all, services}}
 	nc := network.Config{PodCIDR: pods, ClusterCIDR: all, Table: name, VethPrefix: veth, Log: log}
 	if c.NodeIP != "" {
 		if nc.NodeIP, err = netip.ParseAddr(c.NodeIP); err != nil {

@@ -4,11 +4,18 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/test/platform"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // seenNode is what `faas node list` shows of a node.
@@ -45,6 +52,67 @@ func become(t *testing.T, server *Node, limit time.Duration, want map[string]see
 		}
 		return err
 	})
+}
+
+// fetch has a replica of the witness function get a URL.
+func fetch(ctx context.Context, c *http.Client, through *Node, url string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, through.URL+"/function/witness/?fetch="+url, http.NoBody)
+	if err != nil {
+		return "", err
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%d %s", resp.StatusCode, b)
+	}
+	return strings.TrimSpace(string(b)), err
+}
+
+// names has pods on all nodes find a function, the gateway and a Service by name,
+// and the Service lead to pods on all nodes.
+func names(t *testing.T, client *http.Client, server *Node, nodes []*Node) {
+	t.Helper()
+	svc, err := api.Create(t.Context(), server.Objects(), &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: api.FunctionNamespace, Name: "plain"},
+		Spec: corev1.ServiceSpec{
+			Selector: map[string]string{api.LabelFunction: "witness"},
+			Ports:    []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(api.FunctionPort)}},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hosts := map[string]bool{}
+	for _, url := range []string{
+		"http://witness.openfaas-fn:8080/hostname",
+		"http://gateway.openfaas:8080/function/witness/hostname",
+		"http://plain/hostname", "http://plain.openfaas-fn.svc.cluster.local/hostname", "http://" + svc.Spec.ClusterIP + "/hostname",
+	} {
+		platform.Eventually(t, patience, func() error { // the Service takes a moment
+			_, err := fetch(t.Context(), client, server, url)
+			return err
+		})
+		for range 4 {
+			for _, n := range nodes {
+				name, err := fetch(t.Context(), client, n, url)
+				if err != nil || !strings.HasPrefix(name, "witness-") {
+					t.Errorf("%s through %s: %q, %v", url, n.Host.Name, name, err)
+				}
+				hosts[name] = true
+			}
+		}
+	}
+	if len(hosts) != 3 {
+		t.Errorf("the answers came from %v, want three replicas", hosts)
+	}
+	begun := time.Now()
+	if _, err := fetch(t.Context(), client, server, "http://plain:81/"); err == nil || time.Since(begun) > time.Second {
+		t.Errorf("a port that the Service does not have: %v after %s, want a refusal at once", err, time.Since(begun))
+	}
 }
 
 // A server and two machines that join it are one cluster: a function's replicas
@@ -87,6 +155,8 @@ func TestThreeNodes(t *testing.T) {
 	if fns, err := nodes[1].Client.Functions(t.Context(), ""); err != nil || len(fns) != 1 || fns[0].Name != "witness" {
 		t.Errorf("the functions through h1: %v, %v", fns, err)
 	}
+
+	names(t, client, server, nodes)
 
 	nodes[1].Kill() // its replica goes on
 	calls(server, "while the agent of h1 is dead")
