@@ -285,8 +285,17 @@ func (p *platform) startNode(ctx context.Context) error {
 	importArchives(ctx, n.engine.Images(), p.c.path("images"), p.log)
 	rec := record.New(record.Config{Objects: p.objects, Component: "nodeagent", Host: p.c.NodeName, Log: p.log})
 	p.stack.start(ctx, "events", rec.Run)
+	cidr, err := netip.ParsePrefix(p.c.PodCIDR)
+	if err != nil {
+		return err
+	}
+	names := p.names(ctx, cidr)
+	var nameServer netip.Addr
+	if names != nil {
+		nameServer = names.Addr().Addr()
+	}
 	agent, err := nodeagent.New(nodeagent.Config{
-		NodeName: p.c.NodeName, Objects: p.objects, Runtime: run, Images: n.engine.Images(), Stats: run,
+		NodeName: p.c.NodeName, Objects: p.objects, Runtime: run, Images: n.engine.Images(), Stats: run, ClusterDNS: nameServer,
 		Stalls: pressure.Stalls, StateDir: p.c.path("node"), PodCIDR: p.c.PodCIDR, Version: p.c.Version, Recorder: rec, Log: p.log, Metrics: p.metrics,
 	})
 	if err != nil {
@@ -295,7 +304,7 @@ func (p *platform) startNode(ctx context.Context) error {
 	p.agent.Store(agent)
 	p.stack.start(ctx, "node agent", agent.Run)
 	p.stack.start(ctx, "use of cpu", p.usage.Run) // it asks the agent
-	return nil
+	return p.startServices(ctx, cidr, names)
 }
 
 // agents finds the agent of a node: on one machine there is one.

@@ -18,6 +18,7 @@ import (
 	"github.com/podsnap/podsnap/nodeagent/network"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 	"github.com/podsnap/podsnap/nodeagent/runtime/class"
+	"github.com/podsnap/podsnap/nodeagent/service"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -64,6 +65,9 @@ type node struct {
 	network *network.Network
 	engine  *engine.Engine
 	fast    *fast.Runtime // nil: all pods are the engine's
+
+	serviceTable string
+	services     netip.Prefix
 }
 
 // runtime is both as one.
@@ -82,13 +86,14 @@ func (n *node) start(ctx context.Context, s *stack) {
 	}
 }
 
-// tearDown removes what they have made in the kernel, while they run.
+// tearDown removes what they have made in the kernel, while they run, and what
+// leads to Services, which nobody writes any more.
 func (n *node) tearDown(ctx context.Context) error {
 	var err error
 	if n.fast != nil {
 		err = n.fast.Teardown(ctx)
 	}
-	return errors.Join(err, n.engine.Teardown(ctx), n.network.Teardown(ctx))
+	return errors.Join(err, n.engine.Teardown(ctx), service.Remove(n.serviceTable, n.services), n.network.Teardown(ctx))
 }
 
 // shared leaves the network to the node: it is not the engine's alone.
@@ -108,11 +113,11 @@ func newNode(ctx context.Context, c *Config, log *slog.Logger, metrics prometheu
 	if err != nil {
 		return nil, err
 	}
-	name, veth := "podsnap", "ps"
-	if c.StateDir != "/var/lib/podsnap" { // another platform beside the usual one
-		name, veth = "podsnap-"+c.id(), "p"+c.id()[:4]
+	name, veth := c.name(), "ps"
+	if name != usualName {
+		veth = "p" + c.id()[:4]
 	}
-	n := &node{}
+	n := &node{serviceTable: c.serviceTable(), services: c.services()}
 	n.network, err = network.New(network.Config{PodCIDR: cidr, Table: name, VethPrefix: veth, Log: log})
 	if err != nil {
 		return nil, fmt.Errorf("pod network: %w", err)
