@@ -72,8 +72,11 @@ type node struct {
 	span     span
 }
 
-// span is the networks of the cluster.
-type span struct{ pods, services netip.Prefix }
+// span is the networks of the cluster, and nftables' table of Services.
+type span struct {
+	pods, services netip.Prefix
+	table          string
+}
 
 // runtime is both as one.
 func (n *node) runtime() class.Runtime {
@@ -98,7 +101,7 @@ func (n *node) tearDown(ctx context.Context) error {
 	if n.fast != nil {
 		err = n.fast.Teardown(ctx)
 	}
-	return errors.Join(err, n.engine.Teardown(ctx), n.services.Teardown(ctx), n.network.Teardown(ctx))
+	return errors.Join(err, n.engine.Teardown(ctx), service.Remove(n.span.table, n.span.services), n.network.Teardown(ctx))
 }
 
 // shared leaves the network to the node: it is not the engine's alone.
@@ -136,7 +139,7 @@ func newNode(ctx context.Context, c *Config, objects api.Objects, log *slog.Logg
 	if c.StateDir != "/var/lib/podsnap" { // another platform beside the usual one
 		name, veth = "podsnap-"+c.id(), "p"+c.id()[:4]
 	}
-	n := &node{span: span{all, services}}
+	n := &node{span: span{all, services, name + "-services"}}
 	nc := network.Config{PodCIDR: pods, ClusterCIDR: all, Table: name, VethPrefix: veth, Log: log}
 	if c.NodeIP != "" {
 		if nc.NodeIP, err = netip.ParseAddr(c.NodeIP); err != nil {
@@ -149,7 +152,7 @@ func newNode(ctx context.Context, c *Config, objects api.Objects, log *slog.Logg
 	}
 	n.services, err = service.New(service.Config{
 		Objects: objects, NodeName: c.NodeName, Source: n.network.Gateway(), ServiceCIDR: services, ClusterCIDR: all,
-		Table: name + "-services", Log: log, Metrics: metrics,
+		MTU: n.network.MTU(), Table: n.span.table, Log: log, Metrics: metrics,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("services: %w", err)
