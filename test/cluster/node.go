@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -22,9 +21,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stateDir is where a platform keeps its state on its host.
-const stateDir = "/var/lib/podsnap"
-
 // Node is the platform on a host: a server, or a node that has joined one.
 type Node struct {
 	Host    *host.Host
@@ -33,9 +29,11 @@ type Node struct {
 	Metrics string           // of a server's metrics
 	Client  *openfaas.Client // calls from the host itself
 
-	c    *Cluster
-	args []string
-	proc *host.Process
+	c      *Cluster
+	server *Node // that it has joined; nil: it is one
+	args   []string
+	proc   *host.Process
+	api    api.Objects // when Objects was called
 }
 
 // Server starts a platform on a host and waits until it answers. Flags are added
@@ -54,7 +52,7 @@ func (c *Cluster) Servers(hosts []*host.Host, flags ...string) []*Node {
 		n := c.node(h)
 		n.API, n.Metrics = "https://"+h.IP()+":6443", "http://"+h.IP()+":8082"
 		n.args = append([]string{
-			"faas", "server", "--node-name", h.Name, "--pod-cidr", fmt.Sprintf("10.62.%d.0/20", 16*slices.Index(c.Hosts, h)),
+			"faas", "server", "--node-name", h.Name, "--node-ip", h.IP(),
 			"--listen", h.IP() + ":8080", "--api-listen", h.IP() + ":6443", "--metrics-listen", h.IP() + ":8082",
 		}, flags...)
 		n.Launch()
@@ -66,22 +64,20 @@ func (c *Cluster) Servers(hosts []*host.Host, flags ...string) []*Node {
 	return out
 }
 
-// Join starts a node on a host that joins a server, and waits until its gateway
-// answers.
+// Join has a host join a server as a node. It does not wait: Await does.
 func (c *Cluster) Join(h *host.Host, server *Node, flags ...string) *Node {
 	c.t.Helper()
-	token, err := server.Host.Run(c.t.Context(), "faas", "token", "create", "--state-dir", stateDir)
+	token, err := server.Host.Run(c.t.Context(), "faas", "token", "create")
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	n := c.node(h)
-	n.API = server.API
+	n.API, n.server = server.API, server
 	n.args = append([]string{
-		"faas", "agent", "join", server.API, "--token", strings.TrimSpace(token), "--state-dir", stateDir, "--run-dir", "/run/podsnap",
-		"--node-name", h.Name, "--node-ip", h.IP(), "--listen", h.IP() + ":8080",
+		"faas", "agent", "join", server.API, "--token", strings.TrimSpace(token), "--node-name", h.Name, "--node-ip", h.IP(),
+		"--listen", h.IP() + ":8080", "--metrics-listen", h.IP() + ":8082",
 	}, flags...)
-	n.Start()
-	n.Client.User, n.Client.Password = server.Client.User, server.Client.Password
+	n.Launch()
 	return n
 }
 
@@ -136,7 +132,11 @@ func (n *Node) Await() {
 		case <-tick.C:
 		}
 	}
-	if b, err := os.ReadFile(n.Host.Disk("podsnap", "auth", "basic-auth-password")); err == nil {
+	server := n
+	if n.server != nil {
+		server = n.server
+	}
+	if b, err := os.ReadFile(server.Host.Disk("podsnap", "auth", "basic-auth-password")); err == nil {
 		n.Client.User, n.Client.Password = "admin", strings.TrimSpace(string(b))
 	}
 }
@@ -224,10 +224,13 @@ func (n *Node) Faas(ctx context.Context, stdin string, args ...string) (string, 
 	return n.Host.RunWith(ctx, host.Command{Args: append([]string{"faas"}, args...), Env: n.Env()}, stdin)
 }
 
-// Objects is a client of the server's Kubernetes API, with all rights, from the
-// host itself.
+// Objects is a client of a server's Kubernetes API, with all rights, from the
+// host itself. It must not be called by several at once for the first time.
 func (n *Node) Objects() api.Objects {
 	n.c.t.Helper()
+	if n.api != nil {
+		return n.api
+	}
 	token, err := os.ReadFile(n.Host.Disk("podsnap", "auth", "api-token"))
 	if err != nil {
 		n.c.t.Fatal(err)
@@ -242,7 +245,8 @@ func (n *Node) Objects() api.Objects {
 	if t, ok := c.Transport.(*http.Transport); ok {
 		t.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	}
-	return remote.NewObjects(remote.Config{URL: n.API, Token: strings.TrimSpace(string(token)), Client: c})
+	n.api = remote.NewObjects(remote.Config{URL: n.API, Token: strings.TrimSpace(string(token)), Client: c})
+	return n.api
 }
 
 // Images puts image archives where a server takes them from when it starts.
