@@ -45,6 +45,7 @@ var homes = map[string][]string{
 	"github.com/vishvananda/netlink":         {"nodeagent/network", "nodeagent/service", "nodeagent/engine"},
 	"github.com/google/nftables":             {"nodeagent/network", "nodeagent/service"},
 	"github.com/mdlayher/netlink":            {"nodeagent/service"},
+	"github.com/miekg/dns":                   {"nodeagent/dns"},
 	"github.com/cilium/ebpf":                 {"nodeagent/device"},
 	"github.com/google/go-containerregistry": {"builder"},
 	"github.com/go-chi/chi":                  {"controlplane/apiserver", "gateway", "api/remote", "internal/daemon"},

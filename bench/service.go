@@ -291,7 +291,7 @@ func (n *serviceNode) underChanges(turn *int) (failed, made int) {
 
 // greet makes a connection and hears the other side.
 func greet(to netip.AddrPort) error {
-	c, err := net.DialTimeout("tcp4", to.String(), 5*time.Second)
+	c, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(context.Background(), "tcp4", to.String())
 	if err != nil {
 		return err
 	}

@@ -46,6 +46,7 @@ func (g *Gateway) routes(guard *auth.Auth) http.Handler {
 		switch p := r.URL.Path; {
 		case strings.HasPrefix(p, invoke.Prefix):
 			g.invoker.ServeHTTP(w, r)
+		case g.named(w, r):
 		case g.c.Manage != nil && p != "/healthz":
 			g.c.Manage.ServeHTTP(w, r)
 		case strings.HasPrefix(p, "/system/"), p == "/ui", strings.HasPrefix(p, "/ui/"):
@@ -54,6 +55,15 @@ func (g *Gateway) routes(guard *auth.Auth) http.Handler {
 			own.ServeHTTP(w, r)
 		}
 	}))
+}
+
+// named serves a request to a function's own name, if it is one.
+func (g *Gateway) named(w http.ResponseWriter, r *http.Request) bool {
+	in, ok := g.byName(r)
+	if ok {
+		g.invoker.ServeHTTP(w, in)
+	}
+	return ok
 }
 
 func toPage(w http.ResponseWriter, r *http.Request) {

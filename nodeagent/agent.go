@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -59,9 +60,13 @@ type Config struct {
 	Recorder   pod.Recorder // nil is none
 	Dial       func(ctx context.Context, network, address string) (net.Conn, error)
 	ResolvConf string // "" is the machine's
-	OnDisk     bool   // secrets and memory volumes on disk, for a process that may not mount
-	Log        *slog.Logger
-	Metrics    prometheus.Registerer
+	// ClusterDNS is the server with the cluster's names that pods are told of;
+	// zero is none.
+	ClusterDNS    netip.Addr
+	ClusterDomain string // "" is cluster.local
+	OnDisk        bool   // secrets and memory volumes on disk, for a process that may not mount
+	Log           *slog.Logger
+	Metrics       prometheus.Registerer
 }
 
 // Agent is the node. Run does its work; the methods of api.Agent may be called
@@ -100,6 +105,7 @@ func New(c Config) (*Agent, error) {
 	c.defaults()
 	volumes, err := volume.New(volume.Config{
 		Root: filepath.Join(c.StateDir, "pods"), Objects: c.Objects, ResolvConf: c.ResolvConf, OnDisk: c.OnDisk,
+		ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain,
 	})
 	if err != nil {
 		return nil, err

@@ -36,7 +36,7 @@ type Config struct {
 	Place func(*corev1.Pod) (node string, settle func(created *corev1.Pod))
 
 	Grace      time.Duration // a node whose lease is older is lost; 0 is 4 s
-	EvictAfter time.Duration // how long pods stay on it; 0 is 2 s
+	EvictAfter time.Duration // how long pods stay on one that is not ready; 0 is 2 s
 	NodeGone   time.Duration // how long a node has to be missing until its pods are deleted; 0 is 5 s
 	Ended      int           // ended pods that are kept; 0 is 500, negative is none
 

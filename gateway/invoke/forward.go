@@ -28,6 +28,15 @@ func (c *call) try() (retry bool, err error) {
 			c.f.refuse(c.slot)
 			return true, nil
 		}
+		if errors.Is(err, upstream.ErrUnheard) {
+			// Whoever comes next is spared the wait. The replica may have got
+			// this one.
+			c.f.refuse(c.slot)
+			if upstream.Safe(c.q.Method) && c.body.sendable() {
+				return true, nil
+			}
+			return false, c.explain(e, limit, err)
+		}
 		c.f.release(c.slot)
 		return false, c.explain(e, limit, err)
 	}

@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strconv"
@@ -121,6 +122,9 @@ func (c *conn) stalled(err error) error {
 		if fault := c.pump.fault.Load(); fault != nil {
 			return *fault
 		}
+	}
+	if errors.Is(err, syscall.ETIMEDOUT) || errors.Is(err, syscall.EHOSTUNREACH) {
+		return fmt.Errorf("%w: %w", ErrUnheard, err)
 	}
 	if ne, ok := errors.AsType[net.Error](err); !ok || !ne.Timeout() {
 		return err

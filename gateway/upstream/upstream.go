@@ -12,9 +12,11 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/podsnap/podsnap/gateway/wire"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -27,7 +29,15 @@ const (
 type Config struct {
 	Connect time.Duration // longest time to connect; 0 is 1 s
 	Idle    time.Duration // a connection that rests longer is closed; 0 is 4 s
+	// Unheard is the longest time in which nothing of what was sent is
+	// acknowledged by the replica's machine; 0 is 1.5 s, which is the fourth
+	// transmission on a usual network.
+	Unheard time.Duration
 }
+
+// ErrUnheard is a connection whose other machine acknowledges nothing any more.
+// The others to it were closed, too, as far as they rested.
+var ErrUnheard = errors.New("the replica's machine does not answer")
 
 // Pool has the connections to one address. It is safe for concurrent use.
 type Pool struct {
@@ -49,7 +59,17 @@ func New(address string, c Config) *Pool {
 	if c.Idle == 0 {
 		c.Idle = 4 * time.Second
 	}
+	if c.Unheard == 0 {
+		c.Unheard = 1500 * time.Millisecond
+	}
 	p := &Pool{c: c, address: address, dialer: net.Dialer{Timeout: c.Connect, KeepAlive: 30 * time.Second}}
+	p.dialer.Control = func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		fault := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(c.Unheard/time.Millisecond))
+		})
+		return errors.Join(fault, err)
+	}
 	return p
 }
 
@@ -112,6 +132,10 @@ func (p *Pool) Do(r *Request) (*Answer, error) {
 		gone := c.ctx != nil && c.ctx.Err() != nil
 		answered := c.answered
 		c.end(false)
+		if errors.Is(err, ErrUnheard) {
+			p.drop()
+			return nil, err
+		}
 		// The replica may have closed the connection while it rested. A request
 		// that changes nothing may be sent again.
 		if !reused || answered || gone || !harmless(r) || errors.Is(err, ErrLimit) {
@@ -166,10 +190,15 @@ func (t *tunnel) Read(p []byte) (int, error) {
 	return t.Conn.Read(p)
 }
 
-func harmless(r *Request) bool {
-	switch string(r.Method) {
+// harmless reports whether a request may be sent twice.
+func harmless(r *Request) bool { return r.Body == nil && Safe(r.Method) }
+
+// Safe reports whether a method's requests change nothing, so that one may be
+// sent again though a replica may have got it.
+func Safe(method []byte) bool {
+	switch string(method) {
 	case "GET", "HEAD", "OPTIONS":
-		return r.Body == nil
+		return true
 	}
 	return false
 }
@@ -249,6 +278,13 @@ func (p *Pool) reap() {
 func (p *Pool) Close() {
 	p.mu.Lock()
 	p.closed = true
+	p.mu.Unlock()
+	p.drop()
+}
+
+// drop closes the connections that rest.
+func (p *Pool) drop() {
+	p.mu.Lock()
 	idle := p.idle
 	p.idle = nil
 	if p.reaper != nil {

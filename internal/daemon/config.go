@@ -142,6 +142,14 @@ func (c *Config) validate() error {
 			fault("--%s %q: its length must be between 8 and 28", flag, cidr)
 		}
 	}
+	if pods, err := netip.ParsePrefix(c.ClusterCIDR); err == nil {
+		if services, err := netip.ParsePrefix(c.ServiceCIDR); err == nil && pods.Overlaps(services) {
+			fault("--service-cidr %q: it overlaps with the pods' %s", c.ServiceCIDR, c.ClusterCIDR)
+		}
+		if own, err := netip.ParsePrefix(c.PodCIDR); err == nil && (own.Bits() < pods.Bits() || !pods.Contains(own.Addr())) {
+			fault("--pod-cidr %q: it must be a part of --cluster-cidr %s", c.PodCIDR, c.ClusterCIDR)
+		}
+	}
 	if c.NodeIP != "" {
 		if a, err := netip.ParseAddr(c.NodeIP); err != nil || !a.Is4() || a.IsUnspecified() {
 			fault("--node-ip %q: it must be an IPv4 address of this machine", c.NodeIP)
@@ -167,6 +175,17 @@ func (c *Config) validate() error {
 func (c *Config) id() string {
 	h := sha256.Sum256([]byte(c.StateDir))
 	return hex.EncodeToString(h[:3])
+}
+
+const usualName = "podsnap"
+
+// name is that of things in the kernel; another platform beside the usual one
+// has one of its own.
+func (c *Config) name() string {
+	if c.StateDir == "/var/lib/podsnap" {
+		return usualName
+	}
+	return usualName + "-" + c.id()
 }
 
 func (c *Config) path(elem ...string) string {

@@ -42,6 +42,7 @@ import (
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/internal/record"
 	"github.com/podsnap/podsnap/nodeagent"
+	"github.com/podsnap/podsnap/nodeagent/dns"
 	"github.com/podsnap/podsnap/nodeagent/engine"
 	"github.com/podsnap/podsnap/nodeagent/pressure"
 	"github.com/prometheus/client_golang/prometheus"
@@ -352,18 +353,31 @@ func (p *platform) startNode(ctx context.Context, nc nodeConfig) error {
 	if err := writeFile(p.c.path("node", "pod-cidr"), p.c.PodCIDR+"\n"); err != nil { // for Stop
 		return err
 	}
-	n, err := newNode(ctx, &p.c, p.log, p.metrics, nc.registries)
+	n, err := newNode(ctx, &p.c, p.objects, p.log, p.metrics, nc.registries)
 	if err != nil {
 		return err
 	}
 	p.node = n
 	n.start(ctx, p.stack)
+	p.stack.start(ctx, "other nodes", func(ctx context.Context) error { return meet(ctx, p.objects, p.c.NodeName, n.network, p.log) })
 	run := n.runtime()
 	importArchives(ctx, n.engine.Images(), p.c.path("images"), p.log)
 	rec := record.New(record.Config{Objects: p.objects, Component: "nodeagent", Host: p.c.NodeName, Log: p.log})
 	p.stack.start(ctx, "events", rec.Run)
+	var clusterDNS netip.Addr
+	names, err := dns.New(ctx, dns.Config{
+		Objects: p.objects, Listen: netip.AddrPortFrom(n.network.Gateway(), 53), Gateway: n.network.Gateway(),
+		ServiceCIDR: n.span.services, ClusterCIDR: n.span.pods, Log: p.log, Metrics: p.metrics,
+	})
+	if err != nil {
+		p.log.Warn("pods find no names of the cluster, only those of the machine", slog.Any("reason", err))
+	} else {
+		clusterDNS = n.network.Gateway()
+		p.stack.start(ctx, "names", names.Run)
+	}
 	agent, err := nodeagent.New(nodeagent.Config{
-		NodeName: p.c.NodeName, Objects: p.objects, Runtime: run, Images: n.engine.Images(), Stats: run,
+		ClusterDNS: clusterDNS,
+		NodeName:   p.c.NodeName, Objects: p.objects, Runtime: run, Images: n.engine.Images(), Stats: run,
 		Stalls: pressure.Stalls, StateDir: p.c.path("node"), PodCIDR: p.c.PodCIDR, NodeIP: nc.ip, Port: nc.port, Version: p.c.Version, Recorder: rec, Log: p.log, Metrics: p.metrics,
 	})
 	if err != nil {
@@ -466,8 +480,41 @@ func (p *platform) serve(ctx context.Context, ls map[string]net.Listener, fl *fl
 			ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: nodes,
 		},
 	}, time.Second)
+	p.serveInside(ctx)
 	p.serveDoor(ctx, "gateway listener", ls["listen"], p.front.Serve, p.front, 30*time.Second)
 	return nil
+}
+
+// serveInside opens the gateway to the node's pods, at the address that the names
+// of functions have for them.
+func (p *platform) serveInside(ctx context.Context) {
+	addr := netip.AddrPortFrom(p.node.network.Gateway(), uint16(api.FunctionPort)).String()
+	if covers(p.c.Listen, addr) {
+		return // pods reach it at its own address
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		p.log.Warn("pods do not reach the gateway", slog.Any("error", err))
+		return
+	}
+	p.stack.start(ctx, "gateway listener for pods", func(ctx context.Context) error {
+		end := context.AfterFunc(ctx, func() { l.Close() })
+		defer end()
+		err := p.front.Serve(l)
+		<-ctx.Done()
+		return err
+	})
+}
+
+// covers tells whether a listener of all addresses is one of addr too.
+func covers(listen, addr string) bool {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return false
+	}
+	_, want, err := net.SplitHostPort(addr)
+	ip, parseErr := netip.ParseAddr(host)
+	return err == nil && port == want && (host == "" || parseErr == nil && ip.IsUnspecified())
 }
 
 // serveOne serves until its part of the stack is stopped, then lets what is in

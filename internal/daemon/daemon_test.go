@@ -34,6 +34,9 @@ func TestConfig(t *testing.T) {
 		says []string
 	}{
 		{"several at once", Config{Listen: "8080", PodCIDR: "10.0.0.0/33", MaxAsyncBody: 1 << 30}, []string{"--listen", "--pod-cidr", "--max-async-body"}},
+		{"Services among pods", Config{ServiceCIDR: "10.62.8.0/24"}, []string{"--service-cidr", "10.62.0.0/16"}},
+		{"pods of another cluster", Config{PodCIDR: "10.63.0.0/20", ClusterCIDR: "10.62.0.0/16"}, []string{"--pod-cidr", "--cluster-cidr"}},
+		{"an address of all machines", Config{NodeIP: "0.0.0.0"}, []string{"--node-ip"}},
 		{"IPv6 pods", Config{PodCIDR: "fd00::/64"}, []string{"IPv4"}},
 		{"too small a network", Config{PodCIDR: "10.0.0.0/30"}, []string{"between 8 and 28"}},
 		{"long path", Config{RunDir: "/" + strings.Repeat("x", 120)}, []string{"--run-dir"}},

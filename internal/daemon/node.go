@@ -13,12 +13,15 @@ import (
 	"strings"
 	"time"
 
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/memory"
 	"github.com/podsnap/podsnap/internal/assets"
 	"github.com/podsnap/podsnap/nodeagent/engine"
 	"github.com/podsnap/podsnap/nodeagent/fast"
 	"github.com/podsnap/podsnap/nodeagent/network"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 	"github.com/podsnap/podsnap/nodeagent/runtime/class"
+	"github.com/podsnap/podsnap/nodeagent/service"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -62,9 +65,17 @@ func answers(ctx context.Context, socket string) error {
 // node is what runs pods on this machine: the engine, the fast runtime beside it
 // unless the machine cannot have one, and the network that both use.
 type node struct {
-	network *network.Network
-	engine  *engine.Engine
-	fast    *fast.Runtime // nil: all pods are the engine's
+	network  *network.Network
+	services *service.Balancer
+	engine   *engine.Engine
+	fast     *fast.Runtime // nil: all pods are the engine's
+	span     span
+}
+
+// span is the networks of the cluster, and nftables' table of Services.
+type span struct {
+	pods, services netip.Prefix
+	table          string
 }
 
 // runtime is both as one.
@@ -77,6 +88,7 @@ func (n *node) runtime() class.Runtime {
 
 // start has both work.
 func (n *node) start(ctx context.Context, s *stack) {
+	s.start(ctx, "services", n.services.Run)
 	s.start(ctx, "engine", n.engine.Run)
 	if n.fast != nil {
 		s.start(ctx, "fast runtime", n.fast.Run)
@@ -89,7 +101,7 @@ func (n *node) tearDown(ctx context.Context) error {
 	if n.fast != nil {
 		err = n.fast.Teardown(ctx)
 	}
-	return errors.Join(err, n.engine.Teardown(ctx), n.network.Teardown(ctx))
+	return errors.Join(err, n.engine.Teardown(ctx), service.Remove(n.span.table, n.span.services), n.network.Teardown(ctx))
 }
 
 // shared leaves the network to the node: it is not the engine's alone.
@@ -100,7 +112,7 @@ func (shared) Teardown(context.Context) error { return nil }
 
 // newNode connects to containerd and takes over what runs there, and what the
 // fast runtime has.
-func newNode(ctx context.Context, c *Config, log *slog.Logger, metrics prometheus.Registerer, r engine.Registries) (*node, error) {
+func newNode(ctx context.Context, c *Config, objects api.Objects, log *slog.Logger, metrics prometheus.Registerer, r engine.Registries) (*node, error) {
 	pause, err := assets.Pause()
 	if err != nil {
 		return nil, err
@@ -108,7 +120,18 @@ func newNode(ctx context.Context, c *Config, log *slog.Logger, metrics prometheu
 	if c.PodCIDR == "" { // nothing was ever started; or by a version that had one default
 		c.PodCIDR = "10.62.0.0/20"
 	}
-	cidr, err := netip.ParsePrefix(c.PodCIDR)
+	pods, err := netip.ParsePrefix(c.PodCIDR)
+	if err != nil {
+		return nil, err
+	}
+	all, err := netip.ParsePrefix(c.ClusterCIDR)
+	if err != nil {
+		return nil, err
+	}
+	if !all.Contains(pods.Addr()) {
+		all = pods // of a time before there was a cluster
+	}
+	services, err := netip.ParsePrefix(c.ServiceCIDR)
 	if err != nil {
 		return nil, err
 	}
@@ -116,10 +139,23 @@ func newNode(ctx context.Context, c *Config, log *slog.Logger, metrics prometheu
 	if c.StateDir != "/var/lib/podsnap" { // another platform beside the usual one
 		name, veth = "podsnap-"+c.id(), "p"+c.id()[:4]
 	}
-	n := &node{}
-	n.network, err = network.New(network.Config{PodCIDR: cidr, Table: name, VethPrefix: veth, Log: log})
+	n := &node{span: span{all, services, name + "-services"}}
+	nc := network.Config{PodCIDR: pods, ClusterCIDR: all, Table: name, VethPrefix: veth, Log: log}
+	if c.NodeIP != "" {
+		if nc.NodeIP, err = netip.ParseAddr(c.NodeIP); err != nil {
+			return nil, err
+		}
+	}
+	n.network, err = network.New(nc)
 	if err != nil {
 		return nil, fmt.Errorf("pod network: %w", err)
+	}
+	n.services, err = service.New(service.Config{
+		Objects: objects, NodeName: c.NodeName, Source: n.network.Gateway(), ServiceCIDR: services, ClusterCIDR: all,
+		MTU: n.network.MTU(), Table: n.span.table, Log: log, Metrics: metrics,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("services: %w", err)
 	}
 	n.fast, err = fast.New(fast.Config{
 		StateDir: c.path("fast"), CgroupParent: "/" + name, Network: n.network, Launcher: assets.Launcher,
@@ -200,7 +236,7 @@ func cleanUp(ctx context.Context, c Config) (err error) {
 	if b, readErr := os.ReadFile(c.path("node", "pod-cidr")); readErr == nil {
 		c.PodCIDR = strings.TrimSpace(string(b))
 	}
-	n, err := newNode(ctx, &c, c.Log, nil, engine.Registries{})
+	n, err := newNode(ctx, &c, memory.New(), c.Log, nil, engine.Registries{}) // there is nothing that it would have to know
 	if err != nil {
 		return err
 	}

@@ -154,6 +154,7 @@ func (p *platform) serveWorker(ctx context.Context, ls map[string]net.Listener, 
 		},
 	}, time.Second)
 	p.serveOne(ctx, "metrics listener", ls["metrics-listen"], &http.Server{Handler: metricsHandler(p.metrics), ReadHeaderTimeout: 5 * time.Second}, time.Second)
+	p.serveInside(ctx)
 	p.serveDoor(ctx, "gateway listener", ls["listen"], p.front.Serve, p.front, 30*time.Second)
 }
 

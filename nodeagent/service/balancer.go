@@ -377,18 +377,16 @@ func (c *changes) touched() []string {
 	return slices.Sorted(maps.Keys(out))
 }
 
-// Teardown removes what is in the kernel, in the network namespace of the
-// calling thread. To be called when Run has ended.
-func (b *Balancer) Teardown(context.Context) error {
-	h, err := openHost(b.c)
-	if err != nil {
-		return err
-	}
-	defer h.close()
-	k, err := openKernel(b.c.Table, b.kernel.rules)
+// Teardown removes what is in the kernel. To be called when Run has ended.
+func (b *Balancer) Teardown(context.Context) error { return Remove(b.c.Table, b.c.ServiceCIDR) }
+
+// Remove is Teardown of a balancer that is not there any more, in the network
+// namespace of the calling thread.
+func Remove(table string, services netip.Prefix) error {
+	k, err := openKernel(table, rules{})
 	if err != nil {
 		return err
 	}
 	defer k.close()
-	return errors.Join(k.remove(), h.removeRoute())
+	return errors.Join(k.remove(), removeRoute(services))
 }

@@ -53,15 +53,17 @@ func (h *host) addRoute() error {
 	return nil
 }
 
-func (h *host) removeRoute() error {
-	r, err := h.routeTo()
-	if err != nil {
-		return err
-	}
-	if err := h.route.RouteDel(r); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("remove the route to the services' %s: %w", h.c.ServiceCIDR, err)
+// removeRoute takes it away again, if it is ours.
+func removeRoute(services netip.Prefix) error {
+	err := netlink.RouteDel(&netlink.Route{Protocol: routeProtocol, Scope: netlink.SCOPE_LINK, Dst: ipNet(services.Masked())})
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("remove the route to the services' %s: %w", services, err)
 	}
 	return nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)}
 }
 
 func (h *host) routeTo() (*netlink.Route, error) {
@@ -69,10 +71,9 @@ func (h *host) routeTo() (*netlink.Route, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find loopback link: %w", err)
 	}
-	p := h.c.ServiceCIDR.Masked()
 	return &netlink.Route{
 		LinkIndex: lo.Attrs().Index, Scope: netlink.SCOPE_LINK, Protocol: routeProtocol,
-		Dst: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)},
+		Dst: ipNet(h.c.ServiceCIDR.Masked()),
 		Src: h.c.Source.AsSlice(), MTU: h.c.MTU,
 	}, nil
 }

@@ -1,12 +1,9 @@
 package volume
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -41,7 +38,7 @@ func (m *Manager) Files(p *corev1.Pod, ip, etc string) error {
 		return err
 	}
 	for name, data := range map[string]string{
-		"hosts": hosts(p, ip), "hostname": Hostname(p) + "\n", "resolv.conf": resolv,
+		"hosts": m.hosts(p, ip), "hostname": Hostname(p) + "\n", "resolv.conf": resolv,
 	} {
 		path := filepath.Join(etc, name)
 		if old, err := os.ReadFile(path); err == nil && string(old) == data {
@@ -63,13 +60,13 @@ func (m *Manager) etc(uid types.UID, sandbox string) (string, error) {
 	return filepath.Join(dir, "etc"), err
 }
 
-func hosts(p *corev1.Pod, ip string) string {
+func (m *Manager) hosts(p *corev1.Pod, ip string) string {
 	var b strings.Builder
 	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
 	if ip != "" {
 		name := Hostname(p)
 		if p.Spec.Subdomain != "" {
-			name = fmt.Sprintf("%s.%s.%s.svc.cluster.local\t%s", name, p.Spec.Subdomain, p.Namespace, name)
+			name = fmt.Sprintf("%s.%s.%s.svc.%s\t%s", name, p.Spec.Subdomain, p.Namespace, m.c.ClusterDomain, name)
 		}
 		fmt.Fprintf(&b, "%s\t%s\n", ip, name)
 	}
@@ -77,81 +74,4 @@ func hosts(p *corev1.Pod, ip string) string {
 		fmt.Fprintf(&b, "%s\t%s\n", a.IP, strings.Join(a.Hostnames, "\t"))
 	}
 	return b.String()
-}
-
-// resolvConf is the machine's with the pod's dnsConfig on top; with dnsPolicy
-// None it is the dnsConfig alone.
-func (m *Manager) resolvConf(p *corev1.Pod) (string, error) {
-	var servers, search, options []string
-	if p.Spec.DNSPolicy != corev1.DNSNone {
-		var err error
-		if servers, search, options, err = parseResolv(m.resolvPath()); err != nil {
-			return "", err
-		}
-	}
-	if d := p.Spec.DNSConfig; d != nil {
-		servers = append(servers, d.Nameservers...)
-		search = append(search, d.Searches...)
-		for _, o := range d.Options {
-			word := o.Name
-			if o.Value != nil {
-				word += ":" + *o.Value
-			}
-			options = append(options, word)
-		}
-	}
-	var b strings.Builder
-	seen := map[string]bool{}
-	for _, s := range servers {
-		if !seen[s] {
-			fmt.Fprintf(&b, "nameserver %s\n", s)
-		}
-		seen[s] = true
-	}
-	if len(search) > 0 {
-		fmt.Fprintf(&b, "search %s\n", strings.Join(search, " "))
-	}
-	if len(options) > 0 {
-		fmt.Fprintf(&b, "options %s\n", strings.Join(options, " "))
-	}
-	return b.String(), nil
-}
-
-// resolvPath avoids the stub of systemd-resolved, which pods can't reach.
-func (m *Manager) resolvPath() string {
-	if m.c.ResolvConf != "" {
-		return m.c.ResolvConf
-	}
-	const upstream = "/run/systemd/resolve/resolv.conf"
-	if servers, _, _, err := parseResolv("/etc/resolv.conf"); err == nil && slices.Contains(servers, "127.0.0.53") {
-		if _, err := os.Stat(upstream); err == nil {
-			return upstream
-		}
-	}
-	return "/etc/resolv.conf"
-}
-
-func parseResolv(path string) (servers, search, options []string, err error) {
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, nil, nil
-	}
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	for line := range strings.Lines(string(b)) {
-		words := strings.Fields(line)
-		if len(words) < 2 {
-			continue
-		}
-		switch words[0] {
-		case "nameserver":
-			servers = append(servers, words[1])
-		case "search", "domain":
-			search = words[1:]
-		case "options":
-			options = words[1:]
-		}
-	}
-	return servers, search, options, nil
 }

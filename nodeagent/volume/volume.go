@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,6 +37,9 @@ type Config struct {
 	Root       string // folder of the pods' folders; made when missing
 	Objects    Getter
 	ResolvConf string // what pods resolve names by; "" is the machine's
+	// ClusterDNS is the server with the cluster's names; zero is none.
+	ClusterDNS    netip.Addr
+	ClusterDomain string // "" is cluster.local
 	// OnDisk keeps on disk what belongs in memory, for a process that may not
 	// mount.
 	OnDisk bool
@@ -66,6 +70,9 @@ func configError(format string, args ...any) error {
 func New(c Config) (*Manager, error) {
 	if err := os.MkdirAll(c.Root, 0o700); err != nil {
 		return nil, fmt.Errorf("folder of the pods: %w", err)
+	}
+	if c.ClusterDomain == "" {
+		c.ClusterDomain = "cluster.local"
 	}
 	return &Manager{c: c, seen: map[types.UID]map[string]api.Object{}}, nil
 }

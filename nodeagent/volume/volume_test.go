@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -426,6 +427,41 @@ func TestFiles(t *testing.T) {
 	}
 	if got, want := read("resolv.conf"), "nameserver 1.1.1.1\noptions ndots:2\n"; got != want {
 		t.Errorf("resolv.conf %q", got)
+	}
+}
+
+// With a server for the cluster's names, pods that want them are told of it.
+func TestClusterDNS(t *testing.T) {
+	m, _ := manager(t, &objects{})
+	m.c.ClusterDNS = netip.MustParseAddr("169.254.20.53")
+	const (
+		cluster = "nameserver 169.254.20.53\nsearch ns.svc.cluster.local svc.cluster.local cluster.local example.org\n"
+		machine = "nameserver 192.0.2.53\nsearch example.org\noptions ndots:1\n"
+	)
+	own := &corev1.PodDNSConfig{
+		Nameservers: []string{"192.0.2.1"}, Searches: []string{"a.test", "example.org"},
+		Options: []corev1.PodDNSConfigOption{{Name: "ndots", Value: new("2")}, {Name: "edns0"}},
+	}
+	for _, c := range []struct {
+		policy      corev1.DNSPolicy
+		hostNetwork bool
+		config      *corev1.PodDNSConfig
+		want        string
+	}{
+		{"", false, nil, cluster + "options ndots:5\n"},
+		{corev1.DNSClusterFirst, false, nil, cluster + "options ndots:5\n"},
+		{corev1.DNSClusterFirst, true, nil, machine},
+		{corev1.DNSClusterFirstWithHostNet, true, nil, cluster + "options ndots:5\n"},
+		{corev1.DNSDefault, false, nil, machine},
+		{corev1.DNSNone, false, own, "nameserver 192.0.2.1\nsearch a.test example.org\noptions ndots:2 edns0\n"},
+		{corev1.DNSClusterFirst, false, own, "nameserver 169.254.20.53\nnameserver 192.0.2.1\nsearch ns.svc.cluster.local svc.cluster.local cluster.local example.org a.test\noptions ndots:2 edns0\n"},
+	} {
+		p := podWith()
+		p.Spec.DNSPolicy, p.Spec.HostNetwork, p.Spec.DNSConfig = c.policy, c.hostNetwork, c.config
+		got, err := m.resolvConf(p)
+		if err != nil || got != c.want {
+			t.Errorf("%q, host network %v: got %q, %v, want %q", c.policy, c.hostNetwork, got, err, c.want)
+		}
 	}
 }
 

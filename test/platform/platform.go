@@ -109,13 +109,14 @@ func New(t T, flags ...string) *Platform {
 		t.Fatal(err)
 	}
 	ports := FreePorts(t, 3)
+	pods, services := FreeCIDRs(t)
 	p := &Platform{
 		Binary: Binary(t), StateDir: dir, t: t,
 		URL: "http://" + ports[0], Metrics: "http://" + ports[1], API: "https://" + ports[2],
 		args: append([]string{
 			"--state-dir", dir, "--run-dir", filepath.Join(dir, "run"),
 			"--listen", ports[0], "--metrics-listen", ports[1], "--api-listen", ports[2],
-			"--pod-cidr", FreeCIDR(t), "--node-name", "test-node",
+			"--pod-cidr", pods, "--service-cidr", services, "--node-name", "test-node",
 		}, flags...),
 		env: append(os.Environ(), "OPENFAAS_CONFIG="+filepath.Join(dir, "login"), "OPENFAAS_URL=http://"+ports[0], "PODSNAP_STATE_DIR="+dir),
 	}
@@ -301,8 +302,9 @@ func FreePorts(t T, n int) []string {
 	return out
 }
 
-// FreeCIDR finds a pod network that no route of this machine leads to.
-func FreeCIDR(t T) string {
+// FreeCIDRs finds a pod network and a Service network to which no route of this
+// machine leads.
+func FreeCIDRs(t T) (pods, services string) {
 	t.Helper()
 	b, err := os.ReadFile("/proc/net/route")
 	if err != nil {
@@ -313,11 +315,12 @@ func FreeCIDR(t T) string {
 		second := 20 + (start+i)%200
 		// Destinations are written in the host's byte order.
 		if !strings.Contains(string(b), fmt.Sprintf("%02X0A\t", second)) {
-			return "10." + strconv.Itoa(second) + ".0.0/20"
+			net := "10." + strconv.Itoa(second)
+			return net + ".0.0/20", net + ".128.0/20"
 		}
 	}
-	t.Fatal("no free 10.x.0.0/20 network")
-	return ""
+	t.Fatal("no free 10.x.0.0/16 network")
+	return "", ""
 }
 
 type lockedWriter struct {

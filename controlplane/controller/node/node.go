@@ -33,8 +33,9 @@ type Config struct {
 	// Grace is how long a node's lease (in api.SystemNamespace, named as the
 	// node) may go without renewal; 0 is 4 s. Agents renew each quarter of it.
 	Grace time.Duration
-	// EvictAfter is how long pods stay on a node that is lost or not ready,
-	// unless they tolerate it for longer; 0 is 2 s.
+	// EvictAfter is how long pods stay on a node that says that it is not
+	// ready, unless they tolerate it for longer; 0 is 2 s. They leave one that is
+	// lost at once.
 	EvictAfter time.Duration
 	Log        *slog.Logger // nil discards
 	Metrics    prometheus.Registerer

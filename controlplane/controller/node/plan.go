@@ -115,7 +115,11 @@ func evictions(n *corev1.Node, pods []*corev1.Pod, after time.Duration, now time
 			if t.Effect != corev1.TaintEffectNoExecute {
 				continue
 			}
-			stay, forever := tolerated(p, &t, after)
+			patience := after
+			if lost {
+				patience = 0 // nothing was heard of it for the whole grace already
+			}
+			stay, forever := tolerated(p, &t, patience)
 			if forever {
 				continue
 			}

@@ -72,6 +72,9 @@ func TestEvictions(t *testing.T) {
 	unreachable := func(ago time.Duration) *corev1.Node {
 		return nodeWith(corev1.ConditionUnknown, taint(corev1.TaintNodeUnreachable, corev1.TaintEffectNoSchedule, ago), taint(corev1.TaintNodeUnreachable, corev1.TaintEffectNoExecute, ago))
 	}
+	unready := func(ago time.Duration) *corev1.Node {
+		return nodeWith(corev1.ConditionFalse, taint(corev1.TaintNodeNotReady, corev1.TaintEffectNoExecute, ago))
+	}
 	user := nodeWith(corev1.ConditionTrue, taint("mine", corev1.TaintEffectNoExecute, 0))
 	ending := func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: begin} }
 	for name, tt := range map[string]struct {
@@ -82,11 +85,12 @@ func TestEvictions(t *testing.T) {
 		again time.Duration
 	}{
 		"no taint":              {node: nodeWith(corev1.ConditionTrue), pod: pod()},
-		"a moment to stay":      {node: unreachable(time.Second), pod: pod(), again: time.Second},
-		"time is over":          {node: unreachable(2 * time.Second), pod: pod(), out: true, force: true},
+		"a moment to stay":      {node: unready(time.Second), pod: pod(), again: time.Second},
+		"time is over":          {node: unready(2 * time.Second), pod: pod(), out: true},
+		"lost this moment":      {node: unreachable(0), pod: pod(), out: true, force: true},
 		"ending already":        {node: unreachable(2 * time.Second), pod: pod(ending), out: true, force: true},
 		"tolerates for longer":  {node: unreachable(2 * time.Second), pod: pod(tolerate(corev1.TaintNodeUnreachable, seconds(300))), again: 298 * time.Second},
-		"tolerates for shorter": {node: unreachable(time.Second), pod: pod(tolerate(corev1.TaintNodeUnreachable, seconds(0))), again: time.Second},
+		"tolerates for shorter": {node: unready(time.Second), pod: pod(tolerate(corev1.TaintNodeNotReady, seconds(0))), again: time.Second},
 		"tolerates all":         {node: unreachable(time.Hour), pod: pod(tolerate("", nil))},
 		"the shorter counts":    {node: unreachable(time.Minute), pod: pod(tolerate("", nil), tolerate("", seconds(30))), out: true, force: true},
 		"a person's taint":      {node: user, pod: pod(), out: true},

@@ -13,6 +13,19 @@ import (
 
 var client = &http.Client{Timeout: 5 * time.Second}
 
+// fetch answers with what somebody else answers, over a connection of its own.
+func fetch(w http.ResponseWriter, url string) {
+	c := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := c.Get(url)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	defer resp.Body.Close()
+	w.WriteHeader(resp.StatusCode)
+	_, _ = io.Copy(w, resp.Body)
+}
+
 // Handle sends the body back. When WITNESS is set, it is the URL that is told
 // the id of each call; a call of which nobody could be told fails.
 func Handle(w http.ResponseWriter, r *http.Request) {
@@ -35,6 +48,10 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, resp.Status, http.StatusInternalServerError)
 			return
 		}
+	}
+	if url := r.URL.Query().Get("fetch"); url != "" {
+		fetch(w, url)
+		return
 	}
 	if r.URL.Path == "/hostname" {
 		name, _ := os.Hostname()

@@ -1,0 +1,74 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/internal/mirror"
+	"github.com/podsnap/podsnap/nodeagent/network"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// meet keeps the ways to the other nodes' pods as the list of nodes says, until
+// ctx is done; nil then.
+func meet(ctx context.Context, objects api.Objects, self string, n *network.Network, log *slog.Logger) error {
+	changed := make(chan struct{}, 1)
+	nodes := mirror.New[*corev1.Node](objects, api.Nodes, mirror.Options{Log: log})
+	nodes.OnChange(func(t api.EventType, old, now *corev1.Node) {
+		if t == api.Modified && peerOf(old) == peerOf(now) {
+			return
+		}
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	})
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return nodes.Run(ctx) })
+	g.Go(func() error {
+		select {
+		case <-nodes.Synced(): // what a former process has made stays until then
+		case <-ctx.Done():
+			return nil
+		}
+		var again <-chan time.Time
+		for {
+			var peers []network.Peer
+			for _, o := range nodes.List() {
+				if p := peerOf(o); o.Name != self && p.Address.IsValid() && p.PodCIDR.IsValid() {
+					peers = append(peers, p)
+				}
+			}
+			again = nil
+			if err := n.SetPeers(ctx, peers); err != nil {
+				log.Warn("ways to the pods of other nodes", slog.Any("error", err))
+				again = time.After(5 * time.Second)
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-changed:
+			case <-again:
+			}
+		}
+	})
+	return g.Wait()
+}
+
+// peerOf is what other nodes need to know of a node; incomplete as long as it
+// has not said all.
+func peerOf(n *corev1.Node) network.Peer {
+	p := network.Peer{Name: n.Name}
+	p.PodCIDR, _ = netip.ParsePrefix(n.Spec.PodCIDR)
+	for _, a := range n.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP {
+			p.Address, _ = netip.ParseAddr(a.Address)
+			break
+		}
+	}
+	return p
+}

@@ -1,0 +1,218 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/test/platform"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// seenNode is what `faas node list` shows of a node.
+type seenNode struct {
+	Name   string `json:"name"`
+	Status string `json:"status"`
+	Pods   int    `json:"pods"`
+}
+
+// list is what `faas node list` shows on a server, by name.
+func list(ctx context.Context, server *Node) (map[string]seenNode, error) {
+	out, err := server.Host.Run(ctx, "faas", "node", "list", "-o", "json")
+	if err != nil {
+		return nil, err
+	}
+	var all []seenNode
+	if err := json.Unmarshal([]byte(out), &all); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, out)
+	}
+	by := map[string]seenNode{}
+	for _, n := range all {
+		by[n.Name] = n
+	}
+	return by, nil
+}
+
+// become waits until the nodes are as wanted.
+func become(t *testing.T, server *Node, limit time.Duration, want map[string]seenNode) {
+	t.Helper()
+	platform.Eventually(t, limit, func() error {
+		got, err := list(t.Context(), server)
+		if err == nil && !maps.Equal(got, want) {
+			err = fmt.Errorf("the nodes are %v, want %v", got, want)
+		}
+		return err
+	})
+}
+
+// fetch has a replica of the witness function get a URL.
+func fetch(ctx context.Context, c *http.Client, through *Node, url string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, through.URL+"/function/witness/?fetch="+url, http.NoBody)
+	if err != nil {
+		return "", err
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%d %s", resp.StatusCode, b)
+	}
+	return strings.TrimSpace(string(b)), err
+}
+
+// names has pods on all nodes find a function, the gateway and a Service by name,
+// and the Service lead to pods on all nodes.
+func names(t *testing.T, client *http.Client, server *Node, nodes []*Node) {
+	t.Helper()
+	svc, err := api.Create(t.Context(), server.Objects(), &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: api.FunctionNamespace, Name: "plain"},
+		Spec: corev1.ServiceSpec{
+			Selector: map[string]string{api.LabelFunction: "witness"},
+			Ports:    []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(api.FunctionPort)}},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hosts := map[string]bool{}
+	for _, url := range []string{
+		"http://witness.openfaas-fn:8080/hostname",
+		"http://gateway.openfaas:8080/function/witness/hostname",
+		"http://plain/hostname", "http://plain.openfaas-fn.svc.cluster.local/hostname", "http://" + svc.Spec.ClusterIP + "/hostname",
+	} {
+		platform.Eventually(t, patience, func() error { // the Service takes a moment
+			_, err := fetch(t.Context(), client, server, url)
+			return err
+		})
+		for range 4 {
+			for _, n := range nodes {
+				name, err := fetch(t.Context(), client, n, url)
+				if err != nil || !strings.HasPrefix(name, "witness-") {
+					t.Errorf("%s through %s: %q, %v", url, n.Host.Name, name, err)
+				}
+				hosts[name] = true
+			}
+		}
+	}
+	if len(hosts) != 3 {
+		t.Errorf("the answers came from %v, want three replicas", hosts)
+	}
+	begun := time.Now()
+	if _, err := fetch(t.Context(), client, server, "http://plain:81/"); err == nil || time.Since(begun) > time.Second {
+		t.Errorf("a port that the Service does not have: %v after %s, want a refusal at once", err, time.Since(begun))
+	}
+}
+
+// A server and two machines that join it are one cluster: a function's replicas
+// are spread over them, every gateway serves it, and each of the machines may end
+// and come back.
+func TestThreeNodes(t *testing.T) {
+	leaveNothing(t)
+	c := New(t, Config{})
+	images := Build(t, "testdata")
+	for _, h := range c.Hosts {
+		c.Images(h, images...)
+	}
+	server := c.Server(c.Hosts[0])
+	nodes := []*Node{server, c.Join(c.Hosts[1], server), c.Join(c.Hosts[2], server)}
+	become(t, server, patience, map[string]seenNode{"h0": {"h0", "Ready", 0}, "h1": {"h1", "Ready", 0}, "h2": {"h2", "Ready", 0}})
+	if err := deploy(t.Context(), server, 3, nil); err != nil {
+		t.Fatal(err)
+	}
+	become(t, server, patience, map[string]seenNode{"h0": {"h0", "Ready", 1}, "h1": {"h1", "Ready", 1}, "h2": {"h2", "Ready", 1}})
+	for _, from := range c.all() {
+		client := from.HTTPClient()
+		for _, to := range nodes {
+			for range 6 { // more than there are replicas
+				if err := call(t.Context(), client, to, 10*time.Second); err != nil {
+					t.Errorf("from %s through %s: %v", from.Name, to.Host.Name, err)
+				}
+			}
+		}
+	}
+	client := c.Client.HTTPClient()
+	calls := func(through *Node, what string) {
+		t.Helper()
+		for range 10 {
+			if err := call(t.Context(), client, through, 5*time.Second); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	}
+	// What manages functions is served by every gateway too.
+	if fns, err := nodes[1].Client.Functions(t.Context(), ""); err != nil || len(fns) != 1 || fns[0].Name != "witness" {
+		t.Errorf("the functions through h1: %v, %v", fns, err)
+	}
+
+	names(t, client, server, nodes)
+
+	nodes[1].Kill() // its replica goes on
+	calls(server, "while the agent of h1 is dead")
+	nodes[1].Start()
+	calls(nodes[1], "when it is there again")
+
+	if err := nodes[2].Host.PowerOff(); err != nil {
+		t.Fatal(err)
+	}
+	cut := time.Now()
+	// What was sent to it is lost, if it is nothing that may be sent twice; what
+	// comes next is spared.
+	lost := 0
+	for range 20 {
+		if err := call(t.Context(), client, nodes[1], 5*time.Second); err != nil {
+			lost++
+			t.Logf("after the power cut of h2: %v", err)
+		}
+	}
+	if lost > 1 {
+		t.Errorf("after the power cut of h2 %d calls in a row failed, want one at most", lost)
+	}
+	platform.Eventually(t, 10*time.Second, func() error {
+		got, err := list(t.Context(), server)
+		if err == nil && (got["h0"].Pods+got["h1"].Pods != 3 || got["h2"] != seenNode{"h2", "Lost", 0}) {
+			err = fmt.Errorf("the nodes are %v, want h2 lost and its replica elsewhere", got)
+		}
+		return err
+	})
+	t.Logf("its replica was elsewhere after %.1f s", time.Since(cut).Seconds())
+	if err := nodes[2].Host.Boot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	nodes[2].Start() // with the certificate that it has: the token is used up
+	platform.Eventually(t, patience, func() error {
+		got, err := list(t.Context(), server)
+		if err == nil && got["h2"] != (seenNode{"h2", "Ready", 0}) {
+			err = fmt.Errorf("the nodes are %v, want h2 ready and empty", got)
+		}
+		return err
+	})
+	calls(nodes[2], "through h2 again")
+
+	// A node is emptied and removed, and what it knows opens no door any more.
+	if out, err := server.Host.Run(t.Context(), "faas", "node", "remove", "h1"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	platform.Eventually(t, patience, func() error {
+		got, err := list(t.Context(), server)
+		if _, there := got["h1"]; err == nil && (there || got["h0"].Pods+got["h2"].Pods != 3) {
+			err = fmt.Errorf("the nodes are %v, want three replicas on h0 and h2", got)
+		}
+		return err
+	})
+	calls(server, "without h1")
+	if fns, err := nodes[1].Client.Functions(t.Context(), ""); err == nil {
+		t.Errorf("a machine that is no node any more still gets answers: %v", fns)
+	}
+}
