@@ -13,10 +13,12 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/test/cluster/hub"
 	"github.com/podsnap/podsnap/test/cluster/load"
 	"github.com/podsnap/podsnap/test/platform"
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // fault is a row of the table: what is done to a platform under load.
@@ -157,7 +159,7 @@ func newRig(t *testing.T, joined bool, images []string) *rig {
 	r := &rig{c: c, client: c.Client.HTTPClient(), witness: newWitness(t, c), replicas: 2}
 	if joined {
 		r.replicas = 6
-		r.nodes = c.one(t, images)
+		r.nodes = c.One(images...)
 		r.servers = r.nodes[:1]
 	} else {
 		for _, h := range c.Hosts {
@@ -165,6 +167,12 @@ func newRig(t *testing.T, joined bool, images []string) *rig {
 		}
 		r.nodes = c.Servers(c.Hosts)
 		r.servers = r.nodes
+	}
+	for _, h := range c.Hosts {
+		// Imported: a start again does not do it once more.
+		if err := os.RemoveAll(h.Disk("podsnap", "images")); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, n := range r.servers {
 		if err := deploy(t.Context(), n, r.replicas, map[string]string{"WITNESS": r.witness.URL}); err != nil {
@@ -182,7 +190,7 @@ func (r *rig) back(t *testing.T) {
 		platform.Eventually(t, patience, func() error { return r.complete(t.Context(), s) })
 	}
 	if len(r.servers) < len(r.nodes) {
-		platform.Eventually(t, patience, func() error { return allReady(t.Context(), r.servers[0], len(r.nodes)) })
+		platform.Eventually(t, patience, func() error { return r.servers[0].allReady(t.Context(), len(r.nodes)) })
 	}
 	for _, n := range r.nodes {
 		platform.Eventually(t, patience, func() error { return call(t.Context(), r.client, n, 5*time.Second) })
@@ -206,6 +214,23 @@ func (r *rig) back(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// spread tells how many ready replicas of the witness function each node has.
+func spread(ctx context.Context, server *Node) (map[string]int, error) {
+	all, err := api.Items[*corev1.Pod](ctx, server.Objects(), api.Pods, api.ListOptions{Namespace: "openfaas-fn"})
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]int{}
+	for _, p := range all {
+		for _, c := range p.Status.Conditions {
+			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && p.DeletionTimestamp == nil {
+				out[p.Spec.NodeName]++
+			}
+		}
+	}
+	return out, nil
 }
 
 // complete tells what a server's function lacks.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -19,6 +20,7 @@ import (
 	"github.com/podsnap/podsnap/test/cluster/host"
 	"github.com/podsnap/podsnap/test/platform"
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // Node is the platform on a host: a server, or a node that has joined one.
@@ -79,6 +81,45 @@ func (c *Cluster) Join(h *host.Host, server *Node, flags ...string) *Node {
 	}, flags...)
 	n.Launch()
 	return n
+}
+
+// One has all hosts be one cluster, h0 its server, and waits until all nodes are
+// ready. The image archives are there at each of them.
+func (c *Cluster) One(images ...string) []*Node {
+	c.t.Helper()
+	for _, h := range c.Hosts {
+		c.Images(h, images...)
+	}
+	nodes := c.Servers(c.Hosts[:1])
+	for _, h := range c.Hosts[1:] {
+		nodes = append(nodes, c.Join(h, nodes[0]))
+	}
+	for _, n := range nodes[1:] {
+		n.Await()
+	}
+	platform.Eventually(c.t, patience, func() error { return nodes[0].allReady(c.t.Context(), len(nodes)) })
+	return nodes
+}
+
+// allReady tells what is wrong with the nodes of a server, of which there are to
+// be so many.
+func (n *Node) allReady(ctx context.Context, want int) error {
+	all, err := api.Items[*corev1.Node](ctx, n.Objects(), api.Nodes, api.ListOptions{})
+	if err != nil {
+		return err
+	}
+	ready := 0
+	for _, one := range all {
+		if slices.ContainsFunc(one.Status.Conditions, func(c corev1.NodeCondition) bool {
+			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+		}) {
+			ready++
+		}
+	}
+	if ready != want {
+		return fmt.Errorf("%d nodes are ready, want %d", ready, want)
+	}
+	return nil
 }
 
 func (c *Cluster) node(h *host.Host) *Node {
