@@ -51,12 +51,12 @@ e2e: build
 	FAAS_BINARY=$(CURDIR)/bin/faas $(GO) test -count=1 -timeout 20m -p 1 ./test/e2e/... ./test/cluster
 
 cluster: SETUP = test
-cluster: build ## three hosts on this machine, to play with; Ctrl-C ends them
+cluster: build ## a cluster of three nodes on this machine, to play with; Ctrl-C ends it
 	@FAAS_BINARY=$(CURDIR)/bin/faas $(GO) run ./test/cluster/try
 
 cluster-test: SETUP = test
-cluster-test: build ## the table of faults: hosts that are killed, frozen, cut off under load
-	CLUSTER_FAULTS=all FAAS_BINARY=$(CURDIR)/bin/faas $(GO) test -count=1 -timeout 30m -v -run TestFaults ./test/cluster
+cluster-test: build ## the table of faults: hosts that are killed, frozen, cut off, switched off under load
+	CLUSTER_FAULTS=all CLUSTER_CUTS=20 FAAS_BINARY=$(CURDIR)/bin/faas $(GO) test -count=1 -timeout 30m -v -run 'TestFaults|TestPowerCuts' ./test/cluster
 
 lint: SETUP = test
 lint: ## gofmt, vet and golangci-lint

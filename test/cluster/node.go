@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -19,10 +20,8 @@ import (
 	"github.com/podsnap/podsnap/test/cluster/host"
 	"github.com/podsnap/podsnap/test/platform"
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
 )
-
-// stateDir is where a platform keeps its state on its host.
-const stateDir = "/var/lib/podsnap"
 
 // Node is the platform on a host: a server, or a node that has joined one.
 type Node struct {
@@ -32,9 +31,11 @@ type Node struct {
 	Metrics string           // of a server's metrics
 	Client  *openfaas.Client // calls from the host itself
 
-	c    *Cluster
-	args []string
-	proc *host.Process
+	c      *Cluster
+	server *Node // that it has joined; nil: it is one
+	args   []string
+	proc   *host.Process
+	api    api.Objects // when Objects was called
 }
 
 // Server starts a platform on a host and waits until it answers. Flags are added
@@ -65,23 +66,60 @@ func (c *Cluster) Servers(hosts []*host.Host, flags ...string) []*Node {
 	return out
 }
 
-// Join starts a node on a host that joins a server, and waits until its gateway
-// answers.
+// Join has a host join a server as a node. It does not wait: Await does.
 func (c *Cluster) Join(h *host.Host, server *Node, flags ...string) *Node {
 	c.t.Helper()
-	token, err := server.Host.Run(c.t.Context(), "faas", "token", "create", "--state-dir", stateDir)
+	token, err := server.Host.Run(c.t.Context(), "faas", "token", "create")
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	n := c.node(h)
-	n.API = server.API
+	n.API, n.server = server.API, server
 	n.args = append([]string{
-		"faas", "agent", "join", server.API, "--token", strings.TrimSpace(token), "--state-dir", stateDir, "--run-dir", "/run/podsnap",
-		"--node-name", h.Name, "--node-ip", h.IP(), "--listen", h.IP() + ":8080",
+		"faas", "agent", "join", server.API, "--token", strings.TrimSpace(token), "--node-name", h.Name, "--node-ip", h.IP(),
+		"--listen", h.IP() + ":8080", "--metrics-listen", h.IP() + ":8082",
 	}, flags...)
-	n.Start()
-	n.Client.User, n.Client.Password = server.Client.User, server.Client.Password
+	n.Launch()
 	return n
+}
+
+// One has all hosts be one cluster, h0 its server, and waits until all nodes are
+// ready. The image archives are there at each of them.
+func (c *Cluster) One(images ...string) []*Node {
+	c.t.Helper()
+	for _, h := range c.Hosts {
+		c.Images(h, images...)
+	}
+	nodes := c.Servers(c.Hosts[:1])
+	for _, h := range c.Hosts[1:] {
+		nodes = append(nodes, c.Join(h, nodes[0]))
+	}
+	for _, n := range nodes[1:] {
+		n.Await()
+	}
+	platform.Eventually(c.t, patience, func() error { return nodes[0].allReady(c.t.Context(), len(nodes)) })
+	return nodes
+}
+
+// allReady tells what is wrong with the nodes of a server, of which there are to
+// be so many.
+func (n *Node) allReady(ctx context.Context, want int) error {
+	all, err := api.Items[*corev1.Node](ctx, n.Objects(), api.Nodes, api.ListOptions{})
+	if err != nil {
+		return err
+	}
+	ready := 0
+	for _, one := range all {
+		if slices.ContainsFunc(one.Status.Conditions, func(c corev1.NodeCondition) bool {
+			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+		}) {
+			ready++
+		}
+	}
+	if ready != want {
+		return fmt.Errorf("%d nodes are ready, want %d", ready, want)
+	}
+	return nil
 }
 
 func (c *Cluster) node(h *host.Host) *Node {
@@ -135,7 +173,11 @@ func (n *Node) Await() {
 		case <-tick.C:
 		}
 	}
-	if b, err := os.ReadFile(n.Host.Disk("podsnap", "auth", "basic-auth-password")); err == nil {
+	server := n
+	if n.server != nil {
+		server = n.server
+	}
+	if b, err := os.ReadFile(server.Host.Disk("podsnap", "auth", "basic-auth-password")); err == nil {
 		n.Client.User, n.Client.Password = "admin", strings.TrimSpace(string(b))
 	}
 }
@@ -223,10 +265,13 @@ func (n *Node) Faas(ctx context.Context, stdin string, args ...string) (string, 
 	return n.Host.RunWith(ctx, host.Command{Args: append([]string{"faas"}, args...), Env: n.Env()}, stdin)
 }
 
-// Objects is a client of the server's Kubernetes API, with all rights, from the
-// host itself.
+// Objects is a client of a server's Kubernetes API, with all rights, from the
+// host itself. It must not be called by several at once for the first time.
 func (n *Node) Objects() api.Objects {
 	n.c.t.Helper()
+	if n.api != nil {
+		return n.api
+	}
 	token, err := os.ReadFile(n.Host.Disk("podsnap", "auth", "api-token"))
 	if err != nil {
 		n.c.t.Fatal(err)
@@ -241,7 +286,8 @@ func (n *Node) Objects() api.Objects {
 	if t, ok := c.Transport.(*http.Transport); ok {
 		t.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	}
-	return remote.NewObjects(remote.Config{URL: n.API, Token: strings.TrimSpace(string(token)), Client: c})
+	n.api = remote.NewObjects(remote.Config{URL: n.API, Token: strings.TrimSpace(string(token)), Client: c})
+	return n.api
 }
 
 // Images puts image archives where a server takes them from when it starts.

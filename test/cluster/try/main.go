@@ -1,4 +1,4 @@
-// Command try starts a cluster of three hosts on this machine for a person to
+// Command try starts a cluster of three nodes on this machine for a person to
 // play with: `make cluster`. It ends, with all that it has started, at Ctrl-C.
 package main
 
@@ -86,9 +86,9 @@ func (p *person) clean() {
 
 func (p *person) play() error {
 	return guard(func() {
-		fmt.Println("starting three hosts, with a platform each")
+		fmt.Println("starting three hosts: h0 is the server, h1 and h2 join it")
 		c := cluster.New(p, cluster.Config{})
-		nodes := c.Servers(c.Hosts)
+		nodes := c.One()
 		for _, n := range nodes {
 			open, err := p.door(n.Host)
 			if err != nil {
@@ -99,12 +99,17 @@ func (p *person) play() error {
 			}
 			fmt.Printf(`
 %s  gateway   http://%s from here, %s from the hosts
-    password  %s (user admin)
     enter it  nsenter --all --target %d env PATH=/run/bin:$PATH HOME=/var/lib PS1='%s# ' %s sh
     its disk  %s
-`, n.Host.Name, open, n.URL, n.Client.Password, n.Host.Pid(), n.Host.Name, strings.Join(n.Env(), " "), n.Host.Disk())
+`, n.Host.Name, open, n.URL, n.Host.Pid(), n.Host.Name, strings.Join(n.Env(), " "), n.Host.Disk())
 		}
-		fmt.Printf("\nclient, a host without a platform:  nsenter --all --target %d sh\nCtrl-C ends it all.\n", c.Client.Pid())
+		fmt.Printf(`
+client, a host without a platform
+    enter it  nsenter --all --target %d sh
+
+user admin, password %s
+Ctrl-C ends it all.
+`, c.Client.Pid(), nodes[0].Client.Password)
 		<-p.ctx.Done()
 		fmt.Println("\nending")
 	})
