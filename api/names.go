@@ -8,6 +8,12 @@ const (
 	// SystemNamespace holds the platform's own objects, node leases included.
 	SystemNamespace = "podsnap-system"
 
+	// GatewayService in GatewayNamespace is the Service whose name leads pods to
+	// their node's gateway: http://gateway.openfaas:8080, as functions that were
+	// written for OpenFaaS have it.
+	GatewayNamespace = "openfaas"
+	GatewayService   = "gateway"
+
 	// LabelFunction names the function on its Deployment, Service and pods.
 	LabelFunction = "faas_function"
 	// LabelPodTemplateHash tells a Deployment's replica sets apart.

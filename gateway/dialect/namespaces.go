@@ -42,18 +42,26 @@ func (d *Dialect) functionNamespace(r *http.Request, inBody string) (string, err
 
 // EnsureNamespace makes the default namespace of functions, if it is not there.
 func (d *Dialect) EnsureNamespace(ctx context.Context) error {
-	_, err := d.c.Objects.Get(ctx, api.Namespaces, "", api.FunctionNamespace)
-	if !apierrors.IsNotFound(err) {
-		return err
+	for _, o := range []api.Object{
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+			Name:   api.FunctionNamespace,
+			Labels: map[string]string{api.LabelFunctionNamespace: "1"}, Annotations: map[string]string{api.LabelFunctionNamespace: "1"},
+		}},
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: api.GatewayNamespace}},
+		&corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: api.GatewayNamespace, Name: api.GatewayService},
+			Spec:       corev1.ServiceSpec{ClusterIP: corev1.ClusterIPNone, Ports: []corev1.ServicePort{{Name: "http", Port: api.FunctionPort}}},
+		},
+	} {
+		_, err := d.c.Objects.Get(ctx, api.ResourceOf(o), o.GetNamespace(), o.GetName())
+		if apierrors.IsNotFound(err) {
+			_, err = d.c.Objects.Create(ctx, o)
+		}
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return err
+		}
 	}
-	_, err = d.c.Objects.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
-		Name:   api.FunctionNamespace,
-		Labels: map[string]string{api.LabelFunctionNamespace: "1"}, Annotations: map[string]string{api.LabelFunctionNamespace: "1"},
-	}})
-	if apierrors.IsAlreadyExists(err) {
-		return nil
-	}
-	return err
+	return nil
 }
 
 func (d *Dialect) listNamespaces(w http.ResponseWriter, r *http.Request) error {

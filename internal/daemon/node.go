@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -110,6 +112,22 @@ type shared struct{ *network.Network }
 func (shared) Sweep(context.Context) error    { return nil }
 func (shared) Teardown(context.Context) error { return nil }
 
+// stores are the machines of external stores, as far as they are named by their
+// addresses.
+func (c *Config) stores() []netip.Addr {
+	var out []netip.Addr
+	for _, s := range append(slices.Clone(c.Etcd), c.NATS) {
+		u, err := url.Parse(s)
+		if err != nil {
+			continue
+		}
+		if a, err := netip.ParseAddr(u.Hostname()); err == nil && a.Is4() && !a.IsLoopback() {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
 // newNode connects to containerd and takes over what runs there, and what the
 // fast runtime has.
 func newNode(ctx context.Context, c *Config, objects api.Objects, log *slog.Logger, metrics prometheus.Registerer, r engine.Registries) (*node, error) {
@@ -140,7 +158,7 @@ func newNode(ctx context.Context, c *Config, objects api.Objects, log *slog.Logg
 		name, veth = "podsnap-"+c.id(), "p"+c.id()[:4]
 	}
 	n := &node{span: span{all, services, name + "-services"}}
-	nc := network.Config{PodCIDR: pods, ClusterCIDR: all, Table: name, VethPrefix: veth, Log: log}
+	nc := network.Config{PodCIDR: pods, ClusterCIDR: all, Forbidden: c.stores(), Table: name, VethPrefix: veth, Log: log}
 	if c.NodeIP != "" {
 		if nc.NodeIP, err = netip.ParseAddr(c.NodeIP); err != nil {
 			return nil, err

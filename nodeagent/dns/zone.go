@@ -221,6 +221,7 @@ func (f *found) pod(namespace, dashed string) {
 // nearest first.
 func (f *found) service(svc *corev1.Service, rest []string) {
 	_, function := svc.Labels[api.LabelFunction]
+	function = function || svc.Namespace == api.GatewayNamespace && svc.Name == api.GatewayService
 	function = function && f.z.gateway.IsValid()
 	headless := svc.Spec.ClusterIP == corev1.ClusterIPNone && !function
 	if svc.Spec.Type == corev1.ServiceTypeExternalName && !function {

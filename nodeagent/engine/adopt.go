@@ -80,6 +80,11 @@ func (e *Engine) adoptSandbox(r record, t *tasktypes.Process) error {
 		if err := e.c.Network.Adopt(sb.info.ID, ip); err != nil {
 			return err
 		}
+		if sb.spec.Owner != "" {
+			if err := e.c.Network.Confine(sb.info.ID); err != nil {
+				return err
+			}
+		}
 	}
 	e.sandboxes[sb.info.ID] = sb
 	return nil

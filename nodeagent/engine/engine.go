@@ -57,6 +57,8 @@ type Network interface {
 	Attach(ctx context.Context, id, netns string) (netip.Addr, error)
 	Adopt(id string, ip netip.Addr) error
 	Detach(ctx context.Context, id string) error
+	// Confine keeps a sandbox away from the machines until it is detached.
+	Confine(id string) error
 	Sweep(ctx context.Context) error
 	Teardown(ctx context.Context) error
 }

@@ -85,6 +85,11 @@ func (e *Engine) startSandbox(ctx context.Context, sb *sandbox) error {
 			return err
 		}
 		sb.info.IP = ip.String()
+		if s.Owner != "" { // a function
+			if err := e.c.Network.Confine(id); err != nil {
+				return err
+			}
+		}
 	}
 	if err := e.writePodFiles(sb); err != nil {
 		return err

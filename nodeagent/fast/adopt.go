@@ -35,6 +35,9 @@ func (r *Runtime) readRecords() error {
 		if err == nil {
 			err = r.c.Network.Adopt(rec.Slot, ip)
 		}
+		if err == nil {
+			err = r.c.Network.Confine(rec.Slot)
+		}
 		if err != nil {
 			r.c.Log.Warn("remove a sandbox that is not understood", slog.String("sandbox", id), slog.Any("error", err))
 			if err := os.RemoveAll(r.sandboxDir(id)); err != nil {

@@ -52,6 +52,8 @@ type Network interface {
 	Recycle(ctx context.Context, id, netns string) (netip.Addr, error)
 	Adopt(id string, ip netip.Addr) error
 	Detach(ctx context.Context, id string) error
+	// Confine keeps a sandbox away from the machines until it is detached.
+	Confine(id string) error
 }
 
 // Images is what it needs of the container engine: the layers of an image. An

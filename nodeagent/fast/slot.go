@@ -42,6 +42,9 @@ func (r *Runtime) makeSlot(ctx context.Context) (_ *slot, err error) {
 	if s.ip, err = r.c.Network.Attach(ctx, s.id, s.netns()); err != nil {
 		return nil, err
 	}
+	if err := r.c.Network.Confine(s.id); err != nil { // only functions run here
+		return nil, err
+	}
 	// Processes without capabilities may serve port 80.
 	if err := network.Sysctl(ns, "net/ipv4/ip_unprivileged_port_start", "0"); err != nil {
 		return nil, err

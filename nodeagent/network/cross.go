@@ -40,6 +40,7 @@ func (n *Network) setPeers(peers []Peer) (changes int, err error) {
 	}
 	g := ground{own: n.pool.cidr, cluster: n.c.ClusterCIDR, overlay: n.c.Overlay, subnets: subnets}
 	want, faults := g.plan(peers)
+	faults = errors.Join(faults, n.setMachines(peers))
 	a := &applier{n: n}
 	if len(want.far) > 0 {
 		err = a.overlay(want.far)

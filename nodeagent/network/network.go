@@ -45,6 +45,7 @@ type Config struct {
 	ClusterCIDR netip.Prefix // of all nodes' pods, PodCIDR among them; zero is PodCIDR alone
 	NodeIP      netip.Addr   // this node's address towards others; zero leaves it to the routes
 	Overlay     Overlay      // "" is OverlayAuto
+	Forbidden   []netip.Addr // machines that confined pods do not reach, beside nodes
 	Table       string       // of nftables, one a platform; "" is podsnap
 	VethPrefix  string       // of link names, one a platform, at most 5 letters; "" is ps
 
@@ -61,8 +62,9 @@ type Network struct {
 	c    Config
 	wire int // MTU of the link to other nodes
 
-	mu   sync.Mutex
-	pool *pool
+	mu       sync.Mutex
+	pool     *pool
+	confined map[string]bool // sandboxes, by id
 
 	crossing sync.Mutex // one SetPeers at a time
 }
@@ -93,7 +95,7 @@ func New(c Config) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Network{c: c, pool: p}
+	n := &Network{c: c, pool: p, confined: map[string]bool{}}
 	if err := n.span(); err != nil {
 		return nil, err
 	}
@@ -108,6 +110,9 @@ func New(c Config) (*Network, error) {
 		return nil, fmt.Errorf("add the host's pod network address %s: %w", p.gateway, err)
 	}
 	if err := n.applyTable(); err != nil {
+		return nil, err
+	}
+	if err := n.setElements(machinesSet, c.Forbidden, nil); err != nil {
 		return nil, err
 	}
 	return n, nil
@@ -281,8 +286,18 @@ func (n *Network) Adopt(id string, ip netip.Addr) error {
 // Detach takes the sandbox's address back. Its link goes with the namespace.
 // An id that is not attached is no error.
 func (n *Network) Detach(_ context.Context, id string) error {
+	n.mu.Lock()
+	ip, ok := n.pool.byOwner[id]
+	confined := n.confined[id] && ok
+	delete(n.confined, id)
+	n.mu.Unlock()
+	// The address is somebody else's only after that.
+	var err error
+	if confined {
+		err = n.setElements(confinedSet, nil, []netip.Addr{ip})
+	}
 	n.release(id)
-	return nil
+	return err
 }
 
 func (n *Network) release(id string) {
@@ -300,7 +315,7 @@ func (n *Network) Sweep(_ context.Context) error {
 		keep[n.linkName(id)] = true
 	}
 	n.mu.Unlock()
-	return n.deleteLinks(func(name string) bool { return !keep[name] })
+	return errors.Join(n.deleteLinks(func(name string) bool { return !keep[name] }), n.sweepConfined())
 }
 
 // Teardown removes everything the network made on the host, but for

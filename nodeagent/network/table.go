@@ -27,7 +27,7 @@ import (
 //	  }
 //	}
 //
-// A pod that could send to the nodes' VXLAN port would put packets into the pod
+// and the chains that confine pods (confine.go). A pod that could send to the nodes' VXLAN port would put packets into the pod
 // network under any address.
 func (n *Network) applyTable() error {
 	c, err := nftables.New()
@@ -57,6 +57,9 @@ func (n *Network) applyTable() error {
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.BigEndian.AppendUint16(nil, vxlanPort)},
 			&expr.Verdict{Kind: expr.VerdictDrop},
 		})})
+	}
+	if err := n.addConfinement(c, t); err != nil {
+		return fmt.Errorf("write nftables table %s: %w", n.c.Table, err)
 	}
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("write nftables table %s: %w", n.c.Table, err)

@@ -53,6 +53,7 @@ import (
 //	  snat to $source
 //	}
 //	chain forward, input, local {        # filter, at forward, input and output
+//	  ct state established,related accept # of this chain: nothing to do for most packets
 //	  ip daddr @services reject          # what no front was there for; not in input
 //	  ct state new ct status & dnat == 0 K or N @exposed reject
 //	}
@@ -79,8 +80,9 @@ const (
 	// restart of the agent.
 	hashSeed = 0x706f6473
 
-	connectionNew  = 8    // of ct state
-	connectionDNAT = 0x20 // of ct status
+	connectionKnown = 2 | 4 // of ct state: established, related
+	connectionNew   = 8
+	connectionDNAT  = 0x20 // of ct status
 )
 
 // rules are the chains of a table.
@@ -100,6 +102,7 @@ func (r rules) chains() []chain {
 	service := r.inside(daddr, r.services, expr.CmpOpEq)
 	atNode := slices.Concat(
 		member(byPort, exposed), r.inside(daddr, netip.MustParsePrefix("127.0.0.0/8"), expr.CmpOpNeq), local(expr.Fib{FlagDADDR: true}))
+	known := [][]expr.Any{slices.Concat(bits(expr.CtKeySTATE, connectionKnown, expr.CmpOpNeq), []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}})}
 	out := []chain{
 		{"prerouting", base(nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest), [][]expr.Any{
 			jump(service, "cluster"), jump(member(byAddress, exposed), "outside"), jump(atNode, "port-outside"),
@@ -111,9 +114,9 @@ func (r rules) chains() []chain {
 		{"port-outside", nil, r.outside(byPort, "port", "port-own")},
 		{"postrouting", base(nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource), r.postrouting()},
 		{"source", nil, r.from()},
-		{"forward", base(nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter), slices.Concat(refusal(service), refuse(member(byAddress, exposed)))},
-		{"input", base(nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter), slices.Concat(refuse(member(byAddress, exposed)), refuse(atNode))},
-		{"local", base(nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter), slices.Concat(refusal(service), refuse(member(byAddress, exposed)), refuse(atNode))},
+		{"forward", base(nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter), slices.Concat(known, refusal(service), refuse(member(byAddress, exposed)))},
+		{"input", base(nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter), slices.Concat(known, refuse(member(byAddress, exposed)), refuse(atNode))},
+		{"local", base(nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter), slices.Concat(known, refusal(service), refuse(member(byAddress, exposed)), refuse(atNode))},
 	}
 	for _, c := range []struct {
 		name string

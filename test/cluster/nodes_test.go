@@ -115,6 +115,33 @@ func names(t *testing.T, client *http.Client, server *Node, nodes []*Node) {
 	}
 }
 
+// isolation has a function try what it must not reach; names has had it reach what
+// it may.
+func isolation(t *testing.T, client *http.Client, nodes []*Node) {
+	t.Helper()
+	if got, err := fetch(t.Context(), client, nodes[0], "http://169.254.169.254/latest/meta-data"); err == nil {
+		t.Errorf("the metadata of a cloud: %q", got) // it may also be that there is no route
+	}
+	targets := map[string]string{}
+	for _, n := range nodes {
+		ip := n.Host.IP()
+		targets["the gateway's own door on "+n.Host.Name] = "http://" + ip + ":8080/healthz"
+		targets["the agent of "+n.Host.Name] = "http://" + ip + ":10250/"
+	}
+	server := nodes[0].Host.IP()
+	targets["the API"] = "http://" + server + ":6443/"
+	targets["the metrics"] = "http://" + server + ":8082/metrics"
+	for what, url := range targets {
+		for _, n := range nodes { // whose gateway prefers replicas of any node
+			begun := time.Now()
+			got, err := fetch(t.Context(), client, n, url)
+			if err == nil || !strings.Contains(err.Error(), "connection refused") || time.Since(begun) > time.Second {
+				t.Errorf("%s, tried through %s: %q, %v after %s, want a refusal at once", what, n.Host.Name, got, err, time.Since(begun))
+			}
+		}
+	}
+}
+
 // A server and two machines that join it are one cluster: a function's replicas
 // are spread over them, every gateway serves it, and each of the machines may end
 // and come back.
@@ -157,6 +184,7 @@ func TestThreeNodes(t *testing.T) {
 	}
 
 	names(t, client, server, nodes)
+	isolation(t, client, nodes)
 
 	nodes[1].Kill() // its replica goes on
 	calls(server, "while the agent of h1 is dead")
@@ -198,6 +226,7 @@ func TestThreeNodes(t *testing.T) {
 		}
 		return err
 	})
+	client = c.Client.HTTPClient() // without connections to what was there before
 	calls(nodes[2], "through h2 again")
 
 	// A node is emptied and removed, and what it knows opens no door any more.

@@ -49,6 +49,7 @@ func TestPlatform(t *testing.T) {
 		{"many starts", manyStarts},
 		{"curl", curl},
 		{"kubectl", kubectl},
+		{"services", services},
 		{"dashboards", dashboards},
 	} {
 		if !t.Run(c.name, func(t *testing.T) { c.run(t, p) }) {

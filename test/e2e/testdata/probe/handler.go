@@ -59,6 +59,15 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 		}
 		_, _ = w.Write(b)
 		return
+	case "/get": // what another server says
+		resp, err := (&http.Client{Timeout: 2 * time.Second}).Get(q.Get("url"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		defer resp.Body.Close()
+		_, _ = io.Copy(w, resp.Body)
+		return
 	case "/hostname":
 		h, _ := os.Hostname()
 		fmt.Fprint(w, h)

@@ -1,0 +1,222 @@
+package network
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// What a confined pod reaches, in nft's words:
+//
+//	set confined { type ipv4_addr }      # pods
+//	set machines { type ipv4_addr }      # other nodes, with their gateways; etcd, NATS
+//	chain input {
+//	  type filter hook input priority filter;
+//	  ip saddr @confined jump to-host
+//	}
+//	chain to-host {
+//	  ct state established,related return
+//	  ip daddr $gateway udp dport 53 return
+//	  ip daddr $gateway tcp dport 53 return
+//	  ip daddr $gateway tcp dport 8080 return
+//	  goto refuse
+//	}
+//	chain forward {
+//	  type filter hook forward priority filter;
+//	  ip saddr @confined jump outward
+//	}
+//	chain outward {
+//	  ct state established,related return
+//	  ip daddr 169.254.0.0/16 goto refuse   # a cloud's metadata
+//	  ip daddr @machines goto refuse
+//	}
+//	chain refuse {
+//	  meta l4proto tcp reject with tcp reset
+//	  reject with icmp admin-prohibited
+//	}
+//
+// A pod's address is its own: the links have strict reverse path filtering.
+const (
+	confinedSet = "confined"
+	machinesSet = "machines"
+
+	dnsPort = 53
+)
+
+// gatewayPort is where the platform's gateway answers pods, at Gateway().
+const gatewayPort = 8080
+
+// addConfinement adds the rules to a transaction. Sets that are there keep what
+// they hold, so that a restart of the agent opens nothing.
+func (n *Network) addConfinement(c *nftables.Conn, t *nftables.Table) error {
+	confined, machines := n.set(t, confinedSet), n.set(t, machinesSet)
+	if err := errors.Join(c.AddSet(confined, nil), c.AddSet(machines, nil)); err != nil {
+		return err
+	}
+	filter := func(name string, hook *nftables.ChainHook) *nftables.Chain {
+		return c.AddChain(&nftables.Chain{Name: name, Table: t, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityFilter})
+	}
+	plain := func(name string) *nftables.Chain { return c.AddChain(&nftables.Chain{Name: name, Table: t}) }
+	input, forward := filter("input", nftables.ChainHookInput), filter("forward", nftables.ChainHookForward)
+	toHost, outward, refuse := plain("to-host"), plain("outward"), plain("refuse")
+	rule := func(chain *nftables.Chain, parts ...[]expr.Any) {
+		var all []expr.Any
+		for _, p := range parts {
+			all = append(all, p...)
+		}
+		c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: all})
+	}
+	verdict := func(kind expr.VerdictKind, chain string) []expr.Any {
+		return []expr.Any{&expr.Verdict{Kind: kind, Chain: chain}}
+	}
+	const srcOffset, dstOffset = 12, 16
+	in := func(offset uint32, s *nftables.Set) []expr.Any {
+		return []expr.Any{
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
+			&expr.Lookup{SourceRegister: 1, SetName: s.Name, SetID: s.ID},
+		}
+	}
+	known := []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	}
+	port := func(protocol byte, port uint16) []expr.Any {
+		return append(inPrefix(netip.PrefixFrom(n.pool.gateway, 32), dstOffset, expr.CmpOpEq),
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{protocol}},
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.BigEndian.AppendUint16(nil, port)},
+		)
+	}
+	rule(input, in(srcOffset, confined), verdict(expr.VerdictJump, toHost.Name))
+	rule(forward, in(srcOffset, confined), verdict(expr.VerdictJump, outward.Name))
+	rule(toHost, known, verdict(expr.VerdictReturn, ""))
+	rule(toHost, port(unix.IPPROTO_UDP, dnsPort), verdict(expr.VerdictReturn, ""))
+	rule(toHost, port(unix.IPPROTO_TCP, dnsPort), verdict(expr.VerdictReturn, ""))
+	rule(toHost, port(unix.IPPROTO_TCP, gatewayPort), verdict(expr.VerdictReturn, ""))
+	rule(toHost, verdict(expr.VerdictGoto, refuse.Name))
+	rule(outward, known, verdict(expr.VerdictReturn, ""))
+	rule(outward, inPrefix(netip.MustParsePrefix("169.254.0.0/16"), dstOffset, expr.CmpOpEq), verdict(expr.VerdictGoto, refuse.Name))
+	rule(outward, in(dstOffset, machines), verdict(expr.VerdictGoto, refuse.Name))
+	rule(refuse, []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
+	})
+	const adminProhibited = 13
+	rule(refuse, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: adminProhibited}})
+	return nil
+}
+
+func (*Network) set(t *nftables.Table, name string) *nftables.Set {
+	return &nftables.Set{Table: t, Name: name, KeyType: nftables.TypeIPAddr}
+}
+
+// Confine keeps a sandbox away from the machines of the cluster and from what
+// only machines have: it reaches name server and gateway at Gateway(), pods,
+// Services and the world, but no other port of a node, and no link-local address.
+// It lasts until Detach, over Recycle too. A sandbox that is not attached is an
+// error.
+func (n *Network) Confine(id string) error {
+	n.mu.Lock()
+	ip, ok := n.pool.byOwner[id]
+	n.confined[id] = ok
+	n.mu.Unlock()
+	if !ok {
+		return fmt.Errorf("confine sandbox %s: it is not attached", id)
+	}
+	return n.setElements(confinedSet, []netip.Addr{ip}, nil)
+}
+
+// setElements adds addresses to a set and removes others, whether they are there
+// or not.
+func (n *Network) setElements(name string, add, remove []netip.Addr) error {
+	if len(add)+len(remove) == 0 {
+		return nil
+	}
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	s := n.set(n.table(), name)
+	elements := func(addrs []netip.Addr) []nftables.SetElement {
+		out := make([]nftables.SetElement, len(addrs))
+		for i, a := range addrs {
+			out[i] = nftables.SetElement{Key: a.AsSlice()}
+		}
+		return out
+	}
+	// One that is removed may not be there; added first it is. A message holds
+	// 64 KiB.
+	for some := range slices.Chunk(slices.Concat(add, remove), 400) {
+		err = errors.Join(err, c.SetAddElements(s, elements(some)))
+	}
+	for some := range slices.Chunk(remove, 400) {
+		err = errors.Join(err, c.SetDeleteElements(s, elements(some)))
+	}
+	if err == nil {
+		err = c.Flush()
+	}
+	if err != nil {
+		return fmt.Errorf("change nftables set %s: %w", name, err)
+	}
+	return nil
+}
+
+// sweepConfined removes addresses of sandboxes that are not there any more.
+func (n *Network) sweepConfined() error {
+	n.mu.Lock()
+	keep := map[netip.Addr]bool{}
+	for id := range n.confined {
+		if ip, ok := n.pool.byOwner[id]; ok {
+			keep[ip] = true
+		}
+	}
+	n.mu.Unlock()
+	return n.reduce(confinedSet, keep)
+}
+
+// reduce removes what is in a set and not in keep.
+func (n *Network) reduce(name string, keep map[netip.Addr]bool) error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	have, err := c.GetSetElements(n.set(n.table(), name))
+	if err != nil {
+		return fmt.Errorf("list nftables set %s: %w", name, err)
+	}
+	var gone []netip.Addr
+	for _, e := range have {
+		if a, ok := netip.AddrFromSlice(e.Key); ok && !keep[a] {
+			gone = append(gone, a)
+		}
+	}
+	return n.setElements(name, nil, gone)
+}
+
+// setMachines has confined pods kept away from other machines: those of the
+// peers, and those that the settings name.
+func (n *Network) setMachines(peers []Peer) error {
+	all := append([]netip.Addr(nil), n.c.Forbidden...)
+	for _, p := range peers {
+		if p.Address.Is4() {
+			all = append(all, p.Address)
+		}
+		if p.PodCIDR.IsValid() && p.PodCIDR.Addr().Is4() {
+			all = append(all, p.PodCIDR.Masked().Addr().Next())
+		}
+	}
+	keep := map[netip.Addr]bool{}
+	for _, a := range all {
+		keep[a] = true
+	}
+	return errors.Join(n.setElements(machinesSet, all, nil), n.reduce(machinesSet, keep))
+}

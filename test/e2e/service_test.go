@@ -1,0 +1,93 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/podsnap/podsnap/internal/openfaas"
+	"github.com/podsnap/podsnap/test/platform"
+)
+
+// services has pods reached by the name and the address of a Service, from a pod
+// and from the node.
+func services(t *testing.T, p *platform.Platform) {
+	bin, err := exec.LookPath("kubectl")
+	if err != nil {
+		t.Skip("no kubectl on this machine")
+	}
+	deploy(t, p, openfaas.FunctionDeployment{Service: "served", Labels: map[string]string{"com.openfaas.scale.min": "2"}})
+	deploy(t, p, openfaas.FunctionDeployment{Service: "caller"})
+	kubectl := func(stdin string, args ...string) {
+		t.Helper()
+		cmd := exec.Command(bin, append([]string{"--kubeconfig", filepath.Join(p.StateDir, "kubeconfig"), "--cache-dir", t.TempDir()}, args...)...)
+		cmd.Stdin = strings.NewReader(stdin)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	const address = "10.96.77.7"
+	kubectl(`{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "openfaas-fn"},
+		"spec": {"clusterIP": "`+address+`", "selector": {"faas_function": "served"}, "ports": [{"port": 80, "targetPort": 8080}]}}`, "apply", "-f", "-")
+	through := func(at string) func() (string, error) {
+		return func() (string, error) {
+			code, body, err := post(p.URL+"/function/caller/get?url="+url.QueryEscape(at), "")
+			if err == nil && code != 200 {
+				err = fmt.Errorf("%d: %s", code, body)
+			}
+			return body, err
+		}
+	}
+	for _, c := range []struct {
+		from string
+		get  func() (string, error)
+	}{
+		{"a pod, by its name", through("http://web/hostname")},
+		{"a pod, by its whole name", through("http://web.openfaas-fn.svc.cluster.local/hostname")},
+		{"a pod, by its address", through("http://" + address + "/hostname")},
+		{"the node", func() (string, error) { return fetch(t, "http://"+address+"/hostname") }},
+	} {
+		heard := map[string]bool{}
+		platform.Eventually(t, 20*time.Second, func() error {
+			name, err := c.get()
+			if err != nil {
+				return fmt.Errorf("%s: %w", c.from, err)
+			}
+			if !strings.HasPrefix(name, "served-") {
+				return fmt.Errorf("%s: %q has answered", c.from, name)
+			}
+			if heard[name] = true; len(heard) < 2 {
+				return fmt.Errorf("%s: only %v has answered", c.from, heard)
+			}
+			return nil
+		})
+	}
+	kubectl("", "delete", "service", "web", "-n", "openfaas-fn")
+	platform.Eventually(t, 20*time.Second, func() error {
+		if body, err := through("http://web/hostname")(); err == nil {
+			return fmt.Errorf("a service that is gone has answered %q", body)
+		}
+		return nil
+	})
+}
+
+// fetch makes a connection of its own.
+func fetch(t *testing.T, at string) (string, error) {
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, at, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := (&http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return string(b), err
+}
