@@ -153,7 +153,13 @@ func push(w io.Writer, conn *http.ResponseController, b []byte) bool {
 	if _, err := w.Write(b); err != nil {
 		return false
 	}
-	return conn.Flush() == nil
+	if err := conn.Flush(); err != nil {
+		return false
+	}
+	// Over HTTP/2 a deadline that passes ends the stream, even when everything
+	// has been read and nothing is new.
+	_ = conn.SetWriteDeadline(time.Time{})
+	return true
 }
 
 // writeLines writes what comes, a JSON value a line, until the channel is

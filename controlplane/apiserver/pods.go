@@ -143,6 +143,7 @@ func copyFlushed(w http.ResponseWriter, from io.Reader) error {
 			if err := conn.Flush(); err != nil {
 				return nil //nolint:nilerr // the client has gone
 			}
+			_ = conn.SetWriteDeadline(time.Time{}) // see eventWriter.run
 		}
 		if err == io.EOF {
 			return nil

@@ -151,6 +151,9 @@ func (e *eventWriter) run(events <-chan api.Event) error {
 		if err := e.conn.Flush(); err != nil {
 			return err
 		}
+		// Over HTTP/2 a deadline that passes ends the stream, even when everything
+		// has been read and nothing is new.
+		_ = e.conn.SetWriteDeadline(time.Time{})
 	}
 	return nil
 }

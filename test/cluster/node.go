@@ -66,8 +66,17 @@ func (c *Cluster) Servers(hosts []*host.Host, flags ...string) []*Node {
 	return out
 }
 
-// Join has a host join a server as a node. It does not wait: Await does.
+// Join starts a node on a host that joins a server, and waits until its gateway
+// answers.
 func (c *Cluster) Join(h *host.Host, server *Node, flags ...string) *Node {
+	c.t.Helper()
+	n := c.join(h, server, flags...)
+	n.Await()
+	return n
+}
+
+// join is Join without waiting.
+func (c *Cluster) join(h *host.Host, server *Node, flags ...string) *Node {
 	c.t.Helper()
 	token, err := server.Host.Run(c.t.Context(), "faas", "token", "create")
 	if err != nil {
@@ -92,7 +101,7 @@ func (c *Cluster) One(images ...string) []*Node {
 	}
 	nodes := c.Servers(c.Hosts[:1])
 	for _, h := range c.Hosts[1:] {
-		nodes = append(nodes, c.Join(h, nodes[0]))
+		nodes = append(nodes, c.join(h, nodes[0]))
 	}
 	for _, n := range nodes[1:] {
 		n.Await()
