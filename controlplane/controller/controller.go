@@ -12,6 +12,7 @@ import (
 	"github.com/podsnap/podsnap/controlplane/controller/endpoint"
 	"github.com/podsnap/podsnap/controlplane/controller/function"
 	"github.com/podsnap/podsnap/controlplane/controller/garbage"
+	"github.com/podsnap/podsnap/controlplane/controller/loadbalancer"
 	"github.com/podsnap/podsnap/controlplane/controller/namespace"
 	"github.com/podsnap/podsnap/controlplane/controller/node"
 	"github.com/podsnap/podsnap/controlplane/controller/replicas"
@@ -38,7 +39,10 @@ type Config struct {
 	Grace      time.Duration // a node whose lease is older is lost; 0 is 4 s
 	EvictAfter time.Duration // how long pods stay on one that is not ready; 0 is 2 s
 	NodeGone   time.Duration // how long a node has to be missing until its pods are deleted; 0 is 5 s
-	Ended      int           // ended pods that are kept; 0 is 500, negative is none
+	// Reserved are TCP ports of nodes that no Service of the type LoadBalancer may
+	// take.
+	Reserved []int32
+	Ended    int // ended pods that are kept; 0 is 500, negative is none
 
 	Log     *slog.Logger // nil discards
 	Metrics prometheus.Registerer
@@ -63,6 +67,7 @@ func New(c Config) *Controllers {
 	cs.add(replicas.New(replicas.Config{Objects: c.Objects, View: v, Place: c.Place, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(deployment.New(deployment.Config{Objects: c.Objects, View: v, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(endpoint.New(endpoint.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)
+	cs.add(loadbalancer.New(loadbalancer.Config{Objects: c.Objects, View: v, Record: rec, Reserved: c.Reserved, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(node.New(node.Config{
 		Objects: c.Objects, View: v, Record: rec, Grace: c.Grace, EvictAfter: c.EvictAfter, Log: c.Log, Metrics: c.Metrics,
 	}).Run)

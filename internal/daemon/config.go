@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -168,6 +169,22 @@ func (c *Config) validate() error {
 		fault("--max-async-body %d: at most 7 MiB can be stored as one message", c.MaxAsyncBody)
 	}
 	return errors.Join(faults...)
+}
+
+// ports are those of every machine that no Service may take: the platform's own,
+// and the one by which people reach machines.
+func (c *Config) ports() []int32 {
+	out := []int32{22}
+	for _, addr := range []string{c.Listen, c.MetricsListen, c.APIListen, c.AgentListen} {
+		_, port, err := net.SplitHostPort(addr)
+		if err != nil {
+			continue
+		}
+		if n, err := strconv.ParseInt(port, 10, 32); err == nil {
+			out = append(out, int32(n))
+		}
+	}
+	return out
 }
 
 // id tells this platform from others on the same machine: it is part of the

@@ -316,7 +316,7 @@ func (p *platform) startControl(ctx context.Context) (*fleet.Fleet, error) {
 		return nil, err
 	}
 	sched := scheduler.New(scheduler.Config{Objects: p.objects, Log: p.log, Metrics: p.metrics})
-	controllers := controller.New(controller.Config{Objects: p.objects, Apply: functions.Apply, Place: sched.Place, Log: p.log, Metrics: p.metrics})
+	controllers := controller.New(controller.Config{Objects: p.objects, Apply: functions.Apply, Place: sched.Place, Reserved: p.c.ports(), Log: p.log, Metrics: p.metrics})
 	p.stack.start(ctx, "controllers", controllers.Run)
 	p.stack.start(ctx, "scheduler", sched.Run)
 	p.stack.start(ctx, "fleet", fl.Run)
