@@ -38,6 +38,7 @@ type Config struct {
 
 	Grace      time.Duration // a node whose lease is older is lost; 0 is 4 s
 	EvictAfter time.Duration // how long pods stay on one that is not ready; 0 is 2 s
+	LostAfter  time.Duration // and on one that is lost; 0 is not at all
 	NodeGone   time.Duration // how long a node has to be missing until its pods are deleted; 0 is 5 s
 	// Reserved are TCP ports of nodes that no Service of the type LoadBalancer may
 	// take.
@@ -69,7 +70,7 @@ func New(c Config) *Controllers {
 	cs.add(endpoint.New(endpoint.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(loadbalancer.New(loadbalancer.Config{Objects: c.Objects, View: v, Record: rec, Reserved: c.Reserved, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(node.New(node.Config{
-		Objects: c.Objects, View: v, Record: rec, Grace: c.Grace, EvictAfter: c.EvictAfter, Log: c.Log, Metrics: c.Metrics,
+		Objects: c.Objects, View: v, Record: rec, Grace: c.Grace, EvictAfter: c.EvictAfter, LostAfter: c.LostAfter, Log: c.Log, Metrics: c.Metrics,
 	}).Run)
 	cs.add(garbage.New(garbage.Config{Objects: c.Objects, View: v, Ended: c.Ended, NodeGone: c.NodeGone, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(namespace.New(namespace.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)

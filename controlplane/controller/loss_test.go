@@ -70,7 +70,7 @@ func TestNodeLossAndReturn(t *testing.T) {
 }
 
 func TestNodeThatComesBackInTimeKeepsItsPods(t *testing.T) {
-	start(t, controller.Config{EvictAfter: 30 * time.Second}, func(c *cluster) {
+	start(t, controller.Config{LostAfter: 30 * time.Second}, func(c *cluster) {
 		a := c.node("a")
 		c.create(deployment("web", "i:1", 2))
 		c.eventually("pods", c.complete(2))

@@ -34,11 +34,12 @@ type Config struct {
 	// node) may go without renewal; 0 is 4 s. Agents renew each quarter of it.
 	Grace time.Duration
 	// EvictAfter is how long pods stay on a node that says that it is not
-	// ready, unless they tolerate it for longer; 0 is 2 s. They leave one that is
-	// lost at once.
-	EvictAfter time.Duration
-	Log        *slog.Logger // nil discards
-	Metrics    prometheus.Registerer
+	// ready, unless they tolerate it for longer; 0 is 2 s. LostAfter is the same
+	// for a node that is lost, of which nothing was heard for the whole grace
+	// already; 0 is at once.
+	EvictAfter, LostAfter time.Duration
+	Log                   *slog.Logger // nil discards
+	Metrics               prometheus.Registerer
 }
 
 // Controller looks after all nodes.
@@ -234,7 +235,7 @@ func (r *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 	if lost && young > 0 {
 		return young, nil // lost in an earlier life of ours: it may be back in a moment
 	}
-	out, again := evictions(n, pods, r.c.EvictAfter, time.Now())
+	out, again := evictions(n, pods, r.c.EvictAfter, r.c.LostAfter, time.Now())
 	return again, r.evict(ctx, n, out)
 }
 

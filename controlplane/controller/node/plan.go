@@ -103,9 +103,9 @@ type eviction struct {
 }
 
 // evictions are the pods that don't tolerate the node's NoExecute taints any
-// longer, and the time until the next pod stops to (0: there is none). after is
-// how long pods stay on a node that is lost or not ready when they don't say.
-func evictions(n *corev1.Node, pods []*corev1.Pod, after time.Duration, now time.Time) (out []eviction, again time.Duration) {
+// longer, and the time until the next pod stops to (0: there is none). unready and
+// away are how long pods stay on a node that is not ready, or lost, when they don't say.
+func evictions(n *corev1.Node, pods []*corev1.Pod, unready, away time.Duration, now time.Time) (out []eviction, again time.Duration) {
 	lost := readiness(n) == corev1.ConditionUnknown
 	for _, p := range pods {
 		if podstate.Ended(p) && !lost || p.DeletionTimestamp != nil && !lost {
@@ -115,9 +115,9 @@ func evictions(n *corev1.Node, pods []*corev1.Pod, after time.Duration, now time
 			if t.Effect != corev1.TaintEffectNoExecute {
 				continue
 			}
-			patience := after
+			patience := unready
 			if lost {
-				patience = 0 // nothing was heard of it for the whole grace already
+				patience = away
 			}
 			stay, forever := tolerated(p, &t, patience)
 			if forever {

@@ -97,7 +97,7 @@ func TestEvictions(t *testing.T) {
 		"and the pod is ending": {node: user, pod: pod(ending)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			out, again := evictions(tt.node, []*corev1.Pod{tt.pod}, 2*time.Second, begin)
+			out, again := evictions(tt.node, []*corev1.Pod{tt.pod}, 2*time.Second, 0, begin)
 			if (len(out) == 1) != tt.out || tt.out && out[0].force != tt.force || again != tt.again {
 				t.Errorf("evicts %+v, again after %v: want %v (force %v), %v", out, again, tt.out, tt.force, tt.again)
 			}
