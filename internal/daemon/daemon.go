@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -110,7 +109,7 @@ func Run(ctx context.Context, c Config) error {
 		c.Log.Info("the platform is up", slog.String("gateway", "http://"+c.Listen), slog.String("api", "https://"+c.APIListen), slog.String("metrics", "http://"+c.MetricsListen+"/metrics"))
 	}
 	// What the start alone needed goes back to the machine.
-	trim := time.AfterFunc(embedded.Settled, debug.FreeOSMemory)
+	trim := time.AfterFunc(embedded.Settled, embedded.Trim)
 	defer trim.Stop()
 	err = p.stack.wait(ctx)
 	if c.TearDown != nil && c.TearDown() {

@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -63,7 +62,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 		defer stop()
 	}
 	ready()
-	trim := time.AfterFunc(Settled, debug.FreeOSMemory) // what the start alone needed
+	trim := time.AfterFunc(Settled, Trim) // what the start alone needed
 	defer trim.Stop()
 	select {
 	case <-ctx.Done():
