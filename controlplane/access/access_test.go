@@ -153,8 +153,11 @@ func TestWhatANodeMayDo(t *testing.T) {
 		}
 	}
 	for _, u := range []User{
-		{Name: NodeUser("n1"), UID: uid}, {Name: "n1", Groups: []string{Nodes}, UID: uid}, {},
-		{Name: NodeUser("n1"), Groups: []string{Nodes}, UID: "of a former one"}, {Name: NodeUser("n3"), Groups: []string{Nodes}},
+		{Name: NodeUser("n1"), UID: uid},
+		{Name: "n1", Groups: []string{Nodes}, UID: uid},
+		{},
+		{Name: NodeUser("n1"), Groups: []string{Nodes}, UID: "of a former one"},
+		{Name: NodeUser("n3"), Groups: []string{Nodes}},
 	} {
 		if err := Allow(t.Context(), u, Request{Verb: "get", Resource: api.Nodes}, o); !apierrors.IsForbidden(err) {
 			t.Errorf("%+v: %v, want Forbidden", u, err)

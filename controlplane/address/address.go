@@ -286,6 +286,7 @@ func opens(s *corev1.Service) bool {
 		return true
 	case corev1.ServiceTypeLoadBalancer:
 		return s.Spec.AllocateLoadBalancerNodePorts == nil || *s.Spec.AllocateLoadBalancerNodePorts
+	case corev1.ServiceTypeClusterIP, corev1.ServiceTypeExternalName:
 	}
 	return false
 }

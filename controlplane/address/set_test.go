@@ -70,7 +70,7 @@ func TestSetAgainstModel(t *testing.T) {
 					delete(asked, o)
 				}
 			},
-			"failed, long ago": func(t *rapid.T) {
+			"failed, long ago": func(*rapid.T) {
 				clear(asked)
 				now = now.Add(patience)
 			},

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -41,7 +42,7 @@ func (s *Server) sub(verb string, r *api.Resource, subresource string, f func(*c
 			if err := c.locate(); err != nil {
 				return err
 			}
-			if err := s.allow(c, v); err != nil {
+			if err := s.allow(req.Context(), c, v); err != nil {
 				return err
 			}
 			return f(c)
@@ -70,12 +71,12 @@ func (c *call) locate() error {
 }
 
 // allow answers with an error when who asks may not.
-func (s *Server) allow(c *call, verb string) error {
+func (s *Server) allow(ctx context.Context, c *call, verb string) error {
 	q := access.Request{Verb: verb, Resource: c.resource, Subresource: c.subresource, Namespace: c.namespace, Name: c.name}
 	if by, err := fields.ParseSelector(c.r.URL.Query().Get("fieldSelector")); err == nil {
 		q.Fields = by
 	}
-	return access.Allow(c.ctx(), access.Of(c.ctx()), q, s.cfg.Objects)
+	return access.Allow(ctx, access.Of(ctx), q, s.cfg.Objects)
 }
 
 // beside serves what is no part of the Kubernetes API to who may ask for it. Its

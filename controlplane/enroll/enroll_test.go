@@ -235,7 +235,9 @@ func TestSecretStaysHome(t *testing.T) {
 func TestWhoIsNotTakenIn(t *testing.T) {
 	r := newRig(t)
 	for name, change := range map[string]func(*corev1.Secret){
-		"expired":        func(s *corev1.Secret) { s.Data[join.KeyExpires] = []byte(time.Now().Add(-time.Second).Format(time.RFC3339)) },
+		"expired": func(s *corev1.Secret) {
+			s.Data[join.KeyExpires] = []byte(time.Now().Add(-time.Second).Format(time.RFC3339))
+		},
 		"without an end": func(s *corev1.Secret) { delete(s.Data, join.KeyExpires) },
 		"another secret": func(s *corev1.Secret) { s.Data[join.KeyHash] = []byte(join.Digest([]byte("x"))) },
 		"without a hash": func(s *corev1.Secret) { delete(s.Data, join.KeyHash) },

@@ -177,17 +177,6 @@ func (c *Config) id() string {
 	return hex.EncodeToString(h[:3])
 }
 
-const usualName = "podsnap"
-
-// name is that of things in the kernel; another platform beside the usual one
-// has one of its own.
-func (c *Config) name() string {
-	if c.StateDir == "/var/lib/podsnap" {
-		return usualName
-	}
-	return usualName + "-" + c.id()
-}
-
 func (c *Config) path(elem ...string) string {
 	return filepath.Join(append([]string{c.StateDir}, elem...)...)
 }

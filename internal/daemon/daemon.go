@@ -471,15 +471,15 @@ func (p *platform) serve(ctx context.Context, ls map[string]net.Listener, fl *fl
 	if err != nil {
 		return err
 	}
-	p.serveOne(ctx, "debug listener", debug, &http.Server{Handler: debugHandler(), ReadHeaderTimeout: 5 * time.Second}, time.Second)
-	p.serveOne(ctx, "metrics listener", ls["metrics-listen"], &http.Server{Handler: metricsHandler(p.metrics), ReadHeaderTimeout: 5 * time.Second}, time.Second)
+	p.serveOne(ctx, "debug listener", debug, &http.Server{Handler: debugHandler(), ReadHeaderTimeout: 5 * time.Second})
+	p.serveOne(ctx, "metrics listener", ls["metrics-listen"], &http.Server{Handler: metricsHandler(p.metrics), ReadHeaderTimeout: 5 * time.Second})
 	p.serveOne(ctx, "API listener", ls["api-listen"], &http.Server{
 		Handler: apiServer, ReadHeaderTimeout: 10 * time.Second,
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{p.secrets.certificate},
 			ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: nodes,
 		},
-	}, time.Second)
+	})
 	p.serveInside(ctx)
 	p.serveDoor(ctx, "gateway listener", ls["listen"], p.front.Serve, p.front, 30*time.Second)
 	return nil
@@ -518,8 +518,8 @@ func covers(listen, addr string) bool {
 }
 
 // serveOne serves until its part of the stack is stopped, then lets what is in
-// flight end within drain.
-func (p *platform) serveOne(ctx context.Context, name string, l net.Listener, s *http.Server, drain time.Duration) {
+// flight end within a second.
+func (p *platform) serveOne(ctx context.Context, name string, l net.Listener, s *http.Server) {
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.BaseContext = func(net.Listener) context.Context { return base }
 	s.ErrorLog = slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)
@@ -527,7 +527,7 @@ func (p *platform) serveOne(ctx context.Context, name string, l net.Listener, s 
 	if s.TLSConfig != nil {
 		serve = func(l net.Listener) error { return s.ServeTLS(l, "", "") }
 	}
-	p.serveDoor(ctx, name, l, serve, ending{s, cancel}, drain)
+	p.serveDoor(ctx, name, l, serve, ending{s, cancel}, time.Second)
 }
 
 // door is what ends serving: Shutdown lets what is in flight end, Close does

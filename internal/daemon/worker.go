@@ -24,7 +24,6 @@ import (
 	"github.com/podsnap/podsnap/gateway/auth"
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/nodeagent/engine"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // startWorker brings up a node of another server's cluster: what runs pods, and
@@ -152,8 +151,8 @@ func (p *platform) serveWorker(ctx context.Context, ls map[string]net.Listener, 
 			MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool,
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return me.pair.Load(), nil },
 		},
-	}, time.Second)
-	p.serveOne(ctx, "metrics listener", ls["metrics-listen"], &http.Server{Handler: metricsHandler(p.metrics), ReadHeaderTimeout: 5 * time.Second}, time.Second)
+	})
+	p.serveOne(ctx, "metrics listener", ls["metrics-listen"], &http.Server{Handler: metricsHandler(p.metrics), ReadHeaderTimeout: 5 * time.Second})
 	p.serveInside(ctx)
 	p.serveDoor(ctx, "gateway listener", ls["listen"], p.front.Serve, p.front, 30*time.Second)
 }
@@ -196,7 +195,3 @@ func serverURL(s string) (string, error) {
 
 // errNotJoined is for a node that nobody took in.
 var errNotJoined = errors.New("this machine is no node yet and has no token: make one on a server with `faas token create`, and give it with --token")
-
-// forgotten tells whether an error means that the cluster does not know this
-// node any more.
-func forgotten(err error) bool { return apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) }

@@ -66,8 +66,11 @@ func TestConfinedPod(t *testing.T) {
 			ip   netip.Addr
 			port uint16
 		}{
-			{"the gateway", one.net.Gateway(), gatewayPort}, {"the name server", one.net.Gateway(), dnsPort},
-			{"a pod beside it", near.ip, served}, {"a pod of another node", far.ip, served}, {"a pod behind a router", farthest.ip, served},
+			{"the gateway", one.net.Gateway(), gatewayPort},
+			{"the name server", one.net.Gateway(), dnsPort},
+			{"a pod beside it", near.ip, served},
+			{"a pod of another node", far.ip, served},
+			{"a pod behind a router", farthest.ip, served},
 		} {
 			if !confined.reaches(t, to.ip, to.port) {
 				t.Errorf("%s: it does not reach %s", what, to.name)
@@ -81,8 +84,12 @@ func TestConfinedPod(t *testing.T) {
 			ip   netip.Addr
 			port uint16
 		}{
-			{"another port of its node", one.net.Gateway(), 9999}, {"its node's address", one.addr, 9999}, {"the gateway's port there", one.addr, gatewayPort},
-			{"another node", two.addr, 9999}, {"that one's gateway", two.net.Gateway(), gatewayPort}, {"a node behind a router", three.addr, 9999},
+			{"another port of its node", one.net.Gateway(), 9999},
+			{"its node's address", one.addr, 9999},
+			{"the gateway's port there", one.addr, gatewayPort},
+			{"another node", two.addr, 9999},
+			{"that one's gateway", two.net.Gateway(), gatewayPort},
+			{"a node behind a router", three.addr, 9999},
 			{"the metadata of a cloud", netip.MustParseAddr("169.254.169.254"), 80},
 		} {
 			if confined.reaches(t, to.ip, to.port) {
