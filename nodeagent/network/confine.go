@@ -18,6 +18,7 @@ import (
 //	set machines { type ipv4_addr }      # other nodes, with their gateways; etcd, NATS
 //	chain input {
 //	  type filter hook input priority filter;
+//	  ct state new ip daddr $gateway iif != lo iifgroup != 66 drop
 //	  ip saddr @confined jump to-host
 //	}
 //	chain to-host {
@@ -41,12 +42,14 @@ import (
 //	  reject with icmp admin-prohibited
 //	}
 //
-// A pod's address is its own: the links have strict reverse path filtering.
+// The address that pods have name server and gateway at is theirs alone, even
+// when somebody has a route to it. A pod's address is its own: the links have strict reverse path filtering.
 const (
 	confinedSet = "confined"
 	machinesSet = "machines"
 
-	dnsPort = 53
+	dnsPort  = 53
+	loopback = 1 // the index of the loopback link, in every namespace
 )
 
 // gatewayPort is where the platform's gateway answers pods, at Gateway().
@@ -82,11 +85,14 @@ func (n *Network) addConfinement(c *nftables.Conn, t *nftables.Table) error {
 			&expr.Lookup{SourceRegister: 1, SetName: s.Name, SetID: s.ID},
 		}
 	}
-	known := []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	state := func(bits uint32) []expr.Any {
+		return []expr.Any{
+			&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, bits), Xor: make([]byte, 4)},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+		}
 	}
+	known := state(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
 	port := func(protocol byte, port uint16) []expr.Any {
 		return append(inPrefix(netip.PrefixFrom(n.pool.gateway, 32), dstOffset, expr.CmpOpEq),
 			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
@@ -95,6 +101,14 @@ func (n *Network) addConfinement(c *nftables.Conn, t *nftables.Table) error {
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.BigEndian.AppendUint16(nil, port)},
 		)
 	}
+	index := func(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
+	rule(input, state(expr.CtStateBitNEW), inPrefix(netip.PrefixFrom(n.pool.gateway, 32), dstOffset, expr.CmpOpEq), []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIF, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: index(loopback)},
+		&expr.Meta{Key: expr.MetaKeyIIFGROUP, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: index(linkGroup)},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	})
 	rule(input, in(srcOffset, confined), verdict(expr.VerdictJump, toHost.Name))
 	rule(forward, in(srcOffset, confined), verdict(expr.VerdictJump, outward.Name))
 	rule(toHost, known, verdict(expr.VerdictReturn, ""))

@@ -43,6 +43,18 @@ func (p pod) reaches(t *testing.T, ip netip.Addr, port uint16) (yes bool) {
 	return yes
 }
 
+// tries tells whether there is a connection within a moment.
+func (p pod) tries(ip netip.Addr, port uint16) (yes bool) {
+	_ = Inside(p.ns, func() error {
+		c, err := net.DialTimeout("tcp4", netip.AddrPortFrom(ip, port).String(), 300*time.Millisecond)
+		if yes = err == nil; yes {
+			c.Close()
+		}
+		return nil
+	})
+	return yes
+}
+
 func TestConfinedPod(t *testing.T) {
 	hosts := newHosts(t, OverlayAuto)
 	one, two, three := hosts[0], hosts[1], hosts[2]
@@ -99,10 +111,22 @@ func TestConfinedPod(t *testing.T) {
 	}
 	allowed("confined")
 	forbidden("confined")
-	for _, ip := range []netip.Addr{one.net.Gateway(), one.addr, two.addr, two.net.Gateway(), three.addr} {
+	for _, ip := range []netip.Addr{one.net.Gateway(), one.addr, two.addr, three.addr} {
 		if !plain.reaches(t, ip, 9999) {
 			t.Errorf("a pod that is not confined does not reach %s", ip)
 		}
+	}
+	// The pods' own address of a node is for them and the node itself.
+	outside := pod{ns: two.ns, ip: two.addr}
+	for what, yes := range map[string]bool{
+		"another node": outside.tries(one.net.Gateway(), gatewayPort), "a pod of another node": far.tries(one.net.Gateway(), gatewayPort),
+	} {
+		if yes {
+			t.Errorf("%s reaches the pods' gateway", what)
+		}
+	}
+	if !(pod{ns: one.ns, ip: one.addr}).tries(one.net.Gateway(), gatewayPort) {
+		t.Error("the node itself does not reach its pods' gateway")
 	}
 	// What comes to it is answered, whoever asks.
 	confined.serve(t)
