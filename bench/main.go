@@ -94,6 +94,8 @@ func parts() []part {
 		{[]string{nameWarmTail}, (*bench).warmTail},
 		{[]string{nameAsync}, (*bench).async},
 		{[]string{namePersisted, namePersistedRate}, (*bench).persisted},
+		{[]string{nameAgents5k, nameLost5k, nameJoin5k}, (*bench).agents5k},
+		{[]string{nameAgents10k, nameLost10k, nameJoin10k}, (*bench).agents10k},
 		{[]string{nameCold, nameColdTail, nameColdFloor}, (*bench).cold},
 		{[]string{nameColdEmpty}, (*bench).coldEmpty},
 		{[]string{nameThaw}, (*bench).thaw},

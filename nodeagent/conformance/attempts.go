@@ -256,7 +256,7 @@ func volumes(r *rig) {
 
 // foreignAddress: a pod cannot send under an address that it does not have.
 func foreignAddress(r *rig) {
-	listen, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(r.Gateway, 0)))
+	listen, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(r.Gateway, 53)))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -392,11 +392,12 @@ func Recycled(t *testing.T, n Node, again func(runtime.Sandbox) runtime.Sandbox)
 	expectation{t: t, f: o.inside, o: o, c: ca, host: r.host}.all()
 }
 
-// echo is a port of the host that accepts connections and closes them, for as
+// echo is a port of the host, one of the two that a confined pod reaches there,
+// that accepts connections and closes them, for as
 // long as the test runs.
 func (r *rig) echo() string {
 	r.t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(r.t.Context(), "tcp4", net.JoinHostPort(r.Gateway.String(), "0"))
+	l, err := (&net.ListenConfig{}).Listen(r.t.Context(), "tcp4", net.JoinHostPort(r.Gateway.String(), "8080"))
 	if err != nil {
 		r.t.Fatal(err)
 	}
