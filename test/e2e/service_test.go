@@ -24,17 +24,19 @@ func services(t *testing.T, p *platform.Platform) {
 	}
 	deploy(t, p, openfaas.FunctionDeployment{Service: "served", Labels: map[string]string{"com.openfaas.scale.min": "2"}})
 	deploy(t, p, openfaas.FunctionDeployment{Service: "caller"})
-	kubectl := func(stdin string, args ...string) {
+	kubectl := func(stdin string, args ...string) string {
 		t.Helper()
 		cmd := exec.Command(bin, append([]string{"--kubeconfig", filepath.Join(p.StateDir, "kubeconfig"), "--cache-dir", t.TempDir()}, args...)...)
 		cmd.Stdin = strings.NewReader(stdin)
-		if out, err := cmd.CombinedOutput(); err != nil {
+		out, err := cmd.CombinedOutput()
+		if err != nil {
 			t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
+		return string(out)
 	}
-	const address = "10.96.77.7"
 	kubectl(`{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "openfaas-fn"},
-		"spec": {"clusterIP": "`+address+`", "selector": {"faas_function": "served"}, "ports": [{"port": 80, "targetPort": 8080}]}}`, "apply", "-f", "-")
+		"spec": {"selector": {"faas_function": "served"}, "ports": [{"port": 80, "targetPort": 8080}]}}`, "apply", "-f", "-")
+	address := kubectl("", "get", "service", "web", "-n", "openfaas-fn", "-o", "jsonpath={.spec.clusterIP}")
 	through := func(at string) func() (string, error) {
 		return func() (string, error) {
 			code, body, err := post(p.URL+"/function/caller/get?url="+url.QueryEscape(at), "")
