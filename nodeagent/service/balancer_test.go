@@ -517,3 +517,30 @@ func TestHints(t *testing.T) {
 	})
 	r.expect(r.pods[0].ns, to, r.pods[2:], "")
 }
+
+// The time that one question to the kernel may take is not what a later one meets.
+func TestKernelIsAskedAgainMuchLater(t *testing.T) {
+	r := newRig(t, 0)
+	r.inside(r.host, func() error {
+		k, err := openKernel("svctest", rules{services: r.config.ServiceCIDR, pods: r.config.ClusterCIDR, source: r.config.Source})
+		if err != nil {
+			return err
+		}
+		defer k.close()
+		for range 2 {
+			k.answer = time.Minute // a machine may be slow
+			if err := k.build(t.Context(), newLedger()); err != nil {
+				return err
+			}
+			k.answer = 20 * time.Millisecond
+			if err := k.commit(); err != nil {
+				return err
+			}
+			<-time.After(2 * k.answer)
+			if err := k.checkChains(); err != nil {
+				return err
+			}
+		}
+		return k.remove()
+	})
+}

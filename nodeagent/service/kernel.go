@@ -22,6 +22,8 @@ type kernel struct {
 	list  *lister
 	live  *nftables.Table // nil before the first build
 
+	answer time.Duration // that the kernel may take
+
 	// seen is the generation of the kernel's whole rule set as of the last time
 	// that the table was known to be right, and own how many changes to the rule
 	// set were ours since: when they add up, nobody else has touched anything.
@@ -37,7 +39,7 @@ const (
 )
 
 func openKernel(table string, r rules) (*kernel, error) {
-	k := &kernel{table: table, rules: r}
+	k := &kernel{table: table, rules: r, answer: answerTime}
 	var err error
 	if k.list, err = newLister(); err != nil {
 		return nil, err
@@ -60,14 +62,20 @@ func (k *kernel) close() {
 
 // commit sends what is queued as one transaction.
 func (k *kernel) commit() error {
-	if err := k.sock.SetDeadline(time.Now().Add(answerTime)); err != nil {
-		return err
-	}
-	if err := k.conn.Flush(); err != nil {
+	if err := k.within(k.conn.Flush); err != nil {
 		return err
 	}
 	k.own++
 	return nil
+}
+
+// within gives the kernel some time for what f asks it. A deadline that stayed
+// would be what the next question, minutes later, meets.
+func (k *kernel) within(f func() error) error {
+	if err := k.sock.SetDeadline(time.Now().Add(k.answer)); err != nil {
+		return err
+	}
+	return errors.Join(f(), k.sock.SetDeadline(time.Time{}))
 }
 
 // build makes a table of a ledger beside the one that is there, whose place it
@@ -297,12 +305,12 @@ func (k *kernel) audit(l *ledger) (*changes, error) {
 // checkChains counts rules: who puts others in the place of ours means it.
 func (k *kernel) checkChains() error {
 	for _, c := range k.rules.chains() {
-		there, err := k.conn.GetRules(k.live, &nftables.Chain{Name: c.name, Table: k.live})
+		there, err := k.list.rules(k.live.Name, c.name)
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("list the rules of %s: %w", k.live.Name, err)
 		}
-		if len(there) != len(c.body) {
-			return fmt.Errorf("%w: %s has %d rules instead of %d", errBroken, c.name, len(there), len(c.body))
+		if there != len(c.body) {
+			return fmt.Errorf("%w: %s has %d rules instead of %d", errBroken, c.name, there, len(c.body))
 		}
 	}
 	return nil

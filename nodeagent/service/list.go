@@ -60,6 +60,17 @@ func (l *lister) generation() (id uint32, err error) {
 // body is a message without its struct nfgenmsg.
 func body(msg []byte) []byte { return msg[min(len(msg), 4):] }
 
+// rules counts those of a chain. They are not read: github.com/google/nftables
+// v0.3.0 takes a connection's direction, which is one byte, for four, and refuses
+// rules that ask for one.
+func (l *lister) rules(table, chain string) (n int, err error) {
+	req := l.request(unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP)
+	req.AddData(nl.NewRtAttr(unix.NFTA_RULE_TABLE, nl.ZeroTerminated(table)))
+	req.AddData(nl.NewRtAttr(unix.NFTA_RULE_CHAIN, nl.ZeroTerminated(chain)))
+	err = req.ExecuteIter(unix.NETLINK_NETFILTER, 0, func([]byte) bool { n++; return true })
+	return n, err
+}
+
 // elements calls f for each element of a set.
 func (l *lister) elements(table string, s set, f func(element)) error {
 	req := l.request(unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP)
