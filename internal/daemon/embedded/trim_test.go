@@ -21,7 +21,7 @@ func TestProgram(t *testing.T) {
 }
 
 // A program that has given its pages back goes on.
-func TestTrim(t *testing.T) {
+func TestTrim(*testing.T) {
 	for range 3 {
 		Trim()
 	}
