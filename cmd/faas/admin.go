@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -77,4 +78,15 @@ func (a *admin) open() (objects *remote.Objects, server string, ca []byte, err e
 		ForceAttemptHTTP2: true, ResponseHeaderTimeout: 30 * time.Second,
 	}}
 	return remote.NewObjects(remote.Config{URL: server, Token: k.Users[0].User.Token, Client: client}), server, certs[0].Raw, nil
+}
+
+// begin is open for a command that is bounded in time, as limit says; the caller
+// cancels the context.
+func (a *admin) begin(cmd *cobra.Command, limit func(context.Context) (context.Context, context.CancelFunc)) (*remote.Objects, context.Context, context.CancelFunc, error) {
+	objects, _, _, err := a.open()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	ctx, cancel := limit(cmd.Context())
+	return objects, ctx, cancel, nil
 }

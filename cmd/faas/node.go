@@ -45,11 +45,10 @@ func (o *options) nodeList(a *admin) *cobra.Command {
 		Use: "list", Aliases: []string{"ls"}, Short: "List the nodes", Args: cobra.NoArgs,
 		Example: "  sudo faas node list\n  sudo faas node list -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			objects, _, _, err := a.open()
+			objects, ctx, cancel, err := a.begin(cmd, o.short)
 			if err != nil {
 				return err
 			}
-			ctx, cancel := o.short(cmd.Context())
 			defer cancel()
 			nodes, err := api.Items[*corev1.Node](ctx, objects, api.Nodes, api.ListOptions{})
 			if err != nil {
@@ -125,11 +124,10 @@ make anew is ended with its grace period. It returns when they are gone. Pods th
 nothing would make anew are named, and stay.`,
 		Example: "  sudo faas node drain worker-2\n  sudo faas node uncordon worker-2     # take it into use again",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			objects, _, _, err := a.open()
+			objects, ctx, cancel, err := a.begin(cmd, o.long)
 			if err != nil {
 				return err
 			}
-			ctx, cancel := o.long(cmd.Context())
 			defer cancel()
 			return drain(ctx, cmd, objects, args[0])
 		},
@@ -194,11 +192,10 @@ func (o *options) nodeUncordon(a *admin) *cobra.Command {
 		Use: "uncordon NODE", Short: "Let pods be placed on a node again", Args: cobra.ExactArgs(1),
 		Example: "  sudo faas node uncordon worker-2",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			objects, _, _, err := a.open()
+			objects, ctx, cancel, err := a.begin(cmd, o.short)
 			if err != nil {
 				return err
 			}
-			ctx, cancel := o.short(cmd.Context())
 			defer cancel()
 			if err := cordon(ctx, objects, args[0], false); err != nil {
 				return err
@@ -218,11 +215,10 @@ from then on, and to come back it has to join anew. --force does not drain it: f
 a machine that is lost for good.`,
 		Example: "  sudo faas node remove worker-2\n  sudo faas node remove worker-3 --force",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			objects, _, _, err := a.open()
+			objects, ctx, cancel, err := a.begin(cmd, o.long)
 			if err != nil {
 				return err
 			}
-			ctx, cancel := o.long(cmd.Context())
 			defer cancel()
 			n, err := api.Get[*corev1.Node](ctx, objects, api.Nodes, "", args[0])
 			if apierrors.IsNotFound(err) {

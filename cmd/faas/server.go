@@ -27,29 +27,50 @@ type serverFlags struct {
 }
 
 func (s *serverFlags) add(f *pflag.FlagSet) {
-	f.StringVar(&s.c.StateDir, "state-dir", defaultStateDir(), "where everything that must last is kept")
-	f.StringVar(&s.c.RunDir, "run-dir", "", "where sockets are (default: below /run, by the state directory)")
-	f.StringVar(&s.c.Listen, "listen", "127.0.0.1:8080", "address of the gateway")
-	f.StringVar(&s.c.MetricsListen, "metrics-listen", "127.0.0.1:8082", "address of the metrics")
+	s.addPlace(f)
+	s.addNode(f)
 	f.StringVar(&s.c.APIListen, "api-listen", "127.0.0.1:6443", "address of the Kubernetes API")
 	f.StringSliceVar(&s.c.Etcd, "etcd", nil, "endpoints of an external etcd, such as http://10.0.0.1:2379 (default: embedded)")
 	f.StringVar(&s.c.EtcdPrefix, "etcd-prefix", "/registry", "prefix of all keys in etcd")
 	f.StringVar(&s.c.NATS, "nats", "", "URL of an external NATS with JetStream, such as nats://10.0.0.1:4222 (default: embedded)")
-	f.StringVar(&s.c.Containerd, "containerd", "", "socket of a containerd that runs already (default: one of the platform's own)")
-	f.StringVar(&s.c.NodeName, "node-name", "", "name of this node (default: the host's)")
-	f.StringVar(&s.c.NodeIP, "node-ip", "", "address at which other machines reach this one (default: its first)")
 	f.StringVar(&s.c.PodCIDR, "pod-cidr", "", "addresses of pods on this node (default: a free part of --cluster-cidr)")
 	f.StringVar(&s.c.ClusterCIDR, "cluster-cidr", "", "addresses of pods on all nodes (default: --pod-cidr, or 10.62.0.0/16)")
 	f.StringVar(&s.c.ServiceCIDR, "service-cidr", "10.96.0.0/16", "addresses of Services")
 	f.BoolVar(&s.c.NoAuth, "no-auth", false, "let anybody who reaches the gateway manage functions")
+	f.Int64Var(&s.c.MaxAsyncBody, "max-async-body", 1<<20, "largest body of an asynchronous call, bytes")
+}
+
+// addPlace adds where what runs keeps things, and how it says what happens.
+func (s *serverFlags) addPlace(f *pflag.FlagSet) {
+	f.StringVar(&s.c.StateDir, "state-dir", defaultStateDir(), "where everything that must last is kept")
+	f.StringVar(&s.c.RunDir, "run-dir", "", "where sockets are (default: below /run, by the state directory)")
+	f.StringVar(&s.c.Containerd, "containerd", "", "socket of a containerd that runs already (default: one of the platform's own)")
+	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.BoolVar(&s.logJSON, "log-json", false, "log as JSON")
+}
+
+// addNode adds what is said of every machine that runs functions.
+func (s *serverFlags) addNode(f *pflag.FlagSet) {
+	f.StringVar(&s.c.Listen, "listen", "127.0.0.1:8080", "address of the gateway")
+	f.StringVar(&s.c.MetricsListen, "metrics-listen", "127.0.0.1:8082", "address of the metrics")
+	f.StringVar(&s.c.NodeName, "node-name", "", "name of this node (default: the host's)")
+	f.StringVar(&s.c.NodeIP, "node-ip", "", "address at which other machines reach this one (default: a server's first, a node's towards its server)")
 	f.DurationVar(&s.c.Timeout, "timeout", time.Minute, "longest time of an invocation, unless the function says otherwise")
 	f.Int64Var(&s.c.MaxBody, "max-body", 256<<20, "largest body of a call, bytes")
-	f.Int64Var(&s.c.MaxAsyncBody, "max-async-body", 1<<20, "largest body of an asynchronous call, bytes")
 	f.IntVar(&s.c.MaxConns, "max-connections", 16<<10, "connections of clients to the gateway at a time")
 	f.IntVar(&s.c.MaxConnsAddress, "max-connections-per-address", 8<<10, "of them from one address; raise it to the above behind a load balancer")
 	f.IntVar(&s.c.Parked, "parked-sandboxes", 32, "sandboxes kept ready for functions at least; negative is none, so that every cold start makes its own")
-	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
-	f.BoolVar(&s.logJSON, "log-json", false, "log as JSON")
+}
+
+// run runs a server or a node until the command ends: by ctrl-C with all that it
+// has started.
+func (s *serverFlags) run(cmd *cobra.Command, log *slog.Logger) error {
+	s.c.Log, s.c.Version, s.c.Revision = log, version(), revision()
+	s.c.TearDown = func() bool {
+		i, ok := errors.AsType[*interrupted](context.Cause(cmd.Context()))
+		return ok && i.Signal == os.Interrupt
+	}
+	return daemon.Run(cmd.Context(), s.c)
 }
 
 // fromEnvironment sets the flags that were not given from PODSNAP_<FLAG>.
@@ -95,24 +116,14 @@ leave nothing on the machine but the state directory.`,
   faas server --listen 0.0.0.0:8080 --etcd http://10.0.0.1:2379,http://10.0.0.2:2379
   faas server start      # in the background
   faas server stop`,
-		Args: cobra.NoArgs,
-		PreRunE: func(cmd *cobra.Command, _ []string) error {
-			if os.Geteuid() != 0 {
-				return fmt.Errorf("running containers needs root: use sudo")
-			}
-			return fromEnvironment(cmd.Flags())
-		},
+		Args:    cobra.NoArgs,
+		PreRunE: needRoot,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := s.logger()
 			if err != nil {
 				return err
 			}
-			s.c.Log, s.c.Version, s.c.Revision = log, version(), revision()
-			s.c.TearDown = func() bool {
-				i, ok := errors.AsType[*interrupted](context.Cause(cmd.Context()))
-				return ok && i.Signal == os.Interrupt
-			}
-			return daemon.Run(cmd.Context(), s.c)
+			return s.run(cmd, log)
 		},
 	}
 	s.add(cmd.PersistentFlags())
@@ -201,17 +212,22 @@ func (o *options) serverStop(s *serverFlags, parent *cobra.Command) *cobra.Comma
 			if err := parent.PreRunE(cmd, nil); err != nil {
 				return err
 			}
-			if !cmd.Flags().Changed("log-level") {
-				s.logLevel = "error" // what happens is said in words
-			}
-			log, err := s.logger()
-			if err != nil {
-				return err
-			}
-			s.c.Log = log
-			return daemon.Stop(cmd.Context(), s.c, func(format string, a ...any) { say(cmd, format, a...) })
+			return s.stop(cmd)
 		},
 	}
+}
+
+// stop ends what runs on the state directory, a server or a node.
+func (s *serverFlags) stop(cmd *cobra.Command) error {
+	if !cmd.Flags().Changed("log-level") {
+		s.logLevel = "error" // what happens is said in words
+	}
+	log, err := s.logger()
+	if err != nil {
+		return err
+	}
+	s.c.Log = log
+	return daemon.Stop(cmd.Context(), s.c, func(format string, a ...any) { say(cmd, format, a...) })
 }
 
 // storeChildCmd is how the platform starts itself as its store.

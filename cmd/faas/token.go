@@ -108,11 +108,12 @@ func (o *options) tokenList(a *admin) *cobra.Command {
 		Use: "list", Aliases: []string{"ls"}, Short: "List the tokens that may still be used", Args: cobra.NoArgs,
 		Example: "  sudo faas token list\n  sudo faas token list -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			objects, _, _, err := a.open()
+			objects, ctx, cancel, err := a.begin(cmd, o.short)
 			if err != nil {
 				return err
 			}
-			secrets, err := api.Items[*corev1.Secret](cmd.Context(), objects, api.Secrets, api.ListOptions{Namespace: api.SystemNamespace})
+			defer cancel()
+			secrets, err := api.Items[*corev1.Secret](ctx, objects, api.Secrets, api.ListOptions{Namespace: api.SystemNamespace})
 			if err != nil {
 				return err
 			}
@@ -143,16 +144,17 @@ func (o *options) tokenDelete(a *admin) *cobra.Command {
 		Use: "delete ID…", Aliases: []string{"rm"}, Short: "Delete tokens, so that nobody joins with them any more", Args: cobra.MinimumNArgs(1),
 		Example: "  sudo faas token delete 0123456789ab",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			objects, _, _, err := a.open()
+			objects, ctx, cancel, err := a.begin(cmd, o.short)
 			if err != nil {
 				return err
 			}
+			defer cancel()
 			var errs []error
 			for _, id := range args {
 				if t, err := join.Parse(id); err == nil {
 					id = t.ID
 				}
-				_, err := objects.Delete(cmd.Context(), api.Secrets, api.SystemNamespace, join.SecretPrefix+id, api.DeleteOptions{})
+				_, err := objects.Delete(ctx, api.Secrets, api.SystemNamespace, join.SecretPrefix+id, api.DeleteOptions{})
 				switch {
 				case apierrors.IsNotFound(err):
 					errs = append(errs, fmt.Errorf("there is no token %s; `faas token list` shows those that are", id))
