@@ -44,14 +44,23 @@ func (u User) Node() string {
 	return name
 }
 
-// Authenticate answers with who has sent a request: by the bearer token, which
-// is the administrators', or by the certificate of the connection, which has to
-// be verified already. An empty token makes everybody an administrator.
+// Certified answers with who a connection's certificate says that a request is
+// from; false without one that TLS has verified.
+func Certified(r *http.Request) (User, bool) {
+	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+		return User{}, false
+	}
+	s := r.TLS.PeerCertificates[0].Subject
+	return User{Name: s.CommonName, Groups: s.Organization, UID: s.SerialNumber}, true
+}
+
+// Authenticate answers with who has sent a request: who is Certified, or by the
+// bearer token, which is the administrators'. An empty token makes everybody else
+// an administrator.
 func Authenticate(r *http.Request, token string) (User, bool) {
 	admin := User{Name: "admin", Groups: []string{Masters}}
-	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
-		s := r.TLS.PeerCertificates[0].Subject
-		return User{Name: s.CommonName, Groups: s.Organization, UID: s.SerialNumber}, true
+	if u, ok := Certified(r); ok {
+		return u, true
 	}
 	if token == "" {
 		return admin, true

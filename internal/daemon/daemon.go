@@ -120,20 +120,13 @@ func Run(ctx context.Context, c Config) error {
 
 // start brings the parts up in the order of their dependencies. The ports come
 // first, so that one that is taken is told before anything runs.
-func (p *platform) start(ctx context.Context) error {
+func (p *platform) start(ctx context.Context) (err error) {
 	begin := time.Now()
 	ls, err := p.listen(ctx, map[string]string{"listen": p.c.Listen, "metrics-listen": p.c.MetricsListen, "api-listen": p.c.APIListen})
 	if err != nil {
 		return err
 	}
-	serving := false
-	defer func() {
-		for _, l := range ls {
-			if !serving {
-				l.Close()
-			}
-		}
-	}()
+	defer ls.closeUnless(&err)
 	if err := p.readSecrets(); err != nil {
 		return fmt.Errorf("secrets: %w", err)
 	}
@@ -169,7 +162,6 @@ func (p *platform) start(ctx context.Context) error {
 	if err := p.serve(ctx, ls, fl, reg); err != nil {
 		return err
 	}
-	serving = true
 	p.log.Debug("started", slog.Duration("took", time.Since(begin)))
 	return nil
 }
@@ -429,14 +421,25 @@ func (p *platform) startGateway(ctx context.Context, capacity api.Capacity, reg 
 	return nil
 }
 
-func (p *platform) listen(ctx context.Context, addrs map[string]string) (map[string]net.Listener, error) {
-	out := map[string]net.Listener{}
+// listeners are doors that are open, by the flags that say where.
+type listeners map[string]net.Listener
+
+// closeUnless closes them when a start has failed.
+func (ls listeners) closeUnless(failed *error) {
+	if *failed == nil {
+		return
+	}
+	for _, l := range ls {
+		l.Close()
+	}
+}
+
+func (p *platform) listen(ctx context.Context, addrs map[string]string) (listeners, error) {
+	out := listeners{}
 	for flag, addr := range addrs {
 		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 		if err != nil {
-			for _, l := range out {
-				l.Close()
-			}
+			out.closeUnless(&err)
 			return nil, fmt.Errorf("--%s %s: %w; is the platform running already, or something else on that port?", flag, addr, err)
 		}
 		out[flag] = l
@@ -455,7 +458,7 @@ func (p *platform) retry(k types.NamespacedName) async.Retry {
 }
 
 // serve opens the doors.
-func (p *platform) serve(ctx context.Context, ls map[string]net.Listener, fl *fleet.Fleet, reg *registry.Registry) error {
+func (p *platform) serve(ctx context.Context, ls listeners, fl *fleet.Fleet, reg *registry.Registry) error {
 	beside, open := p.forNodes(fl, reg)
 	apiServer, err := apiserver.New(apiserver.Config{
 		Objects: p.objects, Agents: p.agents, Token: p.secrets.apiToken, Version: p.c.Version, Log: p.log, Metrics: p.metrics,

@@ -28,19 +28,12 @@ import (
 
 // startWorker brings up a node of another server's cluster: what runs pods, and
 // a gateway for invocations. All it knows of the cluster comes from the server.
-func (p *platform) startWorker(ctx context.Context) error {
+func (p *platform) startWorker(ctx context.Context) (err error) {
 	ls, err := p.listen(ctx, map[string]string{"listen": p.c.Listen, "metrics-listen": p.c.MetricsListen, "agent-listen": p.c.AgentListen})
 	if err != nil {
 		return err
 	}
-	serving := false
-	defer func() {
-		for _, l := range ls {
-			if !serving {
-				l.Close()
-			}
-		}
-	}()
+	defer ls.closeUnless(&err)
 	me, err := p.joinCluster(ctx)
 	if err != nil {
 		return err
@@ -73,7 +66,6 @@ func (p *platform) startWorker(ctx context.Context) error {
 		return err
 	}
 	p.serveWorker(ctx, ls, me)
-	serving = true
 	return nil
 }
 
@@ -134,10 +126,10 @@ func toServer(me *identity, log *slog.Logger) http.Handler {
 }
 
 // serveWorker opens a node's doors. The agent's is for servers alone.
-func (p *platform) serveWorker(ctx context.Context, ls map[string]net.Listener, me *identity) {
+func (p *platform) serveWorker(ctx context.Context, ls listeners, me *identity) {
 	door := remote.ServeAgent(p.agent.Load())
 	masters := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if u, ok := access.Authenticate(r, "\x00"); !ok || !slices.Contains(u.Groups, access.Masters) {
+		if u, ok := access.Certified(r); !ok || !slices.Contains(u.Groups, access.Masters) {
 			http.Error(w, "only the cluster's servers may ask a node's agent", http.StatusForbidden)
 			return
 		}
