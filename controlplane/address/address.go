@@ -189,7 +189,7 @@ func (a *Allocator) nodeChanged(t api.EventType, old, now *corev1.Node) {
 		return
 	}
 	p, err := netip.ParsePrefix(now.Spec.PodCIDR)
-	if err != nil {
+	if had := a.nodes[now.Name]; err != nil || had.stored && had.prefix == p {
 		return
 	}
 	a.nodes[now.Name] = block{p, claim{owner: now.Name, stored: true}}

@@ -38,18 +38,13 @@ func (n *Network) Recycle(_ context.Context, id, netns string) (netip.Addr, erro
 	if !ok || err != nil {
 		return netip.Addr{}, errors.Join(err, fmt.Errorf("sandbox %s is not attached, or there is no other address", id))
 	}
-	if confined {
-		if err := n.setElements(confinedSet, []netip.Addr{next}, nil); err != nil {
+	if confined { // nobody is in the sandbox now, so that it is one transaction
+		if err := n.setElements(confinedSet, []netip.Addr{next}, []netip.Addr{old}); err != nil {
 			return netip.Addr{}, err
 		}
 	}
 	if err := n.readdress(ns, n.linkName(id), old, next); err != nil {
 		return netip.Addr{}, fmt.Errorf("recycle the network of sandbox %s: %w", id, err)
-	}
-	if confined {
-		if err := n.setElements(confinedSet, nil, []netip.Addr{old}); err != nil {
-			return netip.Addr{}, err
-		}
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
