@@ -11,23 +11,31 @@ import (
 	"github.com/podsnap/podsnap/test/platform"
 )
 
-// kubectl reads what the platform runs, unmodified.
-func kubectl(t *testing.T, p *platform.Platform) {
+// kubectlOf runs kubectl, unmodified, as a platform's administrator; a command
+// that fails ends the test.
+func kubectlOf(t *testing.T, p *platform.Platform) (run func(stdin string, args ...string) string) {
+	t.Helper()
 	bin, err := exec.LookPath("kubectl")
 	if err != nil {
 		t.Skip("no kubectl on this machine")
 	}
-	deploy(t, p, openfaas.FunctionDeployment{Service: "shown"})
-	platform.Eventually(t, 20*time.Second, available(t, p, "shown", 1))
-	run := func(args ...string) string {
+	return func(stdin string, args ...string) string {
 		t.Helper()
 		cmd := exec.Command(bin, append([]string{"--kubeconfig", filepath.Join(p.StateDir, "kubeconfig"), "--cache-dir", t.TempDir()}, args...)...)
+		cmd.Stdin = strings.NewReader(stdin)
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
 		return string(out)
 	}
+}
+
+// kubectl reads what the platform runs.
+func kubectl(t *testing.T, p *platform.Platform) {
+	run := kubectlOf(t, p)
+	deploy(t, p, openfaas.FunctionDeployment{Service: "shown"})
+	platform.Eventually(t, 20*time.Second, available(t, p, "shown", 1))
 	for _, c := range []struct {
 		args []string
 		want string
@@ -39,10 +47,10 @@ func kubectl(t *testing.T, p *platform.Platform) {
 		{[]string{"get", "events", "-n", "openfaas-fn"}, "Scheduled"},
 		{[]string{"get", "ns"}, "openfaas-fn"},
 	} {
-		if out := run(c.args...); !strings.Contains(out, c.want) {
+		if out := run("", c.args...); !strings.Contains(out, c.want) {
 			t.Errorf("kubectl %s does not show %q:\n%s", strings.Join(c.args, " "), c.want, out)
 		}
 	}
-	run("scale", "deployment/shown", "-n", "openfaas-fn", "--replicas=2")
+	run("", "scale", "deployment/shown", "-n", "openfaas-fn", "--replicas=2")
 	platform.Eventually(t, 20*time.Second, available(t, p, "shown", 2))
 }

@@ -5,8 +5,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -18,25 +16,12 @@ import (
 // services has pods reached by the name and the address of a Service, from a pod
 // and from the node.
 func services(t *testing.T, p *platform.Platform) {
-	bin, err := exec.LookPath("kubectl")
-	if err != nil {
-		t.Skip("no kubectl on this machine")
-	}
+	run := kubectlOf(t, p)
 	deploy(t, p, openfaas.FunctionDeployment{Service: "served", Labels: map[string]string{"com.openfaas.scale.min": "2"}})
 	deploy(t, p, openfaas.FunctionDeployment{Service: "caller"})
-	kubectl := func(stdin string, args ...string) string {
-		t.Helper()
-		cmd := exec.Command(bin, append([]string{"--kubeconfig", filepath.Join(p.StateDir, "kubeconfig"), "--cache-dir", t.TempDir()}, args...)...)
-		cmd.Stdin = strings.NewReader(stdin)
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
-		}
-		return string(out)
-	}
-	kubectl(`{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "openfaas-fn"},
+	run(`{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "openfaas-fn"},
 		"spec": {"selector": {"faas_function": "served"}, "ports": [{"port": 80, "targetPort": 8080}]}}`, "apply", "-f", "-")
-	address := kubectl("", "get", "service", "web", "-n", "openfaas-fn", "-o", "jsonpath={.spec.clusterIP}")
+	address := run("", "get", "service", "web", "-n", "openfaas-fn", "-o", "jsonpath={.spec.clusterIP}")
 	through := func(at string) func() (string, error) {
 		return func() (string, error) {
 			code, body, err := post(p.URL+"/function/caller/get?url="+url.QueryEscape(at), "")
@@ -70,7 +55,7 @@ func services(t *testing.T, p *platform.Platform) {
 			return nil
 		})
 	}
-	kubectl("", "delete", "service", "web", "-n", "openfaas-fn")
+	run("", "delete", "service", "web", "-n", "openfaas-fn")
 	platform.Eventually(t, 20*time.Second, func() error {
 		if body, err := through("http://web/hostname")(); err == nil {
 			return fmt.Errorf("a service that is gone has answered %q", body)
