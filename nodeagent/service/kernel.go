@@ -78,8 +78,11 @@ func (k *kernel) within(f func() error) error {
 	return errors.Join(f(), k.sock.SetDeadline(time.Time{}))
 }
 
-// build makes a table of a ledger beside the one that is there, whose place it
-// takes in one transaction: connections always find one of the two complete.
+// build makes a table of a ledger beside the one that is there. Both work for a
+// moment before the old one goes: a packet goes through a hook's chains one after
+// the other, and when a transaction that swaps two of them comes in between it
+// meets neither the one nor the other. With both, the first that changes a
+// connection's destination has it, and the second lets it be.
 // The same way serves a first start, an agent that comes back, one whose rules
 // have changed, and a table that somebody has broken.
 func (k *kernel) build(ctx context.Context, l *ledger) error {
@@ -106,11 +109,14 @@ func (k *kernel) build(ctx context.Context, l *ledger) error {
 			k.conn.AddRule(&nftables.Rule{Table: next, Chain: &nftables.Chain{Name: ch.name, Table: next}, Exprs: body})
 		}
 	}
-	if old != nil {
-		k.conn.DelTable(old)
-	}
 	if err := k.commit(); err != nil {
 		return fmt.Errorf("put table %s to work: %w", next.Name, err)
+	}
+	if old != nil {
+		k.conn.DelTable(old)
+		if err := k.commit(); err != nil {
+			return fmt.Errorf("delete table %s, whose place another has taken: %w", old.Name, err)
+		}
 	}
 	k.live = next
 	return k.trust()
