@@ -93,9 +93,7 @@ func (cs *Controllers) Run(ctx context.Context) error {
 	g.Go(func() error { return cs.view.Run(ctx) })
 	g.Go(func() error { return cs.record.Run(ctx) })
 	g.Go(func() error {
-		if cs.view.Wait(ctx) != nil {
-			return nil
-		}
+		_ = cs.view.Wait(ctx) // an error is ctx's: then they only let go of what they hold
 		all, ctx := errgroup.WithContext(ctx)
 		for _, run := range cs.run {
 			all.Go(func() error { return run(ctx) })

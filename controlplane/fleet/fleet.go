@@ -158,21 +158,9 @@ func (f *Fleet) Run(ctx context.Context) error {
 	for _, run := range mirrors {
 		wg.Go(func() { _ = run(ctx) }) // they return nil
 	}
-	wg.Go(func() {
-		// Decisions wait until everything is known, so that none is taken on a
-		// part of it.
-		for _, synced := range []<-chan struct{}{f.deployments.Synced(), f.pods.Synced()} {
-			select {
-			case <-ctx.Done():
-				return
-			case <-synced:
-			}
-		}
-		wg.Go(func() { _ = f.drains.Run(ctx) })
-		wg.Go(func() { _ = f.freezes.Run(ctx) })
-		wg.Go(func() { _ = f.shortages.Run(ctx) })
-		_ = f.scale.Run(ctx)
-	})
+	for _, run := range []func(context.Context, ...<-chan struct{}) error{f.scale.Run, f.drains.Run, f.freezes.Run, f.shortages.Run} {
+		wg.Go(func() { _ = run(ctx, f.deployments.Synced(), f.pods.Synced()) })
+	}
 	<-ctx.Done()
 	wg.Wait()
 	f.cutAll(context.Cause(ctx))

@@ -93,16 +93,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	g.Go(func() error { return s.nodes.Run(ctx) })
 	g.Go(func() error { return s.pods.Run(ctx) })
 	g.Go(func() error { return s.record.Run(ctx) })
-	g.Go(func() error {
-		for _, synced := range []<-chan struct{}{s.namespaces.Synced(), s.nodes.Synced(), s.pods.Synced()} {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-synced:
-			}
-		}
-		return s.loop.Run(ctx)
-	})
+	g.Go(func() error { return s.loop.Run(ctx, s.namespaces.Synced(), s.nodes.Synced(), s.pods.Synced()) })
 	return g.Wait()
 }
 

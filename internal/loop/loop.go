@@ -78,8 +78,19 @@ func (l *Loop[K]) Add(key K) { l.q.Add(key) }
 func (l *Loop[K]) AddAfter(key K, d time.Duration) { l.q.AddAfter(key, d) }
 
 // Run works until ctx is done, and returns nil when all workers have ended.
-// It may be called once.
-func (l *Loop[K]) Run(ctx context.Context) error {
+// Work begins when all of after are closed: what a reconciliation reads is to be
+// there, so that none is decided on a part of it. It may be called once, and a
+// loop that was made is run, if only with a ctx that is done: it holds a
+// goroutine from New on.
+func (l *Loop[K]) Run(ctx context.Context, after ...<-chan struct{}) error {
+	defer l.q.ShutDown()
+	for _, c := range after {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c:
+		}
+	}
 	var wg sync.WaitGroup
 	for range l.c.Workers {
 		wg.Go(func() {

@@ -76,3 +76,39 @@ func TestOneWorkerAKey(t *testing.T) {
 		<-done
 	})
 }
+
+// Nothing is worked on before what it needs is there, and a loop that ends
+// before that leaves nothing behind: synctest fails if a goroutine stays.
+func TestWorkBeginsAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var runs atomic.Int32
+		run := func(ctx context.Context, after <-chan struct{}) <-chan error {
+			l := loop.New(loop.Config{Name: "test"}, func(context.Context, string) (time.Duration, error) {
+				runs.Add(1)
+				return 0, nil
+			})
+			l.Add("a")
+			done := make(chan error, 1)
+			go func() { done <- l.Run(ctx, after) }()
+			return done
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ready := make(chan struct{})
+		works, waits := run(ctx, ready), run(ctx, make(chan struct{}))
+		time.Sleep(time.Minute)
+		if n := runs.Load(); n != 0 {
+			t.Errorf("%d runs before what they need is there", n)
+		}
+		close(ready)
+		synctest.Wait()
+		if n := runs.Load(); n != 1 {
+			t.Errorf("%d runs, want 1", n)
+		}
+		cancel()
+		for _, done := range []<-chan error{works, waits} {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
