@@ -40,6 +40,7 @@ type Config struct {
 	Delay   time.Duration // how long a soft write waits for others; 0 is 500 ms
 	Closing time.Duration // how long Run may take at its end to store what is left; 0 is 5 s
 	History int           // changes of each kind kept for watches; 0 is 4096
+	Base    int64         // the first resource version, above all of other stores before; 0 is Base()
 
 	Log     *slog.Logger          // nil discards
 	Metrics prometheus.Registerer // nil is none
@@ -94,6 +95,14 @@ type slot struct {
 
 var _ api.Objects = (*Store)(nil)
 
+// Base is a first resource version by the clock. A process makes far fewer than a
+// million changes a millisecond, so the next start begins above every version of
+// this one.
+func Base() int64 { return time.Now().UnixMilli() << 20 }
+
+// Span is more than the versions that one store can use.
+const Span = 1 << 40
+
 // New makes a store; it does nothing before Run.
 func New(c Config) (*Store, error) {
 	if c.Durable == nil || len(c.Kinds) == 0 || c.Soft == nil {
@@ -101,6 +110,9 @@ func New(c Config) (*Store, error) {
 	}
 	if c.Delay == 0 {
 		c.Delay = 500 * time.Millisecond
+	}
+	if c.Base == 0 {
+		c.Base = Base()
 	}
 	if c.Closing == 0 {
 		c.Closing = 5 * time.Second
@@ -110,9 +122,7 @@ func New(c Config) (*Store, error) {
 	}
 	s := &Store{
 		Objects: c.Durable, c: c, kinds: map[*api.Resource]*kind{},
-		// A process makes far fewer than a million changes a millisecond, so the
-		// next start begins above every version of this one.
-		base:  time.Now().UnixMilli() << 20,
+		base:  c.Base,
 		ready: make(chan struct{}), ended: make(chan struct{}),
 		slots: map[id]*slot{}, queue: map[id]bool{}, wake: make(chan struct{}, 1),
 	}

@@ -16,6 +16,15 @@ var errSilent = errors.New("etcd did not answer in time")
 
 func errStopped() error { return apierrors.NewServiceUnavailable("the store is stopped") }
 
+// errDeposed is for what is written by one that may not write any more. unknown
+// says whether an attempt before that may have been carried out.
+func errDeposed(unknown bool) error {
+	if unknown {
+		return apierrors.NewServiceUnavailable("another server leads now, it is unknown whether this took place")
+	}
+	return apierrors.NewServiceUnavailable("another server leads now, nothing was written; please try again")
+}
+
 func codeOf(err error) codes.Code {
 	if e, ok := errors.AsType[rpctypes.EtcdError](err); ok {
 		return e.Code()

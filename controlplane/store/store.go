@@ -25,6 +25,8 @@ type Config struct {
 
 	// Admit, when not nil, fills defaults and judges what is to be written.
 	Admit rules.Admit
+	// Fence, when it has a key, is what allows this process to write.
+	Fence Fence
 
 	Timeout      time.Duration // how long a request waits for etcd; 0 is 5 s
 	History      int           // changes of each kind kept for watches; 0 is 4096
@@ -34,6 +36,13 @@ type Config struct {
 
 	Log     *slog.Logger          // nil discards
 	Metrics prometheus.Registerer // nil is none
+}
+
+// Fence is a key of etcd, and the revision that made it: while it is that one,
+// and only then, writes are carried out, by etcd's own judgement.
+type Fence struct {
+	Key      string
+	Revision int64
 }
 
 // Store is an api.Objects over etcd. Run has to be running for it to work.

@@ -64,6 +64,7 @@ func (s *Store) commitAll(ctx context.Context, xs []txn) ([]outcome, []error) {
 			conds, ops = append(conds, ps[n].conds()...), append(ops, ps[n].op)
 		}
 	}
+	conds = append(conds, s.c.Fence.conds()...)
 	resp, err := s.etcd.Txn(ctx).If(conds...).Then(ops...).Commit()
 	whole := err == nil && resp.Succeeded
 	var wg sync.WaitGroup
@@ -111,6 +112,24 @@ func (p proposal) conds() []clientv3.Cmp {
 		conds = append(conds, clientv3.Compare(clientv3.ModRevision(p.guard), "=", p.guardRev))
 	}
 	return conds
+}
+
+// conds are those that a fence makes of every write.
+func (f Fence) conds() []clientv3.Cmp {
+	if f.Key == "" {
+		return nil
+	}
+	return []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(f.Key), "=", f.Revision)}
+}
+
+// seen tells by what a failed transaction has read last whether the fence is as it
+// should be.
+func (f Fence) seen(resp *clientv3.TxnResponse) bool {
+	if f.Key == "" {
+		return true
+	}
+	kvs := resp.Responses[len(resp.Responses)-1].GetResponseRange().Kvs
+	return len(kvs) > 0 && kvs[0].CreateRevision == f.Revision
 }
 
 // conclude waits until the caches hold what was done, and puts the object's
@@ -181,10 +200,17 @@ func (s *Store) lease(ctx context.Context) (clientv3.LeaseID, error) {
 // try sends p until there is an answer. unknown says whether an earlier attempt
 // may have been carried out.
 func (s *Store) try(ctx context.Context, p proposal, unknown bool) (outcome, error) {
-	x, conds := p.txn, p.conds()
+	x, conds := p.txn, append(p.conds(), s.c.Fence.conds()...)
+	look := []clientv3.Op{clientv3.OpGet(x.key)}
+	if s.c.Fence.Key != "" {
+		look = append(look, clientv3.OpGet(s.c.Fence.Key))
+	}
 	gaps := s.gaps.Load()
 	for wait := firstWait; ; wait = min(wait*2, lastWait) {
-		resp, err := s.etcd.Txn(ctx).If(conds...).Then(p.op).Else(clientv3.OpGet(x.key)).Commit()
+		resp, err := s.etcd.Txn(ctx).If(conds...).Then(p.op).Else(look...).Commit()
+		if err == nil && !resp.Succeeded && !s.c.Fence.seen(resp) {
+			return outcome{}, errDeposed(unknown)
+		}
 		if err == nil {
 			out := judge(x, resp, unknown)
 			if unknown && !out.done {

@@ -37,6 +37,12 @@ type Config struct {
 	NATS       string   // URL of an external NATS; "": embedded
 	Containerd string   // socket of an existing containerd; "": one of our own
 
+	// Servers are the addresses of all servers, the same list on each, whose
+	// embedded stores are one cluster; empty: those of this machine alone.
+	Servers     []string
+	ServerToken string // what the servers of a cluster share, see ServerToken; "": what the state directory has, or a new one
+	NATSCopies  int    // how many servers of an external NATS cluster keep each asynchronous call; 0 is 1
+
 	NodeName    string // "" is the host's
 	NodeIP      string // at which other machines reach this one; "" is its first address
 	PodCIDR     string // of this node; "" is a free block of ClusterCIDR
@@ -61,6 +67,21 @@ type Config struct {
 
 	Version, Revision string
 	Log               *slog.Logger
+
+	root *root // of ServerToken; nil: nothing is shared
+}
+
+// shared tells whether other servers may work on the same stores.
+func (c *Config) shared() bool { return len(c.Servers) > 0 || len(c.Etcd) > 0 && c.NATS != "" }
+
+// reachable tells whether other machines may reach this server's API.
+func (c *Config) reachable() bool {
+	host, _, err := net.SplitHostPort(c.APIListen)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host != "localhost" && (err != nil || !ip.IsLoopback())
 }
 
 func (c *Config) fill() error {
@@ -84,6 +105,9 @@ func (c *Config) fill() error {
 	set(&c.Listen, "127.0.0.1:8080")
 	set(&c.MetricsListen, "127.0.0.1:8082")
 	set(&c.APIListen, "127.0.0.1:6443")
+	if len(c.Servers) > 0 && c.NodeIP == "" {
+		c.NodeIP = ownOf(c.Servers)
+	}
 	set(&c.EtcdPrefix, "/registry")
 	if c.ClusterCIDR == "" {
 		c.ClusterCIDR = cmp.Or(c.PodCIDR, "10.62.0.0/16")
@@ -151,6 +175,7 @@ func (c *Config) validate() error {
 			fault("--pod-cidr %q: it must be a part of --cluster-cidr %s", c.PodCIDR, c.ClusterCIDR)
 		}
 	}
+	faults = append(faults, c.validateServers()...)
 	if c.NodeIP != "" {
 		if a, err := netip.ParseAddr(c.NodeIP); err != nil || !a.Is4() || a.IsUnspecified() {
 			fault("--node-ip %q: it must be an IPv4 address of this machine", c.NodeIP)
@@ -169,6 +194,49 @@ func (c *Config) validate() error {
 		fault("--max-async-body %d: at most 7 MiB can be stored as one message", c.MaxAsyncBody)
 	}
 	return errors.Join(faults...)
+}
+
+// validateServers is about several servers.
+func (c *Config) validateServers() (faults []error) {
+	fault := func(format string, a ...any) { faults = append(faults, fmt.Errorf(format, a...)) }
+	if c.ServerToken != "" {
+		if _, err := parseServerToken(c.ServerToken); err != nil {
+			fault("--server-token: %w", err)
+		}
+		if !c.shared() {
+			fault("--server-token: it is for several servers: name them with --servers, or the stores that they share with --etcd and --nats")
+		}
+	}
+	if c.NATSCopies < 0 || c.NATSCopies > 5 {
+		fault("--nats-copies %d: it must be between 1 and 5", c.NATSCopies)
+	}
+	if len(c.Servers) == 0 {
+		return faults
+	}
+	if len(c.Etcd) > 0 || c.NATS != "" {
+		fault("--servers: with --etcd or --nats the stores are somebody else's, and servers find each other there: leave one of them out")
+	}
+	if n := len(c.Servers); n != 3 && n != 5 {
+		fault("--servers: there must be 3 or 5, so that more than half are left when one is lost; there are %d", n)
+	}
+	if c.ServerToken == "" {
+		fault("--servers: all of them need the same --server-token; make one with `faas server token`")
+	}
+	if !c.reachable() {
+		fault("--api-listen %s: the other servers do not reach that; give 0.0.0.0:6443", c.APIListen)
+	}
+	seen := map[netip.Addr]bool{}
+	for _, s := range c.Servers {
+		a, err := netip.ParseAddr(s)
+		switch {
+		case err != nil || a.IsUnspecified():
+			fault("--servers: %q is no address of a machine", s)
+		case seen[a]:
+			fault("--servers: %s is there twice", s)
+		}
+		seen[a] = true
+	}
+	return faults
 }
 
 // ports are those of every machine that no Service may take: the platform's own,
@@ -212,7 +280,8 @@ func (c *Config) dirs() error {
 	return nil
 }
 
-// secret reads a secret of the state directory, making it at the first start.
+// secret reads a secret of the state directory, making it at the first start: out
+// of the air, or out of what servers share.
 func (c *Config) secret(name string) (string, error) {
 	path := c.path("auth", name)
 	b, err := os.ReadFile(path)
@@ -223,7 +292,11 @@ func (c *Config) secret(name string) (string, error) {
 		return "", err
 	}
 	raw := make([]byte, 32)
-	_, _ = rand.Read(raw) // never fails
+	if c.root != nil {
+		raw = c.root.secretOf(name)
+	} else {
+		_, _ = rand.Read(raw) // never fails
+	}
 	s := base64.RawURLEncoding.EncodeToString(raw)
 	return s, writeFile(path, s+"\n")
 }

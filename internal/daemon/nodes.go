@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -183,4 +184,15 @@ func localAddresses(listen string) []net.IP {
 		}
 	}
 	return out
+}
+
+// ownOf is the first of addresses that this machine has; "" when it has none.
+func ownOf(addresses []string) string {
+	mine := localAddresses("0.0.0.0:0")
+	for _, a := range addresses {
+		if ip := net.ParseIP(a); ip != nil && slices.ContainsFunc(mine, ip.Equal) {
+			return a
+		}
+	}
+	return ""
 }

@@ -62,7 +62,8 @@ func (c *Config) certificate() (tls.Certificate, []byte, error) {
 	return pair, caPEM, nil
 }
 
-// control is the certificate with which a server asks nodes. It is made at each
+// control is the certificate with which a server asks nodes and other servers, and
+// its own agent answers these. It is made at each
 // start: its key is nowhere else.
 func (c *Config) control() (tls.Certificate, error) {
 	ca, caKey, _, err := c.authority()
@@ -71,7 +72,8 @@ func (c *Config) control() (tls.Certificate, error) {
 	}
 	t := template("system:server", 365*24*time.Hour)
 	t.Subject.Organization = []string{access.Masters}
-	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
+	t.DNSNames = []string{join.NodeName(c.NodeName)} // as the node that a server is, it is asked by the others
 	crt, key := c.path("auth", "control.crt"), c.path("auth", "control.key")
 	if err := issue(t, ca, caKey, crt, key); err != nil {
 		return tls.Certificate{}, err
@@ -83,9 +85,7 @@ func (c *Config) authority() (*x509.Certificate, *ecdsa.PrivateKey, []byte, erro
 	crt, key := c.path("auth", "ca.crt"), c.path("auth", "ca.key")
 	pair, err := tls.LoadX509KeyPair(crt, key)
 	if errors.Is(err, fs.ErrNotExist) {
-		t := template("podsnap", 10*365*24*time.Hour)
-		t.IsCA, t.BasicConstraintsValid, t.KeyUsage = true, true, x509.KeyUsageCertSign
-		if err := issue(t, t, nil, crt, key); err != nil {
+		if err := c.newAuthority(crt, key); err != nil {
 			return nil, nil, nil, err
 		}
 		pair, err = tls.LoadX509KeyPair(crt, key)
@@ -101,6 +101,21 @@ func (c *Config) authority() (*x509.Certificate, *ecdsa.PrivateKey, []byte, erro
 	}
 	b, err := os.ReadFile(crt)
 	return pair.Leaf, k, b, err
+}
+
+// newAuthority makes this server's own, or the one that it has in common with
+// others.
+func (c *Config) newAuthority(crt, key string) error {
+	if c.root != nil {
+		der, k, err := c.root.authority("authority")
+		if err != nil {
+			return err
+		}
+		return keep(der, k, crt, key)
+	}
+	t := template("podsnap", 10*365*24*time.Hour)
+	t.IsCA, t.BasicConstraintsValid, t.KeyUsage = true, true, x509.KeyUsageCertSign
+	return issue(t, t, nil, crt, key)
 }
 
 func template(name string, life time.Duration) *x509.Certificate {
@@ -126,6 +141,11 @@ func issue(t, parent *x509.Certificate, parentKey *ecdsa.PrivateKey, crt, key st
 	if err != nil {
 		return err
 	}
+	return keep(der, k, crt, key)
+}
+
+// keep writes a certificate and its key as PEM.
+func keep(der []byte, k *ecdsa.PrivateKey, crt, key string) error {
 	raw, err := x509.MarshalECPrivateKey(k)
 	if err != nil {
 		return err
