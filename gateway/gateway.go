@@ -48,9 +48,10 @@ type Config struct {
 	Name     string           // of this gateway, different from every other one's; "" is the host's name
 	Provider string           // in /system/info; "" is "podsnap"
 	Version  openfaas.Version // of the platform
-	// Manage serves everything but invocations, asynchronous ones included: it
-	// leads to a gateway that can. nil is this one itself.
-	Manage http.Handler
+	// Manage answers with what serves everything but invocations, asynchronous
+	// ones included, at the moment: it leads to a gateway that can. A nil handler
+	// is this one itself, and nil is that always.
+	Manage func() http.Handler
 	Extra  map[string]http.Handler // more paths, such as "/v2/", by prefix; they see to their own authentication
 
 	Timeout      time.Duration // of an invocation when the function says nothing; 0 is 60 s
@@ -177,7 +178,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	wg.Go(func() { errs[0] = g.functions.Run(inner) })
 	wg.Go(func() { errs[1] = g.deployments.Run(inner) })
 	if g.c.Manage == nil {
-		wg.Go(func() { g.ensureNamespace(ctx) })
+		wg.Go(func() { g.Prepare(ctx) })
 	}
 	errs[2] = g.invoker.Run(ctx)
 	end()
@@ -185,8 +186,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// ensureNamespace tries until the store has taken it.
-func (g *Gateway) ensureNamespace(ctx context.Context) {
+// Prepare makes what has to be there before functions are: their namespace. It
+// tries until the store has taken it. A gateway that always manages does so when
+// it runs.
+func (g *Gateway) Prepare(ctx context.Context) {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := g.dialect.EnsureNamespace(ctx)
 		if err == nil || ctx.Err() != nil {

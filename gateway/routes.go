@@ -43,12 +43,21 @@ func (g *Gateway) routes(guard *auth.Auth) http.Handler {
 		own.Handle(strings.TrimSuffix(prefix, "/"), h)
 	}
 	return front.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch p := r.URL.Path; {
-		case strings.HasPrefix(p, invoke.Prefix):
+		p := r.URL.Path
+		if strings.HasPrefix(p, invoke.Prefix) {
 			g.invoker.ServeHTTP(w, r)
-		case g.named(w, r):
-		case g.c.Manage != nil && p != "/healthz":
-			g.c.Manage.ServeHTTP(w, r)
+			return
+		}
+		if g.named(w, r) {
+			return
+		}
+		if g.c.Manage != nil && p != "/healthz" {
+			if other := g.c.Manage(); other != nil {
+				other.ServeHTTP(w, r)
+				return
+			}
+		}
+		switch {
 		case strings.HasPrefix(p, "/system/"), p == "/ui", strings.HasPrefix(p, "/ui/"):
 			system.ServeHTTP(w, r)
 		default:

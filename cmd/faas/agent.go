@@ -51,7 +51,6 @@ and ` + "`faas agent stop`" + `, end them too.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&s.c.Token, "token", "", "`token` that faas token create has printed on the server")
-	f.StringVar(&s.c.AgentListen, "agent-listen", "0.0.0.0:10250", "address at which the server asks this node")
 	s.addNode(f)
 	return cmd
 }

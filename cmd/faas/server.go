@@ -33,6 +33,9 @@ func (s *serverFlags) add(f *pflag.FlagSet) {
 	f.StringSliceVar(&s.c.Etcd, "etcd", nil, "endpoints of an external etcd, such as http://10.0.0.1:2379 (default: embedded)")
 	f.StringVar(&s.c.EtcdPrefix, "etcd-prefix", "/registry", "prefix of all keys in etcd")
 	f.StringVar(&s.c.NATS, "nats", "", "URL of an external NATS with JetStream, such as nats://10.0.0.1:4222 (default: embedded)")
+	f.StringSliceVar(&s.c.Servers, "servers", nil, "addresses of three servers that keep their stores together, the same list on each")
+	f.StringVar(&s.c.ServerToken, "server-token", "", "what all servers of a cluster have in common, from `faas server token`")
+	f.IntVar(&s.c.NATSCopies, "nats-copies", 1, "how many servers of an external NATS cluster keep each asynchronous call")
 	f.StringVar(&s.c.PodCIDR, "pod-cidr", "", "addresses of pods on this node (default: a free part of --cluster-cidr)")
 	f.StringVar(&s.c.ClusterCIDR, "cluster-cidr", "", "addresses of pods on all nodes (default: --pod-cidr, or 10.62.0.0/16)")
 	f.StringVar(&s.c.ServiceCIDR, "service-cidr", "10.96.0.0/16", "addresses of Services")
@@ -53,6 +56,7 @@ func (s *serverFlags) addPlace(f *pflag.FlagSet) {
 func (s *serverFlags) addNode(f *pflag.FlagSet) {
 	f.StringVar(&s.c.Listen, "listen", "127.0.0.1:8080", "address of the gateway")
 	f.StringVar(&s.c.MetricsListen, "metrics-listen", "127.0.0.1:8082", "address of the metrics")
+	f.StringVar(&s.c.AgentListen, "agent-listen", "0.0.0.0:10250", "address at which servers ask this node (of a server: the others, if there may be any)")
 	f.StringVar(&s.c.NodeName, "node-name", "", "name of this node (default: the host's)")
 	f.StringVar(&s.c.NodeIP, "node-ip", "", "address at which other machines reach this one (default: a server's first, a node's towards its server)")
 	f.DurationVar(&s.c.Timeout, "timeout", time.Minute, "longest time of an invocation, unless the function says otherwise")
@@ -111,9 +115,14 @@ the environment: --state-dir as PODSNAP_STATE_DIR.
 
 On SIGTERM the platform ends and the functions' containers go on, to be adopted
 by the next start. Ctrl-C, and ` + "`faas server stop`" + `, end the containers too and
-leave nothing on the machine but the state directory.`,
+leave nothing on the machine but the state directory.
+
+Three servers of which one leads and two stand by are started with the same
+--servers and --server-token on each; or, over an etcd and a NATS of your own, with
+the same --etcd, --nats and --server-token. Any of them serves everything.`,
 		Example: `  faas server
   faas server --listen 0.0.0.0:8080 --etcd http://10.0.0.1:2379,http://10.0.0.2:2379
+  faas server --servers 10.0.0.1,10.0.0.2,10.0.0.3 --server-token S1… --api-listen 0.0.0.0:6443
   faas server start      # in the background
   faas server stop`,
 		Args:    cobra.NoArgs,
@@ -127,8 +136,24 @@ leave nothing on the machine but the state directory.`,
 		},
 	}
 	s.add(cmd.PersistentFlags())
-	cmd.AddCommand(o.serverStart(s, cmd), o.serverStop(s, cmd))
+	cmd.AddCommand(o.serverStart(s, cmd), o.serverStop(s, cmd), serverToken())
 	return cmd
+}
+
+func serverToken() *cobra.Command {
+	return &cobra.Command{
+		Use: "token", Short: "Print a new token for servers to share", Args: cobra.NoArgs,
+		Long: `Prints what the servers of one cluster have in common: all their passwords and the
+cluster's certificate authority come from it, so it is as secret as these. Give the
+same one to each server at its first start, with --server-token or in the variable
+PODSNAP_SERVER_TOKEN; a server keeps it. Machines that are to be nodes need another
+one, of ` + "`faas token create`" + `.`,
+		Example: "  faas server token > server-token\n  sudo PODSNAP_SERVER_TOKEN=$(cat server-token) faas server --servers 10.0.0.1,10.0.0.2,10.0.0.3 --api-listen 0.0.0.0:6443",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), daemon.ServerToken())
+			return err
+		},
+	}
 }
 
 func (o *options) serverStart(s *serverFlags, parent *cobra.Command) *cobra.Command {

@@ -264,6 +264,8 @@ func allowPath(node string, r Request) string {
 	}
 	reads := r.Verb == "get" || r.Verb == "head"
 	switch {
+	case r.Path == ServersPath && reads:
+		return ""
 	case strings.HasPrefix(r.Path, ImagesRoot+"/") && reads:
 		return ""
 	case strings.HasPrefix(r.Path, AgentsRoot+"/") && r.Verb == "post" && strings.HasSuffix(r.Path, "/frozen"):
@@ -284,6 +286,7 @@ const (
 	AgentsRoot   = Root + "/agents"  // the agents of all nodes, by name
 	JoinPath     = Root + "/join"
 	RenewPath    = Root + "/renew"
+	ServersPath  = Root + "/servers" // where all servers are reached
 )
 
 // uses tells whether a pod names a Secret or a ConfigMap.

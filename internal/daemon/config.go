@@ -74,6 +74,14 @@ type Config struct {
 // shared tells whether other servers may work on the same stores.
 func (c *Config) shared() bool { return len(c.Servers) > 0 || len(c.Etcd) > 0 && c.NATS != "" }
 
+// natsCopies is how many NATS servers keep each asynchronous call.
+func (c *Config) natsCopies() int {
+	if len(c.Servers) > 0 {
+		return 3 // of five too: two may be lost then as well
+	}
+	return c.NATSCopies
+}
+
 // reachable tells whether other machines may reach this server's API.
 func (c *Config) reachable() bool {
 	host, _, err := net.SplitHostPort(c.APIListen)

@@ -11,31 +11,18 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/builder/registry"
-	"github.com/podsnap/podsnap/controlplane/address"
-	"github.com/podsnap/podsnap/controlplane/admission"
-	"github.com/podsnap/podsnap/controlplane/apiserver"
-	"github.com/podsnap/podsnap/controlplane/autoscale"
-	"github.com/podsnap/podsnap/controlplane/controller"
 	"github.com/podsnap/podsnap/controlplane/enroll"
-	"github.com/podsnap/podsnap/controlplane/fleet"
-	"github.com/podsnap/podsnap/controlplane/scheduler"
-	"github.com/podsnap/podsnap/controlplane/soft"
+	"github.com/podsnap/podsnap/controlplane/leader"
 	"github.com/podsnap/podsnap/controlplane/store"
-	"github.com/podsnap/podsnap/controlplane/usage"
-	"github.com/podsnap/podsnap/functions"
 	"github.com/podsnap/podsnap/gateway"
 	"github.com/podsnap/podsnap/gateway/async"
 	"github.com/podsnap/podsnap/gateway/auth"
-	"github.com/podsnap/podsnap/gateway/backlog"
 	"github.com/podsnap/podsnap/gateway/dialect"
-	"github.com/podsnap/podsnap/gateway/front"
 	"github.com/podsnap/podsnap/internal/daemon/embedded"
 	"github.com/podsnap/podsnap/internal/disposition"
 	"github.com/podsnap/podsnap/internal/openfaas"
@@ -46,8 +33,8 @@ import (
 	"github.com/podsnap/podsnap/nodeagent/pressure"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	appsv1 "k8s.io/api/apps/v1"
-	"k8s.io/apimachinery/pkg/types"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // platform is the running process: what its parts share.
@@ -60,13 +47,11 @@ type platform struct {
 
 	objects api.Objects
 	node    *node
-	usage   *usage.Sampler
 	agent   atomic.Pointer[nodeagent.Agent] // the control plane runs before it
-	front   *front.Server
-	handler http.Handler // the gateway's
+	gateway *gateway.Gateway
 
-	addresses  *address.Allocator // of a server
-	neighbours *neighbours        // of a server
+	control    atomic.Pointer[control] // of a server that leads, or is the only one
+	neighbours *neighbours             // of a server
 }
 
 type secrets struct {
@@ -94,8 +79,11 @@ func Run(ctx context.Context, c Config) error {
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer p.stack.stop()
 	begin := p.start
-	if c.Join != "" {
+	switch {
+	case c.Join != "":
 		begin = p.startWorker
+	case c.shared():
+		begin = p.startShared
 	}
 	if err := begin(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -113,13 +101,15 @@ func Run(ctx context.Context, c Config) error {
 	defer trim.Stop()
 	err = p.stack.wait(ctx)
 	if c.TearDown != nil && c.TearDown() {
-		err = errors.Join(err, p.tearDown(context.WithoutCancel(ctx)))
+		return errors.Join(err, p.tearDown(context.WithoutCancel(ctx)))
 	}
+	p.stack.stopOnly(leadership) // another server goes on while this one ends
 	return err
 }
 
-// start brings the parts up in the order of their dependencies. The ports come
-// first, so that one that is taken is told before anything runs.
+// start brings up a server whose stores are its own, in the order in which parts
+// need each other. The ports come first, so that one that is taken is told before
+// anything runs.
 func (p *platform) start(ctx context.Context) (err error) {
 	begin := time.Now()
 	ls, err := p.listen(ctx, map[string]string{"listen": p.c.Listen, "metrics-listen": p.c.MetricsListen, "api-listen": p.c.APIListen})
@@ -134,10 +124,7 @@ func (p *platform) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := p.startStore(ctx); err != nil {
-		return err
-	}
-	fl, err := p.startControl(ctx)
+	k, err := p.startControl(ctx)
 	if err != nil {
 		return err
 	}
@@ -145,6 +132,68 @@ func (p *platform) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := p.register(ctx); err != nil {
+		return err
+	}
+	if err := p.startNode(ctx, nodeConfig{registries: registries(&p.c, p.secrets), ip: p.c.NodeIP}); err != nil {
+		return err
+	}
+	p.stack.start(ctx, "use of cpu", k.usage.Run) // it asks the agent
+	if err := p.newGateway(k.fleet, reg, nil); err != nil {
+		return err
+	}
+	if err := k.newQueue(natsURL, p.gateway); err != nil {
+		return err
+	}
+	p.startGateway(ctx, reg)
+	k.startQueue(ctx)
+	if err := k.newAPI(p, reg); err != nil {
+		return err
+	}
+	p.serveAPI(ctx, ls["api-listen"], k.api)
+	if err := p.serve(ctx, ls, p.gather); err != nil {
+		return err
+	}
+	p.log.Debug("started", slog.Duration("took", time.Since(begin)))
+	return nil
+}
+
+// startControl brings up the control plane of a server that is the only one.
+func (p *platform) startControl(ctx context.Context) (*control, error) {
+	client, err := p.dialStore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	k := &control{c: &p.c, log: p.log, stack: p.stack, metrics: p.metrics}
+	if err := k.startStore(ctx, client, leader.Term{}); err != nil {
+		return nil, err
+	}
+	p.objects = k.objects
+	if err := p.newNeighbours(); err != nil {
+		return nil, err
+	}
+	if err := k.startDeciding(ctx, p.agents); err != nil {
+		return nil, err
+	}
+	p.control.Store(k)
+	return k, nil
+}
+
+// dialStore makes etcd's client, which ends with the stack.
+func (p *platform) dialStore(ctx context.Context) (*clientv3.Client, error) {
+	client, err := store.Dial(p.c.Etcd, nil, p.log)
+	if err != nil {
+		return nil, err
+	}
+	p.stack.start(ctx, "store client", func(ctx context.Context) error {
+		<-ctx.Done()
+		return client.Close()
+	})
+	return client, nil
+}
+
+// register makes this machine a node.
+func (p *platform) register(ctx context.Context) error {
 	n, err := enroll.Register(ctx, p.objects, p.c.NodeName, p.c.PodCIDR)
 	if err != nil {
 		return fmt.Errorf("this machine as a node: %w", err)
@@ -153,16 +202,6 @@ func (p *platform) start(ctx context.Context) (err error) {
 		p.log.Warn("--pod-cidr is not used: this node's pods have addresses of another network already", slog.String("pods", n.Spec.PodCIDR))
 	}
 	p.c.PodCIDR = n.Spec.PodCIDR
-	if err := p.startNode(ctx, nodeConfig{registries: registries(&p.c, p.secrets), ip: p.c.NodeIP}); err != nil {
-		return err
-	}
-	if err := p.startGateway(ctx, fl, reg, natsURL); err != nil {
-		return err
-	}
-	if err := p.serve(ctx, ls, fl, reg); err != nil {
-		return err
-	}
-	p.log.Debug("started", slog.Duration("took", time.Since(begin)))
 	return nil
 }
 
@@ -234,105 +273,6 @@ func (p *platform) startChildren(ctx context.Context) (natsURL string, err error
 	return natsURL, nil
 }
 
-func (p *platform) startStore(ctx context.Context) error {
-	client, err := store.Dial(p.c.Etcd, nil, p.log)
-	if err != nil {
-		return err
-	}
-	if p.addresses, err = newAddresses(&p.c, p.log); err != nil {
-		client.Close()
-		return err
-	}
-	s, err := store.New(store.Config{
-		Client: client, Prefix: p.c.EtcdPrefix, Log: p.log, Metrics: p.metrics,
-		Admit: p.addresses.Admit(admission.Admit),
-	})
-	if err != nil {
-		client.Close()
-		return err
-	}
-	p.stack.start(ctx, "store client", func(ctx context.Context) error {
-		defer client.Close()
-		return s.Run(ctx)
-	})
-	so, err := soft.New(soft.Config{
-		Durable: s, Kinds: soft.ReplicaKinds(), Soft: soft.Replicas, Passing: soft.IsRenewal, Admit: admission.Admit, Log: p.log, Metrics: p.metrics,
-	})
-	if err != nil {
-		return err
-	}
-	p.stack.start(ctx, "soft store", so.Run)
-	p.objects = so
-	p.stack.start(ctx, "addresses", func(ctx context.Context) error { return p.addresses.Run(ctx, so) })
-	if err := p.newNeighbours(); err != nil {
-		return err
-	}
-	asked, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	if _, err := client.Get(asked, p.c.EtcdPrefix+"/ready"); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("etcd at %s does not answer: %w", strings.Join(p.c.Etcd, ", "), err)
-	}
-	return p.loaded(ctx, so.Ready())
-}
-
-// loaded waits until everything that is stored has been read, however much it
-// is.
-func (p *platform) loaded(ctx context.Context, ready <-chan struct{}) error {
-	begin := time.Now()
-	say := time.NewTicker(10 * time.Second)
-	defer say.Stop()
-	for {
-		select {
-		case <-ready:
-			return nil
-		case <-say.C:
-			p.log.Info("reading what is stored", slog.Duration("since", time.Since(begin).Round(time.Second)))
-		case err := <-p.stack.failed:
-			return err
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-func (p *platform) startControl(ctx context.Context) (*fleet.Fleet, error) {
-	var fl *fleet.Fleet
-	var err error
-	p.usage, err = usage.New(usage.Config{Objects: p.objects, Agents: p.agents, Told: func(f types.NamespacedName) { fl.Look(f) }, Log: p.log})
-	if err != nil {
-		return nil, err
-	}
-	fl, err = fleet.New(fleet.Config{Objects: p.objects, Policy: policy, CPU: p.usage.CPU, Agents: p.agents, Log: p.log, Metrics: p.metrics})
-	if err != nil {
-		return nil, err
-	}
-	sched := scheduler.New(scheduler.Config{Objects: p.objects, Log: p.log, Metrics: p.metrics})
-	controllers := controller.New(controller.Config{Objects: p.objects, Apply: functions.Apply, Place: sched.Place, Reserved: p.c.ports(), Log: p.log, Metrics: p.metrics})
-	p.stack.start(ctx, "controllers", controllers.Run)
-	p.stack.start(ctx, "scheduler", sched.Run)
-	p.stack.start(ctx, "fleet", fl.Run)
-	return fl, nil
-}
-
-func newAddresses(c *Config, log *slog.Logger) (*address.Allocator, error) {
-	ac := address.Config{Log: log}
-	var err error
-	if ac.Pods, err = netip.ParsePrefix(c.ClusterCIDR); err != nil {
-		return nil, err
-	}
-	if ac.Services, err = netip.ParsePrefix(c.ServiceCIDR); err != nil {
-		return nil, err
-	}
-	return address.New(ac)
-}
-
-// policy reads how a function scales from its Deployment, which has the
-// function's labels.
-func policy(d *appsv1.Deployment) autoscale.Policy {
-	n, _ := strconv.Atoi(d.Spec.Template.Annotations[api.AnnotationConcurrency]) // absent is 0: no limit
-	return autoscale.Policy{Scale: functions.Scaling(d.Labels), Concurrency: n}
-}
-
 // nodeConfig is what differs between a server's node and another one.
 type nodeConfig struct {
 	registries engine.Registries
@@ -376,49 +316,53 @@ func (p *platform) startNode(ctx context.Context, nc nodeConfig) error {
 	}
 	p.agent.Store(agent)
 	p.stack.start(ctx, "node agent", agent.Run)
-	if p.usage != nil {
-		p.stack.start(ctx, "use of cpu", p.usage.Run) // it asks the agent
-	}
 	return nil
 }
 
-func (p *platform) startGateway(ctx context.Context, capacity api.Capacity, reg *registry.Registry, natsURL string) error {
-	var queue *async.Queue
-	looks := lookInto(func() *async.Queue { return queue })
-	waiting := backlog.New(backlog.Config{Capacity: capacity, Gateway: p.c.NodeName, Pending: looks.Pending, Log: p.log})
-	g, err := gateway.New(gateway.Config{
-		Objects: p.objects, Capacity: capacity, Agents: p.agents, Name: p.c.NodeName,
+// newGateway makes the gateway of a server. manage answers with what serves what
+// it does not, at the moment; nil is the gateway itself, always.
+func (p *platform) newGateway(capacity api.Capacity, reg *registry.Registry, manage func() http.Handler) (err error) {
+	p.gateway, err = gateway.New(gateway.Config{
+		Objects: p.objects, Capacity: capacity, Agents: p.agents, Name: p.c.NodeName, Manage: manage,
 		Enqueue: func(ctx context.Context, c dialect.AsyncCall) error {
-			err := queue.Enqueue(ctx, async.Call{
+			k := p.control.Load()
+			if k == nil {
+				return errNotLeading()
+			}
+			err := k.queue.Enqueue(ctx, async.Call{
 				ID: c.ID, Function: c.Function, Method: c.Method, Path: c.Path, Query: c.Query,
 				Header: c.Header, Body: c.Body, Callback: c.CallbackURL, Start: c.Start,
 			})
-			waiting.Kick()
+			k.waiting.Kick()
 			return err
 		},
-		Queue:   looks,
+		Queue: lookInto(func() (*async.Queue, error) {
+			if k := p.control.Load(); k != nil {
+				return k.queue, nil
+			}
+			return nil, errNotLeading()
+		}),
 		Digest:  digests(reg),
 		Auth:    auth.Config{Disabled: p.c.NoAuth, User: p.secrets.user, Password: p.secrets.password},
 		Version: openfaas.Version{Release: p.c.Version, SHA: p.c.Revision},
 		Extra:   map[string]http.Handler{"/v2/": reg},
 		Timeout: p.c.Timeout, MaxBody: p.c.MaxBody, MaxAsyncBody: p.c.MaxAsyncBody, Log: p.log, Metrics: p.metrics,
 	})
-	if err != nil {
-		return err
-	}
-	queue, err = async.New(async.Config{URL: natsURL, Handler: g.Invoker(), Retry: p.retry, Log: p.log, Metrics: p.metrics})
-	if err != nil {
-		return err
-	}
+	return err
+}
+
+// errNotLeading is for what only a leader does, in the moments in which that
+// changes.
+func errNotLeading() error {
+	return apierrors.NewServiceUnavailable("another server leads now; please try again")
+}
+
+func (p *platform) startGateway(ctx context.Context, reg *registry.Registry) {
 	p.stack.start(ctx, "registry", func(ctx context.Context) error {
 		defer reg.Close()
 		return reg.Run(ctx)
 	})
-	p.stack.start(ctx, "gateway", g.Run)
-	p.stack.start(ctx, "asynchronous calls", queue.Run)
-	p.stack.start(ctx, "backlog", waiting.Run)
-	p.front, p.handler = g.Front(), g.Handler()
-	return nil
+	p.stack.start(ctx, "gateway", p.gateway.Run)
 }
 
 // listeners are doors that are open, by the flags that say where.
@@ -447,44 +391,37 @@ func (p *platform) listen(ctx context.Context, addrs map[string]string) (listene
 	return out, nil
 }
 
-// retry reads from a function's annotations when its calls are tried again.
-func (p *platform) retry(k types.NamespacedName) async.Retry {
-	ctx := context.Background() //nolint:forbidigo // reads a cache
-	f, err := api.Get[*api.Function](ctx, p.objects, api.Functions, k.Namespace, k.Name)
-	if err != nil {
-		return async.Retry{}
-	}
-	return async.ParseRetry(f.Spec.Annotations)
-}
-
 // serve opens the doors.
-func (p *platform) serve(ctx context.Context, ls listeners, fl *fleet.Fleet, reg *registry.Registry) error {
-	beside, open := p.forNodes(fl, reg)
-	apiServer, err := apiserver.New(apiserver.Config{
-		Objects: p.objects, Agents: p.agents, Token: p.secrets.apiToken, Version: p.c.Version, Log: p.log, Metrics: p.metrics,
-		Beside: beside, Open: open,
-	})
-	if err != nil {
-		return err
-	}
-	nodes := x509.NewCertPool()
-	nodes.AddCert(p.secrets.authority.Certificate)
+func (p *platform) serve(ctx context.Context, ls listeners, metrics func() prometheus.Gatherer) error {
 	debug, err := debugListener(ctx, p.c.run("debug.sock"))
 	if err != nil {
 		return err
 	}
 	p.serveOne(ctx, "debug listener", debug, &http.Server{Handler: debugHandler(), ReadHeaderTimeout: 5 * time.Second})
-	p.serveOne(ctx, "metrics listener", ls["metrics-listen"], &http.Server{Handler: metricsHandler(p.metrics), ReadHeaderTimeout: 5 * time.Second})
-	p.serveOne(ctx, "API listener", ls["api-listen"], &http.Server{
-		Handler: apiServer, ReadHeaderTimeout: 10 * time.Second,
+	p.serveOne(ctx, "metrics listener", ls["metrics-listen"], &http.Server{Handler: metricsHandler(metrics), ReadHeaderTimeout: 5 * time.Second})
+	p.serveInside(ctx)
+	p.serveGateway(ctx, ls["listen"])
+	return nil
+}
+
+// gather is the metrics of a process of which all parts last as long.
+func (p *platform) gather() prometheus.Gatherer { return p.metrics }
+
+func (p *platform) serveAPI(ctx context.Context, l net.Listener, h http.Handler) {
+	nodes := x509.NewCertPool()
+	nodes.AddCert(p.secrets.authority.Certificate)
+	p.serveOne(ctx, "API listener", l, &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second,
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{p.secrets.certificate},
 			ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: nodes,
 		},
 	})
-	p.serveInside(ctx)
-	p.serveDoor(ctx, "gateway listener", ls["listen"], p.front.Serve, p.front, 30*time.Second)
-	return nil
+}
+
+func (p *platform) serveGateway(ctx context.Context, l net.Listener) {
+	front := p.gateway.Front()
+	p.serveDoor(ctx, "gateway listener", l, front.Serve, front, 30*time.Second)
 }
 
 // serveInside opens the gateway to the node's pods, at the address that the names
@@ -502,7 +439,7 @@ func (p *platform) serveInside(ctx context.Context) {
 	p.stack.start(ctx, "gateway listener for pods", func(ctx context.Context) error {
 		end := context.AfterFunc(ctx, func() { l.Close() })
 		defer end()
-		err := p.front.Serve(l)
+		err := p.gateway.Front().Serve(l)
 		<-ctx.Done()
 		return err
 	})

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,11 +28,16 @@ type identity struct {
 	settings join.Settings
 	pair     atomic.Pointer[tls.Certificate]
 	client   *http.Client
+	doors    *doors
+
+	mu    sync.Mutex // of the file
+	state cluster
 }
 
 // cluster is what a node keeps of the cluster that it has joined.
 type cluster struct {
 	Server   string        `json:"server"`
+	Servers  []string      `json:"servers,omitempty"` // all that it knows of, https://host:port
 	Settings join.Settings `json:"settings"`
 }
 
@@ -90,7 +96,7 @@ func (m *identity) load() (bool, error) {
 		return false, nil
 	}
 	m.pair.Store(&pair)
-	m.settings = cl.Settings
+	m.settings, m.state = cl.Settings, cl
 	return true, nil
 }
 
@@ -139,7 +145,10 @@ func (m *identity) keepPair(key []byte, a join.Answer) error {
 	if err != nil {
 		return fmt.Errorf("the server's answer: %w", err)
 	}
-	state, err := json.Marshal(cluster{Server: m.url, Settings: a.Settings})
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.state.Server, m.state.Settings = m.url, a.Settings
+	state, err := json.Marshal(m.state)
 	if err != nil {
 		return err
 	}
@@ -156,16 +165,33 @@ func (m *identity) keepPair(key []byte, a join.Answer) error {
 	return nil
 }
 
+// keepServers stores where the servers are.
+func (m *identity) keepServers(addrs []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.state.Servers = nil
+	for _, a := range addrs {
+		m.state.Servers = append(m.state.Servers, "https://"+a)
+	}
+	b, err := json.Marshal(m.state)
+	if err == nil {
+		err = writeFile(m.c.path("auth", "cluster.json"), string(b))
+	}
+	if err != nil {
+		m.log.Warn("where the servers are is not kept for the next start", slog.Any("error", err))
+	}
+}
+
 // connect makes the client for everything that is asked of the server. A
 // connection of which nothing is heard any more is given up within seconds, so
 // that watches do not wait for a server that is gone.
 func (m *identity) connect() {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(m.ca)
-	m.client = &http.Client{Transport: serverTransport(&tls.Config{
+	m.newDoors(&tls.Config{
 		MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: join.ServerName,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return m.pair.Load(), nil },
-	})}
+	}, m.state.Servers)
 }
 
 // serverTransport is between the machines of a cluster.

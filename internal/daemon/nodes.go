@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
@@ -19,7 +20,6 @@ import (
 	"github.com/podsnap/podsnap/builder/registry"
 	"github.com/podsnap/podsnap/controlplane/access"
 	"github.com/podsnap/podsnap/controlplane/enroll"
-	"github.com/podsnap/podsnap/controlplane/fleet"
 	"github.com/podsnap/podsnap/internal/join"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -123,20 +123,35 @@ func (p *platform) newNeighbours() error {
 }
 
 // forNodes are the handlers of the API's door that nodes need beside the API.
-func (p *platform) forNodes(fl *fleet.Fleet, reg *registry.Registry) (beside, open map[string]http.Handler) {
+func (p *platform) forNodes(k *control, reg *registry.Registry) (beside, open map[string]http.Handler) {
 	desk := enroll.New(enroll.Config{
-		Objects: p.objects, Authority: p.secrets.authority, Log: p.log,
+		Objects: k.objects, Authority: p.secrets.authority, Log: p.log,
 		Settings: join.Settings{ClusterCIDR: p.c.ClusterCIDR, ServiceCIDR: p.c.ServiceCIDR},
 	})
-	capacity := http.StripPrefix(access.CapacityRoot, remote.ServeCapacity(fl))
+	capacity := http.StripPrefix(access.CapacityRoot, remote.ServeCapacity(k.fleet))
 	return map[string]http.Handler{
 		access.CapacityRoot + "/capacity/":  capacity,
 		access.CapacityRoot + "/decisions/": capacity,
-		access.GatewayRoot + "/":            http.StripPrefix(access.GatewayRoot, p.handler),
+		access.GatewayRoot + "/":            http.StripPrefix(access.GatewayRoot, p.gateway.Handler()),
 		access.ImagesRoot + "/":             http.StripPrefix(access.ImagesRoot, trusted(reg)),
 		access.AgentsRoot + "/":             http.StripPrefix(access.AgentsRoot, http.HandlerFunc(p.toAgent)),
 		access.RenewPath:                    http.HandlerFunc(desk.Renew),
+		access.ServersPath:                  http.HandlerFunc(k.tellServers),
 	}, map[string]http.Handler{access.JoinPath: http.HandlerFunc(desk.Join)}
+}
+
+// tellServers serves join.Servers.
+func (k *control) tellServers(w http.ResponseWriter, r *http.Request) {
+	var out join.Servers
+	if k.servers != nil {
+		var err error
+		if out.Servers, err = k.servers(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(out) // who has gone can't be told
 }
 
 type trustedKey struct{}

@@ -15,10 +15,14 @@ import (
 )
 
 // lookInto shows the queue to the gateway. The queue is made after it.
-func lookInto(queue func() *async.Queue) dialect.Queue {
+func lookInto(queue func() (*async.Queue, error)) dialect.Queue {
 	return dialect.Queue{
 		Pending: func(ctx context.Context) ([]openfaas.PendingCalls, error) {
-			counts, err := queue().Pending(ctx)
+			q, err := queue()
+			if err != nil {
+				return nil, err
+			}
+			counts, err := q.Pending(ctx)
 			if err != nil {
 				return nil, queueFault(err, 0)
 			}
@@ -30,7 +34,11 @@ func lookInto(queue func() *async.Queue) dialect.Queue {
 			return out, nil
 		},
 		DeadLetters: func(ctx context.Context, f types.NamespacedName, from uint64, limit int) ([]openfaas.DeadLetter, error) {
-			dead, err := queue().DeadLetters(ctx, f, from, limit)
+			q, err := queue()
+			if err != nil {
+				return nil, err
+			}
+			dead, err := q.DeadLetters(ctx, f, from, limit)
 			if err != nil {
 				return nil, queueFault(err, 0)
 			}
@@ -40,7 +48,13 @@ func lookInto(queue func() *async.Queue) dialect.Queue {
 			}
 			return out, nil
 		},
-		Redrive: func(ctx context.Context, seq uint64) error { return queueFault(queue().Redrive(ctx, seq), seq) },
+		Redrive: func(ctx context.Context, seq uint64) error {
+			q, err := queue()
+			if err != nil {
+				return err
+			}
+			return queueFault(q.Redrive(ctx, seq), seq)
+		},
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 )
 
 // stack is what runs in this process: parts started in the order of their
@@ -51,6 +52,23 @@ func (s *stack) wait(ctx context.Context) error {
 	}
 }
 
+// stopOnly ends one part before its turn, if it is there.
+func (s *stack) stopOnly(name string) {
+	for i, p := range s.parts {
+		if p.name == name {
+			s.parts = slices.Delete(s.parts, i, i+1)
+			p.stop(s.log)
+			return
+		}
+	}
+}
+
+func (p *part) stop(log *slog.Logger) {
+	p.cancel()
+	<-p.done
+	log.Debug("stopped", slog.String("part", p.name))
+}
+
 // stop ends all parts, the last one first.
 func (s *stack) stop() { s.stopDownTo("") }
 
@@ -59,9 +77,7 @@ func (s *stack) stopDownTo(name string) {
 	for len(s.parts) > 0 {
 		p := s.parts[len(s.parts)-1]
 		s.parts = s.parts[:len(s.parts)-1]
-		p.cancel()
-		<-p.done
-		s.log.Debug("stopped", slog.String("part", p.name))
+		p.stop(s.log)
 		if p.name == name {
 			return
 		}

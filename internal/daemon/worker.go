@@ -6,10 +6,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -39,6 +37,7 @@ func (p *platform) startWorker(ctx context.Context) (err error) {
 		return err
 	}
 	p.stack.start(ctx, "certificate", me.keep)
+	p.stack.start(ctx, "list of servers", me.doors.follow)
 	kid, socket, err := newContainerdChild(&p.c) //nolint:contextcheck // the process ends by its supervisor
 	if err != nil {
 		return err
@@ -81,6 +80,10 @@ func portOf(l net.Listener) (int32, error) {
 // startEdge runs the gateway of a node: it serves invocations, and hands what
 // manages functions to the server.
 func (p *platform) startEdge(ctx context.Context, me *identity) error {
+	manage, err := toServer(me.url+access.GatewayRoot, me.client, nil, p.log)
+	if err != nil {
+		return err
+	}
 	g, err := gateway.New(gateway.Config{
 		Objects:  p.objects,
 		Capacity: remote.NewCapacity(remote.Config{URL: me.url + access.CapacityRoot, Client: me.client}),
@@ -90,7 +93,7 @@ func (p *platform) startEdge(ctx context.Context, me *identity) error {
 			}
 			return remote.NewAgent(remote.Config{URL: me.url + access.AgentsRoot + "/" + node, Client: me.client}), nil
 		},
-		Name: p.c.NodeName, Manage: toServer(me, p.log),
+		Name: p.c.NodeName, Manage: func() http.Handler { return manage },
 		Auth:    auth.Config{Disabled: true}, // the server's gateway asks for the password
 		Version: openfaas.Version{Release: p.c.Version, SHA: p.c.Revision},
 		Timeout: p.c.Timeout, MaxBody: p.c.MaxBody, MaxConns: p.c.MaxConns, MaxConnsAddress: p.c.MaxConnsAddress,
@@ -99,34 +102,23 @@ func (p *platform) startEdge(ctx context.Context, me *identity) error {
 	if err != nil {
 		return err
 	}
-	p.front = g.Front()
+	p.gateway = g
 	p.stack.start(ctx, "gateway", g.Run)
 	return nil
 }
 
-// toServer hands requests to the server's gateway.
-func toServer(me *identity, log *slog.Logger) http.Handler {
-	to, err := url.Parse(me.url + access.GatewayRoot)
-	if err != nil {
-		panic(err) // it was parsed before
-	}
-	return &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.SetURL(to)
-			r.Out.Host = r.In.Host
-			r.SetXForwarded()
-		},
-		Transport: me.client.Transport, FlushInterval: -1,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			w.Header().Set("Retry-After", "1")
-			http.Error(w, fmt.Sprintf("the server of this node's cluster does not answer: %v", err), http.StatusServiceUnavailable)
-		},
-	}
-}
-
 // serveWorker opens a node's doors. The agent's is for servers alone.
 func (p *platform) serveWorker(ctx context.Context, ls listeners, me *identity) {
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(me.ca)
+	p.serveAgent(ctx, ls["agent-listen"], pool, func() *tls.Certificate { return me.pair.Load() })
+	p.serveOne(ctx, "metrics listener", ls["metrics-listen"], &http.Server{Handler: metricsHandler(p.gather), ReadHeaderTimeout: 5 * time.Second})
+	p.serveInside(ctx)
+	p.serveGateway(ctx, ls["listen"])
+}
+
+// serveAgent opens a node's agent to servers.
+func (p *platform) serveAgent(ctx context.Context, l net.Listener, trusted *x509.CertPool, pair func() *tls.Certificate) {
 	door := remote.ServeAgent(p.agent.Load())
 	masters := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if u, ok := access.Certified(r); !ok || !slices.Contains(u.Groups, access.Masters) {
@@ -135,18 +127,13 @@ func (p *platform) serveWorker(ctx context.Context, ls listeners, me *identity) 
 		}
 		door.ServeHTTP(w, r)
 	})
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(me.ca)
-	p.serveOne(ctx, "agent listener", ls["agent-listen"], &http.Server{
+	p.serveOne(ctx, "agent listener", l, &http.Server{
 		Handler: masters, ReadHeaderTimeout: 10 * time.Second,
 		TLSConfig: &tls.Config{
-			MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool,
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return me.pair.Load(), nil },
+			MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: trusted,
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return pair(), nil },
 		},
 	})
-	p.serveOne(ctx, "metrics listener", ls["metrics-listen"], &http.Server{Handler: metricsHandler(p.metrics), ReadHeaderTimeout: 5 * time.Second})
-	p.serveInside(ctx)
-	p.serveDoor(ctx, "gateway listener", ls["listen"], p.front.Serve, p.front, 30*time.Second)
 }
 
 // addressTowards is the address from which this machine reaches a server.

@@ -42,6 +42,23 @@ type Settings struct {
 	ServiceCIDR string `json:"serviceCIDR"`
 }
 
+// Servers are where a cluster's servers are reached, https://host:port; none when
+// there is only the one that is known.
+type Servers struct {
+	Servers []string `json:"servers"`
+}
+
+// AskServers asks for them.
+func AskServers(ctx context.Context, client *http.Client, url string) (Servers, error) {
+	var s Servers
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/podsnap/v1/servers", http.NoBody)
+	if err != nil {
+		return s, err
+	}
+	err = do(client, req, &s)
+	return s, err
+}
+
 // NewKey makes a key and a certificate request for it, both PEM.
 func NewKey() (key, csr []byte, err error) {
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -109,26 +126,32 @@ func ask(ctx context.Context, client *http.Client, url string, r Request) (Answe
 		return a, err
 	}
 	req.Header.Set("Content-Type", "application/json")
+	err = do(client, req, &a)
+	return a, err
+}
+
+// do reads a server's answer into out.
+func do(client *http.Client, req *http.Request, out any) error {
 	resp, err := client.Do(req)
 	if err != nil {
-		return a, err
+		return err
 	}
 	defer resp.Body.Close()
-	b, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
-		return a, err
+		return err
 	}
 	if resp.StatusCode != http.StatusOK {
 		var st metav1.Status
 		if json.Unmarshal(b, &st) == nil && st.Message != "" {
-			return a, &Refused{Code: resp.StatusCode, Reason: st.Message}
+			return &Refused{Code: resp.StatusCode, Reason: st.Message}
 		}
-		return a, &Refused{Code: resp.StatusCode, Reason: strings.TrimSpace(string(b))}
+		return &Refused{Code: resp.StatusCode, Reason: strings.TrimSpace(string(b))}
 	}
-	if err := json.Unmarshal(b, &a); err != nil {
-		return a, fmt.Errorf("read the server's answer: %w", err)
+	if err := json.Unmarshal(b, out); err != nil {
+		return fmt.Errorf("read the server's answer: %w", err)
 	}
-	return a, nil
+	return nil
 }
 
 // Refused is a server's no.

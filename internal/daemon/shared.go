@@ -1,0 +1,387 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/podsnap/podsnap/api/relay"
+	"github.com/podsnap/podsnap/api/remote"
+	"github.com/podsnap/podsnap/builder/registry"
+	"github.com/podsnap/podsnap/controlplane/access"
+	"github.com/podsnap/podsnap/controlplane/leader"
+	"github.com/podsnap/podsnap/controlplane/soft"
+	"github.com/podsnap/podsnap/internal/join"
+	"github.com/prometheus/client_golang/prometheus"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// terms are a server's times of leadership, and what it stands on between them.
+type terms struct {
+	p        *platform
+	client   *clientv3.Client // of etcd
+	natsURL  string
+	registry *registry.Registry
+	self     leader.Server
+	election *leader.Election
+	members  *leader.Members
+	http     *http.Client // to other servers
+	relay    *relay.Relay
+
+	ending sync.WaitGroup // queues of former terms, whose calls go on
+
+	mu      sync.Mutex
+	at      leader.Server        // that relay points at
+	api     http.Handler         // to it
+	gateway http.Handler         // to its gateway
+	metrics *prometheus.Registry // of the term; nil between terms
+}
+
+// leadership is the part of the stack that stands for election.
+const leadership = "leadership"
+
+// startShared brings up a server whose stores other servers share: a node like any
+// other, and the control plane while it leads.
+func (p *platform) startShared(ctx context.Context) (err error) {
+	doors := map[string]string{"listen": p.c.Listen, "metrics-listen": p.c.MetricsListen, "api-listen": p.c.APIListen}
+	if p.c.reachable() {
+		doors["agent-listen"] = p.c.AgentListen
+	}
+	ls, err := p.listen(ctx, doors)
+	if err != nil {
+		return err
+	}
+	defer ls.closeUnless(&err)
+	if err := p.c.takeToken(); err != nil {
+		return err
+	}
+	if err := p.readSecrets(); err != nil {
+		return fmt.Errorf("secrets: %w", err)
+	}
+	natsURL, err := p.startChildren(ctx)
+	if err != nil {
+		return err
+	}
+	t, err := p.newTerms(ctx, natsURL)
+	if err != nil {
+		return err
+	}
+	p.objects = t.relay.Objects()
+	if err := p.newNeighbours(); err != nil {
+		return err
+	}
+	if t.registry, err = p.newRegistry(); err != nil {
+		return err
+	}
+	if err := p.newGateway(t.relay.Capacity(), t.registry, t.manage); err != nil {
+		return err
+	}
+	p.stack.start(ctx, "former queues", func(ctx context.Context) error {
+		<-ctx.Done()
+		t.ending.Wait()
+		return nil
+	})
+	p.serveAPI(ctx, ls["api-listen"], http.HandlerFunc(t.serveAPI))
+	p.stack.start(ctx, "leader's seams", t.follow)
+	p.stack.start(ctx, leadership, func(ctx context.Context) error { return t.election.Run(ctx, t.lead) })
+	if err := p.registerSoon(ctx); err != nil {
+		return err
+	}
+	nc := nodeConfig{registries: registries(&p.c, p.secrets), ip: p.c.NodeIP}
+	if l := ls["agent-listen"]; l != nil {
+		if nc.port, err = portOf(l); err != nil {
+			return err
+		}
+	}
+	if err := p.startNode(ctx, nc); err != nil {
+		return err
+	}
+	if l := ls["agent-listen"]; l != nil {
+		pair, err := p.c.control()
+		if err != nil {
+			return err
+		}
+		p.serveAgent(ctx, l, t.trusted(), func() *tls.Certificate { return &pair })
+	}
+	p.startGateway(ctx, t.registry)
+	return p.serve(ctx, ls, t.gather)
+}
+
+// newTerms enters the cluster that the stores are of.
+func (p *platform) newTerms(ctx context.Context, natsURL string) (*terms, error) {
+	client, err := p.dialStore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	id, err := p.c.secret("server-id")
+	if err != nil {
+		return nil, err
+	}
+	url, err := p.apiURL()
+	if err != nil {
+		return nil, err
+	}
+	t := &terms{p: p, client: client, natsURL: natsURL, self: leader.Server{ID: id, Name: p.c.NodeName, URL: url}, relay: relay.New()}
+	pair, err := p.c.control()
+	if err != nil {
+		return nil, err
+	}
+	t.http = &http.Client{Transport: serverTransport(&tls.Config{
+		MinVersion: tls.VersionTLS13, RootCAs: t.trusted(), ServerName: join.ServerName, Certificates: []tls.Certificate{pair},
+	})}
+	root := p.c.EtcdPrefix + "-servers/"
+	t.members = leader.NewMembers(client, root+"member/", t.self, p.log)
+	t.election = leader.New(leader.Config{
+		Client: client, Key: root + "leader", Self: t.self, Clock: soft.Base, Span: soft.Span, Log: p.log,
+	})
+	asked, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if err := t.same(asked, root+"authority"); err != nil {
+		return nil, err
+	}
+	lease, err := t.members.Enter(asked)
+	if errors.Is(err, leader.ErrNameTaken) {
+		return nil, fmt.Errorf("%w: choose another --node-name for this one", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("etcd at %s: %w", strings.Join(p.c.Etcd, ", "), err)
+	}
+	p.stack.start(ctx, "list of servers", func(ctx context.Context) error { return t.members.Run(ctx, lease) })
+	return t, nil
+}
+
+// apiURL is where other servers reach this one's API.
+func (p *platform) apiURL() (string, error) {
+	host, port, err := net.SplitHostPort(reach(p.c.APIListen))
+	if err != nil {
+		return "", err
+	}
+	if p.c.reachable() && p.c.NodeIP != "" {
+		host = p.c.NodeIP
+	} else if all := localAddresses(p.c.APIListen); p.c.reachable() && len(all) > 0 {
+		for _, ip := range all {
+			if ip4 := ip.To4(); ip4 != nil && !ip4.IsLoopback() {
+				host = ip4.String()
+				break
+			}
+		}
+	}
+	return "https://" + net.JoinHostPort(host, port), nil
+}
+
+// same sees that the stores are those of this server's cluster.
+func (t *terms) same(ctx context.Context, key string) error {
+	mine := join.Digest(t.p.secrets.authority.Certificate.Raw)
+	resp, err := t.client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
+		Then(clientv3.OpPut(key, mine)).Else(clientv3.OpGet(key)).Commit()
+	if err != nil {
+		return fmt.Errorf("etcd at %s does not answer: %w", strings.Join(t.p.c.Etcd, ", "), err)
+	}
+	if resp.Succeeded {
+		return nil
+	}
+	if kvs := resp.Responses[0].GetResponseRange().Kvs; len(kvs) == 0 || string(kvs[0].Value) != mine {
+		return fmt.Errorf("what is in etcd at %s below %s is another cluster's: give --server-token as its servers have it (auth/server-token in their state directories), or another --etcd-prefix",
+			strings.Join(t.p.c.Etcd, ", "), t.p.c.EtcdPrefix)
+	}
+	return nil
+}
+
+func (t *terms) trusted() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(t.p.secrets.authority.Certificate)
+	return pool
+}
+
+// registerSoon makes this machine a node as soon as there is a leader.
+func (p *platform) registerSoon(ctx context.Context) error {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		err := p.register(ctx)
+		if err == nil {
+			return nil
+		}
+		p.log.Info("this server is no node yet", slog.Any("reason", err))
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case err := <-p.stack.failed:
+			return err
+		case <-time.After(wait):
+		}
+	}
+}
+
+// lead is a term: the control plane runs until ctx is done.
+func (t *terms) lead(ctx context.Context, term leader.Term) error {
+	p, began := t.p, time.Now()
+	st, calls := newStack(p.log), newStack(p.log)
+	defer st.stop()
+	// Calls that this term has begun are made to their end, and the next one,
+	// here or elsewhere, does not wait for them.
+	defer t.ending.Go(calls.stop)
+	metrics := prometheus.NewRegistry()
+	k := &control{c: &p.c, log: p.log, stack: st, metrics: metrics, servers: t.servers}
+	err := k.startStore(ctx, t.client, term)
+	if err == nil {
+		err = k.startDeciding(ctx, p.agents)
+	}
+	if err == nil {
+		err = k.newQueue(t.natsURL, p.gateway)
+	}
+	if err == nil {
+		err = k.newAPI(p, t.registry)
+	}
+	if err != nil {
+		return err
+	}
+	st.start(ctx, "use of cpu", k.usage.Run)
+	t.point(k, metrics)
+	defer t.point(nil, nil)
+	st.start(ctx, "functions' namespace", func(ctx context.Context) error { p.gateway.Prepare(ctx); return nil })
+	calls.start(ctx, "asynchronous calls", k.queue.Run)
+	st.start(ctx, "backlog", k.waiting.Run)
+	p.log.Info("the control plane is up", slog.Duration("took", time.Since(began).Round(time.Millisecond)))
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-st.failed:
+		return err
+	case err := <-calls.failed:
+		return err
+	}
+}
+
+// follow keeps the relay pointed at whoever leads, until ctx is done.
+func (t *terms) follow(ctx context.Context) error {
+	for {
+		_, changed := t.election.Leader()
+		t.look()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}
+
+// point says that this server's control plane serves, or does not any more (nil).
+func (t *terms) point(k *control, metrics *prometheus.Registry) {
+	t.mu.Lock()
+	t.p.control.Store(k)
+	t.metrics, t.at = metrics, leader.Server{}
+	if k == nil {
+		t.relay.Set(nil)
+	} else {
+		t.relay.Set(&relay.Seams{Objects: k.objects, Capacity: k.fleet})
+	}
+	t.mu.Unlock()
+	if k == nil {
+		t.look()
+	}
+}
+
+// look points the relay at another server that leads, if one does.
+func (t *terms) look() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now, _ := t.election.Leader()
+	if t.p.control.Load() != nil || now == t.at {
+		return
+	}
+	t.at, t.api, t.gateway = now, nil, nil
+	if now.ID == "" || now.ID == t.self.ID {
+		t.at = leader.Server{}
+		t.relay.Set(nil)
+		return
+	}
+	log := t.p.log.With(slog.String("leader", now.Name), slog.String("url", now.URL))
+	var err error
+	if t.api, err = toServer(now.URL, t.http, t.sayWho, t.p.log); err == nil {
+		t.gateway, err = toServer(now.URL+access.GatewayRoot, t.http, nil, t.p.log)
+	}
+	if err != nil {
+		log.Error("where the leader is reached cannot be read", slog.Any("error", err))
+		t.relay.Set(nil)
+		return
+	}
+	log.Info("another server leads")
+	t.relay.Set(&relay.Seams{
+		Objects:  remote.NewObjects(remote.Config{URL: now.URL, Client: t.http}),
+		Capacity: remote.NewCapacity(remote.Config{URL: now.URL + access.CapacityRoot, Client: t.http}),
+	})
+}
+
+// sayWho tells the leader who has asked this server.
+func (t *terms) sayWho(in *http.Request, out http.Header) {
+	u, _ := access.Authenticate(in, t.p.secrets.apiToken)
+	access.HandOn(out, u)
+}
+
+// nobody serves what needs a leader when there is none.
+var nobody = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	away(w, "no server of the cluster leads at the moment")
+})
+
+// serveAPI is the API's door: this server's own, or the leader's.
+func (t *terms) serveAPI(w http.ResponseWriter, r *http.Request) {
+	if k := t.p.control.Load(); k != nil {
+		k.api.ServeHTTP(w, r)
+		return
+	}
+	if r.URL.Path == "/healthz" || r.URL.Path == "/livez" {
+		_, _ = w.Write([]byte("ok"))
+		return
+	}
+	t.mu.Lock()
+	h := t.api
+	t.mu.Unlock()
+	if h == nil {
+		h = nobody
+	}
+	h.ServeHTTP(w, r)
+}
+
+// manage is what serves what this server's gateway does not.
+func (t *terms) manage() http.Handler {
+	if t.p.control.Load() != nil {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.gateway == nil {
+		return nobody
+	}
+	return t.gateway
+}
+
+// gather is the metrics of the process, and of the term.
+func (t *terms) gather() prometheus.Gatherer {
+	all := prometheus.Gatherers{t.p.metrics}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.metrics != nil {
+		all = append(all, t.metrics)
+	}
+	return all
+}
+
+// servers are where the servers that run are reached.
+func (t *terms) servers(ctx context.Context) ([]string, error) {
+	all, err := t.members.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]string, len(all))
+	for i, s := range all {
+		out[i] = s.URL
+	}
+	return out, nil
+}
