@@ -119,6 +119,7 @@ func (r *Registry) collectManifests(ctx context.Context, before time.Time, c *Co
 			if err := r.root.Remove(manifestPath(name, d)); err != nil {
 				return err
 			}
+			r.changes.Add(1)
 			c.Manifests++
 		}
 		return ctx.Err()

@@ -174,6 +174,7 @@ func (r *Registry) link(t target, d digest, b []byte, mediaType string) error {
 		}
 		r.stored.Add(int64(len(b)))
 	}
+	defer r.changes.Add(1)
 	if err := r.write(manifestPath(t.name, d), []byte(mediaType)); err != nil {
 		return err
 	}
@@ -205,6 +206,7 @@ func (r *Registry) deleteManifest(w http.ResponseWriter, t target) error {
 		}
 		remove = append(remove, manifestPath(t.name, d))
 	}
+	defer r.changes.Add(1)
 	for _, p := range remove {
 		if err := r.root.Remove(p); err != nil {
 			return err

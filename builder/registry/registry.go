@@ -50,6 +50,8 @@ type Registry struct {
 	mu      sync.Mutex // guards uploads
 	uploads map[string]*upload
 
+	id       string       // of this process's registry
+	changes  atomic.Int64 // of what is named, since it was opened
 	stored   atomic.Int64 // bytes of all blobs
 	requests *prometheus.CounterVec
 }
@@ -77,7 +79,7 @@ func New(c Config) (*Registry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
-	r := &Registry{c: c, root: root, uploads: map[string]*upload{}}
+	r := &Registry{c: c, root: root, id: newID(), uploads: map[string]*upload{}}
 	if err := r.open(); err != nil {
 		_ = root.Close()
 		return nil, fmt.Errorf("registry in %s: %w", c.Dir, err)

@@ -130,13 +130,14 @@ func (p *platform) forNodes(k *control, reg *registry.Registry) (beside, open ma
 	})
 	capacity := http.StripPrefix(access.CapacityRoot, remote.ServeCapacity(k.fleet))
 	return map[string]http.Handler{
-		access.CapacityRoot + "/capacity/":  capacity,
-		access.CapacityRoot + "/decisions/": capacity,
-		access.GatewayRoot + "/":            http.StripPrefix(access.GatewayRoot, p.gateway.Handler()),
-		access.ImagesRoot + "/":             http.StripPrefix(access.ImagesRoot, trusted(reg)),
-		access.AgentsRoot + "/":             http.StripPrefix(access.AgentsRoot, http.HandlerFunc(p.toAgent)),
-		access.RenewPath:                    http.HandlerFunc(desk.Renew),
-		access.ServersPath:                  http.HandlerFunc(k.tellServers),
+		access.CapacityRoot + "/capacity/":     capacity,
+		access.CapacityRoot + "/decisions/":    capacity,
+		access.GatewayRoot + "/":               http.StripPrefix(access.GatewayRoot, p.gateway.Handler()),
+		access.ImagesRoot + "/":                http.StripPrefix(access.ImagesRoot, trusted(reg)),
+		access.ImagesRoot + registry.IndexPath: http.HandlerFunc(reg.ServeIndex),
+		access.AgentsRoot + "/":                http.StripPrefix(access.AgentsRoot, http.HandlerFunc(p.toAgent)),
+		access.RenewPath:                       http.HandlerFunc(desk.Renew),
+		access.ServersPath:                     http.HandlerFunc(k.tellServers),
 	}, map[string]http.Handler{access.JoinPath: http.HandlerFunc(desk.Join)}
 }
 

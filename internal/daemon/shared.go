@@ -112,6 +112,7 @@ func (p *platform) startShared(ctx context.Context) (err error) {
 		p.serveAgent(ctx, l, t.trusted(), func() *tls.Certificate { return &pair })
 	}
 	p.startGateway(ctx, t.registry)
+	p.stack.start(ctx, "copies of images", t.copyImages)
 	return p.serve(ctx, ls, t.gather)
 }
 
@@ -268,6 +269,35 @@ func (t *terms) follow(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
+		}
+	}
+}
+
+// copyEvery is how often a server that does not lead asks for new images.
+const copyEvery = 2 * time.Second
+
+// copyImages keeps this server's registry as the leader's, until ctx is done. An
+// image of the leader's last seconds may be missing when it is lost.
+func (t *terms) copyImages(ctx context.Context) error {
+	var from *registry.Source
+	for {
+		t.mu.Lock()
+		now := t.at.URL
+		t.mu.Unlock()
+		if now != "" {
+			if url := now + access.ImagesRoot; from == nil || from.URL != url {
+				from = &registry.Source{URL: url, Client: t.http}
+			}
+			if n, err := t.registry.Copy(ctx, from); err != nil && ctx.Err() == nil {
+				t.p.log.Debug("images are not copied", slog.Any("error", err))
+			} else if n > 0 {
+				t.p.log.Debug("images copied", slog.Int("manifests", n))
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(copyEvery):
 		}
 	}
 }
