@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"net/http/httptest"
+	"slices"
 	"testing"
 
 	"github.com/podsnap/podsnap/api"
@@ -194,6 +195,43 @@ func TestWhoAsks(t *testing.T) {
 		u, ok := Authenticate(r, tt.token)
 		if u.Name != tt.want || ok != (tt.want != "") {
 			t.Errorf("%s: %+v %v, want %q", tt.name, u, ok, tt.want)
+		}
+	}
+}
+
+// A server is believed who has asked it; nobody else is, and who has asked it
+// without saying who he is, is nobody.
+func TestHandedOn(t *testing.T) {
+	tlsOf := func(name, group string) *tls.ConnectionState {
+		cert := &x509.Certificate{Subject: pkix.Name{CommonName: name, Organization: []string{group}}}
+		return &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}, VerifiedChains: [][]*x509.Certificate{{cert}}}
+	}
+	server, node := tlsOf("system:server", Masters), tlsOf(NodeUser("n1"), Nodes)
+	other := User{Name: NodeUser("n2"), Groups: []string{Nodes}, UID: "u2"}
+	for _, tt := range []struct {
+		name string
+		tls  *tls.ConnectionState
+		say  *User
+		want User
+	}{
+		{"a server for a node", server, &other, other},
+		{"a server for nobody", server, &User{}, User{}},
+		{"a server for itself", server, nil, User{Name: "system:server", Groups: []string{Masters}}},
+		{"a node for another", node, &other, User{Name: NodeUser("n1"), Groups: []string{Nodes}}},
+		{"somebody for a node", nil, &other, User{}},
+	} {
+		r := httptest.NewRequest("GET", "/api", nil)
+		r.TLS = tt.tls
+		if tt.say != nil {
+			HandOn(r.Header, *tt.say)
+		}
+		u, ok := Authenticate(r, "secret")
+		if u.Name != tt.want.Name || u.UID != tt.want.UID || !slices.Equal(u.Groups, tt.want.Groups) || ok != (tt.want.Name != "") {
+			t.Errorf("%s: %+v %v, want %+v", tt.name, u, ok, tt.want)
+		}
+		Unsay(r.Header)
+		if len(r.Header) != 0 {
+			t.Errorf("%s: left are %v", tt.name, r.Header)
 		}
 	}
 }

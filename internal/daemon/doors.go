@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/podsnap/podsnap/internal/join"
@@ -151,18 +152,29 @@ func same(a, b []string) bool {
 
 // through is a transport by doors that leaves a server which finds no leader.
 type through struct {
-	*http.Transport
 	doors *doors
+	now   atomic.Pointer[http.Transport]
+}
+
+func (t *through) renew() {
+	tr := serverTransport(t.doors.tls)
+	tr.DialTLSContext = t.doors.dial
+	if old := t.now.Swap(tr); old != nil {
+		old.CloseIdleConnections() // and the others when their streams have ended
+	}
 }
 
 // RoundTrip implements http.RoundTripper.
-func (t through) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := t.Transport.RoundTrip(r)
+func (t *through) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := t.now.Load().RoundTrip(r)
 	if err == nil && resp.Header.Get(headerAway) != "" && t.doors.turn() {
-		t.CloseIdleConnections()
+		t.renew()
 	}
 	return resp, err
 }
+
+// CloseIdleConnections is what http.Client's calls.
+func (t *through) CloseIdleConnections() { t.now.Load().CloseIdleConnections() }
 
 // newDoors makes those of a node, which knows the server that it was told, and
 // those that it has known before.
@@ -181,7 +193,7 @@ func (m *identity) newDoors(c *tls.Config, known []string) {
 			m.doors.known = append(m.doors.known, addr)
 		}
 	}
-	tr := serverTransport(c)
-	tr.DialTLSContext = m.doors.dial
-	m.client = &http.Client{Transport: through{tr, m.doors}}
+	t := &through{doors: m.doors}
+	t.renew()
+	m.client = &http.Client{Transport: t}
 }
