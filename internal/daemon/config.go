@@ -20,6 +20,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/podsnap/podsnap/internal/daemon/embedded"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
@@ -36,6 +37,10 @@ type Config struct {
 	EtcdPrefix string   // "" is /registry
 	NATS       string   // URL of an external NATS; "": embedded
 	Containerd string   // socket of an existing containerd; "": one of our own
+
+	// Cluster makes the embedded stores members of those of several servers, of
+	// which three keep each asynchronous call; nil: alone.
+	Cluster *embedded.Cluster
 
 	NodeName    string // "" is the host's
 	NodeIP      string // at which other machines reach this one; "" is its first address
@@ -159,6 +164,9 @@ func (c *Config) validate() error {
 	if len(c.run("etcd.sock.peer")) > 100 {
 		fault("--run-dir %q: it is too long for a socket's path; choose a short one", c.RunDir)
 	}
+	if c.Cluster != nil {
+		faults = append(faults, c.Cluster.Validate()) // nil is none
+	}
 	if c.MaxConns < 0 || c.MaxConnsAddress < 0 {
 		fault("--max-connections and --max-connections-per-address must not be negative")
 	}
@@ -181,6 +189,11 @@ func (c *Config) ports() []int32 {
 			continue
 		}
 		if n, err := strconv.ParseInt(port, 10, 32); err == nil {
+			out = append(out, int32(n))
+		}
+	}
+	if c.Cluster != nil {
+		for _, n := range c.Cluster.Ports() {
 			out = append(out, int32(n))
 		}
 	}

@@ -406,7 +406,7 @@ func (p *platform) startGateway(ctx context.Context, capacity api.Capacity, reg 
 	if err != nil {
 		return err
 	}
-	queue, err = async.New(async.Config{URL: natsURL, Handler: g.Invoker(), Retry: p.retry, Log: p.log, Metrics: p.metrics})
+	queue, err = async.New(async.Config{URL: natsURL, Handler: g.Invoker(), Retry: p.retry, Replicas: p.c.copies(), Log: p.log, Metrics: p.metrics})
 	if err != nil {
 		return err
 	}

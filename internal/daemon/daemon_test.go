@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/podsnap/podsnap/internal/daemon/embedded"
 	"go.uber.org/goleak"
 )
 
@@ -39,6 +40,7 @@ func TestConfig(t *testing.T) {
 		{"an address of all machines", Config{NodeIP: "0.0.0.0"}, []string{"--node-ip"}},
 		{"IPv6 pods", Config{PodCIDR: "fd00::/64"}, []string{"IPv4"}},
 		{"too small a network", Config{PodCIDR: "10.0.0.0/30"}, []string{"between 8 and 28"}},
+		{"one that is not among the servers", Config{Cluster: &embedded.Cluster{Self: "10.0.0.9", Members: []string{"10.0.0.1"}}}, []string{"at least three", "10.0.0.9", "secret"}},
 		{"long path", Config{RunDir: "/" + strings.Repeat("x", 120)}, []string{"--run-dir"}},
 	} {
 		err := k.c.fill()

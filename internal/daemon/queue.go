@@ -14,6 +14,14 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
+// copies is how many servers keep each asynchronous call; 0 is the default.
+func (c *Config) copies() int {
+	if c.Cluster == nil || c.NATS != "" {
+		return 0
+	}
+	return 3 // two that acknowledge are most of them, however many servers there are
+}
+
 // lookInto shows the queue to the gateway. The queue is made after it.
 func lookInto(queue func() *async.Queue) dialect.Queue {
 	return dialect.Queue{
