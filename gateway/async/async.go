@@ -156,10 +156,15 @@ func (q *Queue) Run(ctx context.Context) error {
 	defer q.c.Callback.CloseIdleConnections()
 	w := newWorkers(ctx, q)
 	defer w.stop()
+	var cons jetstream.Consumer
+	limit := openFirst
 	for {
-		cons, err := q.open(ctx)
+		opened, lacking, err := q.open(ctx, limit)
 		if err == nil {
-			err = w.consume(ctx, cons)
+			cons, limit = opened, openAgain
+		}
+		if cons != nil {
+			err = errors.Join(err, w.consume(ctx, cons, errors.Join(lacking, err)))
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -171,26 +176,53 @@ func (q *Queue) Run(ctx context.Context) error {
 	}
 }
 
+// How long open may take: one that has been opened is used meanwhile. In a
+// cluster the leader of the calls may be there while that of all streams, which
+// open asks, is not.
+const (
+	openFirst = 10 * time.Second
+	openAgain = 2 * time.Second
+)
+
 // open makes sure that the streams and the consumer are as they should be.
-func (q *Queue) open(ctx context.Context) (jetstream.Consumer, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+// lacking is why they are not quite: calls are made nevertheless, and after a
+// while open is to be called again.
+func (q *Queue) open(ctx context.Context, limit time.Duration) (cons jetstream.Consumer, lacking, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	s, err := q.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+	calls, lacking, err := q.ensure(ctx, jetstream.StreamConfig{
 		Name: stream, Subjects: []string{prefix + ">"}, Storage: jetstream.FileStorage, Replicas: q.c.Replicas,
 		Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, MaxBytes: q.c.MaxBytes, Duplicates: 2 * time.Minute,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", stream, err)
+		return nil, nil, err
 	}
-	if _, err := q.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+	_, deadLacking, err := q.ensure(ctx, jetstream.StreamConfig{
 		Name: deadStream, Subjects: []string{deadPrefix + ">"}, Storage: jetstream.FileStorage, Replicas: q.c.Replicas,
 		Retention: jetstream.LimitsPolicy, MaxAge: 14 * 24 * time.Hour, MaxBytes: q.c.MaxBytes, Duplicates: 2 * time.Minute,
-	}); err != nil {
-		return nil, fmt.Errorf("stream %s: %w", deadStream, err)
+	})
+	if err != nil {
+		return nil, nil, err
 	}
-	return s.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
+	cons, err = calls.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{ // with as many copies as the stream
 		Durable: consumer, AckPolicy: jetstream.AckExplicitPolicy, AckWait: q.c.AckWait, MaxDeliver: -1, MaxAckPending: 100_000,
 	})
+	return cons, errors.Join(lacking, deadLacking), err
+}
+
+// ensure makes or changes a stream. One that is there and can't be changed now,
+// as for more copies than there are servers, is used as it is.
+func (q *Queue) ensure(ctx context.Context, c jetstream.StreamConfig) (s jetstream.Stream, lacking, err error) {
+	s, err = q.js.CreateOrUpdateStream(ctx, c)
+	if err == nil {
+		return s, nil, nil
+	}
+	err = fmt.Errorf("stream %s: %w", c.Name, err)
+	old, missing := q.js.Stream(ctx, c.Name)
+	if missing != nil {
+		return nil, nil, err
+	}
+	return old, err, nil
 }
 
 // pause waits, and reports whether ctx still lives.

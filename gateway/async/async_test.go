@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -216,6 +217,29 @@ func TestServerRestart(t *testing.T) {
 	}
 	f.until(t, "all calls", func(calls map[string]int) bool { return len(calls) == 21 })
 	empty(t, q)
+}
+
+// A queue that can't be made as safe as it should be is used as it is, and that
+// is said once.
+func TestLacking(t *testing.T) {
+	s := newServer(t)
+	gate := make(chan struct{})
+	q, stop := run(t, Config{URL: s.url, Handler: newFunctions(func(http.ResponseWriter, *http.Request, int) { <-gate }), AckWait: time.Second, Drain: time.Millisecond})
+	enqueue(t, q, call(1, "later"))
+	close(gate)
+	stop()
+	var said strings.Builder // read after the end
+	f := newFunctions(nil)
+	q, stop = run(t, Config{URL: s.url, Handler: f, Replicas: 3, Log: slog.New(slog.NewTextHandler(&said, nil))}) // of one server
+	enqueue(t, q, call(2, "later"))
+	f.until(t, "a call that is stored once", func(calls map[string]int) bool { return calls["call-2"] == 1 })
+	empty(t, q)
+	enqueue(t, q, call(3, "later"))
+	f.until(t, "the next one", func(calls map[string]int) bool { return calls["call-3"] == 1 })
+	stop()
+	if n := strings.Count(said.String(), "not as safe as it should be"); n != 1 || !strings.Contains(said.String(), "replicas > 1") {
+		t.Errorf("it said that %d times: %s", n, said.String())
+	}
 }
 
 func TestEnqueueGivesUp(t *testing.T) {

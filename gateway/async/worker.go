@@ -25,6 +25,8 @@ type workers struct {
 	slots chan struct{}
 	wg    sync.WaitGroup
 
+	lacked bool // said already that something is lacking
+
 	mu   sync.Mutex
 	busy map[types.NamespacedName]int
 }
@@ -43,8 +45,19 @@ func (w *workers) stop() {
 	w.end()
 }
 
-// consume takes messages until ctx is done or the consumer fails.
-func (w *workers) consume(ctx context.Context, cons jetstream.Consumer) error {
+// How long a fetch waits for messages, and while the queue lacks something.
+const (
+	fetchWait   = 10 * time.Second
+	lackingWait = 3 * time.Second // a heartbeat of one second needs more than twice that
+)
+
+// consume takes messages until ctx is done or the consumer fails; while
+// something is lacking, a few only.
+func (w *workers) consume(ctx context.Context, cons jetstream.Consumer, lacking error) error {
+	if lacking != nil && !w.lacked {
+		w.q.c.Log.Warn("the queue of asynchronous calls works, but is not as safe as it should be; that is tried again", slog.Any("reason", lacking))
+	}
+	w.lacked = lacking != nil
 	for {
 		select {
 		case <-ctx.Done():
@@ -52,7 +65,10 @@ func (w *workers) consume(ctx context.Context, cons jetstream.Consumer) error {
 		case w.slots <- struct{}{}: // room for one at least
 			<-w.slots
 		}
-		if err := w.fetch(ctx, cons); err != nil {
+		if lacking != nil {
+			return errors.Join(lacking, w.fetch(ctx, cons, lackingWait))
+		}
+		if err := w.fetch(ctx, cons, fetchWait); err != nil {
 			return err
 		}
 	}
@@ -60,8 +76,8 @@ func (w *workers) consume(ctx context.Context, cons jetstream.Consumer) error {
 
 // fetch takes as many messages as there is room for, until none has come for
 // some time.
-func (w *workers) fetch(ctx context.Context, cons jetstream.Consumer) error {
-	wait, cancel := context.WithTimeout(ctx, 10*time.Second)
+func (w *workers) fetch(ctx context.Context, cons jetstream.Consumer, limit time.Duration) error {
+	wait, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	batch, err := cons.Fetch(cap(w.slots)-len(w.slots), jetstream.FetchContext(wait), jetstream.FetchHeartbeat(time.Second))
 	if err != nil {

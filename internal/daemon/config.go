@@ -16,10 +16,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/podsnap/podsnap/internal/daemon/embedded"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
@@ -74,10 +76,25 @@ type Config struct {
 // shared tells whether other servers may work on the same stores.
 func (c *Config) shared() bool { return len(c.Servers) > 0 || len(c.Etcd) > 0 && c.NATS != "" }
 
+// member is what the embedded stores are with those of other servers; nil: alone.
+func (c *Config) member() *embedded.Cluster {
+	if len(c.Servers) == 0 {
+		return nil
+	}
+	m := &embedded.Cluster{
+		Self: c.NodeIP, Members: c.Servers,
+		Cert: c.path("auth", "store.crt"), Key: c.path("auth", "store.key"), CA: c.path("auth", "store-ca.crt"),
+	}
+	if c.root != nil {
+		m.Secret = hex.EncodeToString(c.root.secretOf("stores"))
+	}
+	return m
+}
+
 // natsCopies is how many NATS servers keep each asynchronous call.
 func (c *Config) natsCopies() int {
 	if len(c.Servers) > 0 {
-		return 3 // of five too: two may be lost then as well
+		return 3 // two that acknowledge are most of them, however many servers there are
 	}
 	return c.NATSCopies
 }
@@ -233,6 +250,9 @@ func (c *Config) validateServers() (faults []error) {
 	if !c.reachable() {
 		fault("--api-listen %s: the other servers do not reach that; give 0.0.0.0:6443", c.APIListen)
 	}
+	if !slices.Contains(c.Servers, c.NodeIP) {
+		fault("--servers: this machine's address is not among them; --node-ip says which it is, if it is not one of its devices'")
+	}
 	seen := map[netip.Addr]bool{}
 	for _, s := range c.Servers {
 		a, err := netip.ParseAddr(s)
@@ -257,6 +277,11 @@ func (c *Config) ports() []int32 {
 			continue
 		}
 		if n, err := strconv.ParseInt(port, 10, 32); err == nil {
+			out = append(out, int32(n))
+		}
+	}
+	if m := c.member(); m != nil {
+		for _, n := range m.Ports() {
 			out = append(out, int32(n))
 		}
 	}

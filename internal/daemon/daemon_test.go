@@ -41,6 +41,7 @@ func TestConfig(t *testing.T) {
 		{"too small a network", Config{PodCIDR: "10.0.0.0/30"}, []string{"between 8 and 28"}},
 		{"two servers", Config{Servers: []string{"10.0.0.1", "10.0.0.1"}, Etcd: []string{"http://10.0.0.9:2379"}}, []string{"leave one of them out", "3 or 5", "there twice", "--server-token", "--api-listen"}},
 		{"a name for a server", Config{Servers: []string{"a", "10.0.0.1", "10.0.0.2"}, ServerToken: "x"}, []string{`"a" is no address`, "faas server token"}},
+		{"not among the servers", Config{Servers: []string{"10.0.0.3", "10.0.0.1", "10.0.0.2"}, NodeIP: "10.0.0.9"}, []string{"not among them"}},
 		{"a node's token", Config{Servers: []string{"10.0.0.3", "10.0.0.1", "10.0.0.2"}, ServerToken: "F1x"}, []string{"for nodes"}},
 		{"a token for one", Config{ServerToken: ServerToken()}, []string{"for several servers"}},
 		{"copies", Config{NATSCopies: 6}, []string{"--nats-copies"}},

@@ -118,6 +118,27 @@ func (c *Config) newAuthority(crt, key string) error {
 	return issue(t, t, nil, crt, key)
 }
 
+// storeCertificates makes what the stores of several servers show one another.
+// Their authority is not the nodes': a node is no member.
+func (c *Config) storeCertificates() error {
+	der, k, err := c.root.authority("stores' authority")
+	if err != nil {
+		return err
+	}
+	ca, err := x509.ParseCertificate(der)
+	if err != nil {
+		return err
+	}
+	m := c.member()
+	if err := writeFile(m.CA, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))); err != nil {
+		return err
+	}
+	t := template("podsnap store", 10*365*24*time.Hour) // made anew at each start
+	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
+	t.IPAddresses = []net.IP{net.ParseIP(m.Self)}
+	return issue(t, ca, k, m.Cert, m.Key)
+}
+
 func template(name string, life time.Duration) *x509.Certificate {
 	serial, _ := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120)) // never fails
 	now := time.Now()

@@ -66,6 +66,11 @@ func (p *platform) startShared(ctx context.Context) (err error) {
 	if err := p.readSecrets(); err != nil {
 		return fmt.Errorf("secrets: %w", err)
 	}
+	if len(p.c.Servers) > 0 {
+		if err := p.c.storeCertificates(); err != nil {
+			return fmt.Errorf("the stores' certificates: %w", err)
+		}
+	}
 	natsURL, err := p.startChildren(ctx)
 	if err != nil {
 		return err

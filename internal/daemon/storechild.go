@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strings"
 
 	"github.com/podsnap/podsnap/internal/daemon/embedded"
 )
@@ -23,6 +24,7 @@ const storeEnv = "PODSNAP_STORE_CHILD"
 type storeSpec struct {
 	Dir, Socket, NATS, Token string
 	NoEtcd, NoNATS           bool
+	Cluster                  *embedded.Cluster
 }
 
 // RunStore is the store's process: it serves until ctx is done and tells its
@@ -34,7 +36,7 @@ func RunStore(ctx context.Context) error {
 	}
 	parent := os.NewFile(3, "parent")
 	return embedded.Run(ctx, embedded.Config{
-		Dir: s.Dir, Socket: s.Socket, NATS: s.NATS, NATSToken: s.Token, NoEtcd: s.NoEtcd, NoNATS: s.NoNATS,
+		Dir: s.Dir, Socket: s.Socket, NATS: s.NATS, NATSToken: s.Token, NoEtcd: s.NoEtcd, NoNATS: s.NoNATS, Cluster: s.Cluster,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}, func() {
 		_, _ = parent.Write([]byte{1}) // a parent that is gone does not care
@@ -46,7 +48,7 @@ func RunStore(ctx context.Context) error {
 func newStoreChild(c *Config, natsAddr, token string) (*child, error) {
 	spec, err := json.Marshal(storeSpec{
 		Dir: c.path("store"), Socket: c.run("etcd.sock"), NATS: natsAddr, Token: token,
-		NoEtcd: len(c.Etcd) > 0, NoNATS: c.NATS != "",
+		NoEtcd: len(c.Etcd) > 0, NoNATS: c.NATS != "", Cluster: c.member(),
 	})
 	if err != nil {
 		return nil, err
@@ -75,6 +77,9 @@ func newStoreChild(c *Config, natsAddr, token string) (*child, error) {
 	}
 	ready := func(ctx context.Context) error {
 		defer answers.Close()
+		if len(c.Servers) > 0 {
+			c.Log.Info("the store waits until most of the servers are there", slog.String("servers", strings.Join(c.Servers, ", ")))
+		}
 		told := make(chan error, 1)
 		go func() { // ends at the latest with the store, which has the other end
 			_, err := answers.Read(make([]byte, 1))

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
@@ -28,6 +29,7 @@ type Config struct {
 	NATSToken string       // what clients must present
 	NoEtcd    bool         // an external one is used
 	NoNATS    bool         // likewise
+	Cluster   *Cluster     // nil: alone
 	Log       *slog.Logger // not nil
 }
 
@@ -40,22 +42,31 @@ const Settled = 5 * time.Second
 func EtcdEndpoint(socket string) string { return "unix://" + socket }
 
 // Run starts the servers, calls ready when both answer and keeps them until
-// ctx is done or one of them has failed.
+// ctx is done or one of them has failed. An etcd that is one of several answers
+// when most of them are there; NATS answers before.
 func Run(ctx context.Context, c Config, ready func()) error {
 	free, err := freeBytes(c.Dir)
 	if err != nil {
 		return err
 	}
+	if c.Cluster != nil {
+		if err := c.Cluster.Validate(); err != nil {
+			return err
+		}
+	}
+	if err := claim(c.Dir, c.Cluster); err != nil {
+		return err
+	}
 	failed := make(chan error, 1)
-	if !c.NoEtcd {
-		stop, err := startEtcd(ctx, c, free, failed)
+	if !c.NoNATS { // first: its members find one another while etcd's do
+		stop, err := startNATS(c, free)
 		if err != nil {
 			return err
 		}
 		defer stop()
 	}
-	if !c.NoNATS {
-		stop, err := startNATS(c, free)
+	if !c.NoEtcd {
+		stop, err := startEtcd(ctx, c, free, failed)
 		if err != nil {
 			return err
 		}
@@ -93,6 +104,9 @@ func startEtcd(ctx context.Context, c Config, free int64, failed chan<- error) (
 	// would cost an idle machine more than the start gains.
 	e.TickMs, e.ElectionMs = 200, 1000
 	e.BackendBatchInterval = time.Second // what is committed is in its log; this is when it goes to the tree as well
+	if c.Cluster != nil {
+		c.Cluster.etcd(e)
+	}
 	for _, s := range []string{c.Socket, c.Socket + ".peer"} {
 		if err := os.Remove(s); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
@@ -101,6 +115,9 @@ func startEtcd(ctx context.Context, c Config, free int64, failed chan<- error) (
 	srv, err := embed.StartEtcd(e)
 	if err != nil {
 		return nil, fmt.Errorf("start etcd in %s: %w", e.Dir, err)
+	}
+	if c.Cluster != nil {
+		c.Log.Info("etcd waits until most of the servers are there", slog.String("servers", strings.Join(c.Cluster.Members, ", ")))
 	}
 	select {
 	case <-srv.Server.ReadyNotify():
@@ -137,6 +154,11 @@ func startNATS(c Config, free int64) (stop func(), err error) {
 		SyncAlways: true, SyncInterval: time.Minute,
 		MaxPayload: 8 << 20, NoSigs: true, NoLog: true,
 	}
+	if c.Cluster != nil {
+		if err := c.Cluster.nats(o); err != nil {
+			return nil, fmt.Errorf("NATS as one of several: %w", err)
+		}
+	}
 	s, err := natsserver.NewServer(o)
 	if err != nil {
 		return nil, fmt.Errorf("start NATS: %w", err)
@@ -147,7 +169,12 @@ func startNATS(c Config, free int64) (stop func(), err error) {
 		s.Shutdown()
 		return nil, fmt.Errorf("start NATS on %s: it does not answer", c.NATS)
 	}
-	return func() { s.Shutdown(); s.WaitForShutdown() }, nil
+	stop = func() { s.Shutdown(); s.WaitForShutdown() }
+	if c.Cluster == nil {
+		return stop, nil
+	}
+	quit := watchLeader(s, c.Cluster, c.Log)
+	return func() { quit(); stop() }, nil
 }
 
 func unixURL(path string) url.URL { return url.URL{Scheme: "unix", Path: path} }
