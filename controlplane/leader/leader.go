@@ -158,6 +158,11 @@ func (e *Election) serve(ctx context.Context, t Term, lease clientv3.LeaseID, se
 	defer wg.Wait()
 	defer lose(ErrLost)
 	wg.Go(func() { lose(e.renew(term, lease, sent)) })
+	wg.Go(func() {
+		if err := e.gone(term, t.Revision+1); err == nil {
+			lose(fmt.Errorf("%w: its key was taken away", ErrLost))
+		} // else it is known by the lease alone
+	})
 	err := lead(term, t)
 	if term.Err() == nil {
 		return &gaveUp{err}

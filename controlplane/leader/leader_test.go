@@ -197,6 +197,20 @@ func TestTakesItsOwnPlaceAgain(t *testing.T) {
 	}
 }
 
+// A leader whose key somebody takes away knows it at once.
+func TestKeyTakenAway(t *testing.T) {
+	socket := startEtcd(t)
+	a := stand(t, socket, "a")
+	first := a.leads(5 * time.Second)
+	if _, err := a.client.Delete(t.Context(), first.Key); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.ended(ttl / 2); !errors.Is(err, leader.ErrLost) {
+		t.Errorf("the term ended by %v, want that it is lost", err)
+	}
+	a.leads(5 * time.Second)
+}
+
 // Who waits knows who leads.
 func TestFollows(t *testing.T) {
 	socket := startEtcd(t)

@@ -314,8 +314,24 @@ func (c *Config) dirs() error {
 }
 
 // secret reads a secret of the state directory, making it at the first start: out
-// of the air, or out of what servers share.
+// of what servers share, if they do.
 func (c *Config) secret(name string) (string, error) {
+	return c.kept(name, func(raw []byte) {
+		if c.root != nil {
+			copy(raw, c.root.secretOf(name))
+		} else {
+			_, _ = rand.Read(raw) // never fails
+		}
+	})
+}
+
+// serverID tells this state directory from all others.
+func (c *Config) serverID() (string, error) {
+	return c.kept("server-id", func(raw []byte) { _, _ = rand.Read(raw) }) // never fails
+}
+
+// kept reads 32 bytes of the state directory, as text, or makes them.
+func (c *Config) kept(name string, fill func(raw []byte)) (string, error) {
 	path := c.path("auth", name)
 	b, err := os.ReadFile(path)
 	if err == nil && len(strings.TrimSpace(string(b))) > 0 {
@@ -325,11 +341,7 @@ func (c *Config) secret(name string) (string, error) {
 		return "", err
 	}
 	raw := make([]byte, 32)
-	if c.root != nil {
-		raw = c.root.secretOf(name)
-	} else {
-		_, _ = rand.Read(raw) // never fails
-	}
+	fill(raw)
 	s := base64.RawURLEncoding.EncodeToString(raw)
 	return s, writeFile(path, s+"\n")
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,7 +29,7 @@ func tokened(t *testing.T, dir, token string) (Config, error) {
 func TestServersShare(t *testing.T) {
 	token := ServerToken()
 	var cas [][]byte
-	var passwords []string
+	var passwords, ids []string
 	for _, tok := range []string{token, token, ServerToken()} {
 		c, err := tokened(t, t.TempDir(), tok)
 		if err != nil {
@@ -46,6 +47,11 @@ func TestServersShare(t *testing.T) {
 		if err != nil || p == other {
 			t.Fatalf("two secrets are %q and %q, %v", p, other, err)
 		}
+		id, err := c.serverID()
+		if err != nil || slices.Contains(ids, id) {
+			t.Fatalf("the id %q is another server's too, %v", id, err)
+		}
+		ids = append(ids, id)
 		cas, passwords = append(cas, ca), append(passwords, p)
 		pair, err := c.control()
 		if err != nil {

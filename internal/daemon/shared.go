@@ -127,7 +127,7 @@ func (p *platform) newTerms(ctx context.Context, natsURL string) (*terms, error)
 	if err != nil {
 		return nil, err
 	}
-	id, err := p.c.secret("server-id")
+	id, err := p.c.serverID()
 	if err != nil {
 		return nil, err
 	}

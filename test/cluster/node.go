@@ -1,9 +1,11 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/remote"
+	"github.com/podsnap/podsnap/internal/daemon"
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/test/cluster/host"
 	"github.com/podsnap/podsnap/test/platform"
@@ -64,6 +67,55 @@ func (c *Cluster) Servers(hosts []*host.Host, flags ...string) []*Node {
 		n.Await()
 	}
 	return out
+}
+
+// Together starts servers on three hosts, of which one leads, and waits until they
+// answer and their nodes are ready.
+func (c *Cluster) Together(hosts []*host.Host, flags ...string) []*Node {
+	c.t.Helper()
+	ips := make([]string, len(hosts))
+	for i, h := range hosts {
+		ips[i] = h.IP()
+	}
+	nodes := c.Servers(hosts, append([]string{"--servers", strings.Join(ips, ","), "--server-token", daemon.ServerToken()}, flags...)...)
+	platform.Eventually(c.t, patience, func() error { return nodes[0].allReady(c.t.Context(), len(nodes)) })
+	return nodes
+}
+
+// Leader is the one of several servers that leads.
+func (c *Cluster) Leader(nodes []*Node) *Node {
+	c.t.Helper()
+	var leader *Node
+	platform.Eventually(c.t, patience, func() error {
+		leader = nil
+		for _, n := range nodes {
+			if n.Host.On() && n.leads(c.t.Context()) {
+				leader = n
+			}
+		}
+		if leader == nil {
+			return errors.New("no server leads")
+		}
+		return nil
+	})
+	return leader
+}
+
+// leads tells whether a server's own metrics have the control plane's.
+func (n *Node) leads(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, n.Metrics+"/metrics", http.NoBody)
+	if err != nil {
+		return false
+	}
+	resp, err := n.Client.HTTP.Do(req)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return err == nil && bytes.Contains(b, []byte("faas_soft_behind_objects"))
 }
 
 // Join starts a node on a host that joins a server, and waits until its gateway

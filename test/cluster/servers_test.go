@@ -1,0 +1,88 @@
+package cluster
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/test/platform"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Three servers, of which one leads, and a node: any of them serves everything, and
+// when the leader dies another one goes on with what there is.
+func TestThreeServers(t *testing.T) {
+	images := Build(t, "testdata")
+	c := New(t, Config{Hosts: 4})
+	for _, h := range c.Hosts {
+		c.Images(h, images...)
+	}
+	servers := c.Together(c.Hosts[:3])
+	leader := c.Leader(servers)
+	others := slices.DeleteFunc(slices.Clone(servers), func(n *Node) bool { return n == leader })
+	node := c.Join(c.Hosts[3], others[0]) // it is told of one that does not lead
+	all := append(slices.Clone(servers), node)
+	platform.Eventually(t, patience, func() error { return others[1].allReady(t.Context(), 4) })
+
+	if err := deploy(t.Context(), others[0], 4, nil); err != nil {
+		t.Fatal(err)
+	}
+	client := c.Client.HTTPClient()
+	serve := func(when string, nodes ...*Node) {
+		t.Helper()
+		for _, n := range nodes {
+			platform.Eventually(t, 10*time.Second, func() error { return call(t.Context(), client, n, 5*time.Second) })
+			if fns, err := n.Client.Functions(t.Context(), ""); err != nil || len(fns) != 1 {
+				t.Errorf("%s, the functions through %s: %v, %v", when, n.Host.Name, fns, err)
+			}
+		}
+	}
+	platform.Eventually(t, patience, func() error {
+		on, err := spread(t.Context(), others[0])
+		if err == nil && len(on) != 4 {
+			err = fmt.Errorf("replicas are on %v, want one on each machine", on)
+		}
+		return err
+	})
+	serve("at first", all...)
+	put := func(through *Node, name string) {
+		t.Helper()
+		if _, err := through.Objects().Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}}); err != nil {
+			t.Errorf("write through %s: %v", through.Host.Name, err)
+		}
+	}
+	put(others[0], "before")
+
+	leader.Kill()
+	cut := time.Now()
+	next := c.Leader(others)
+	took := time.Since(cut)
+	t.Logf("%s leads %.1f s after the end of %s", next.Host.Name, took.Seconds(), leader.Host.Name)
+	if took > 5*time.Second {
+		t.Errorf("another server leads after %v, want 5 s", took)
+	}
+	put(next, "after")
+	for _, n := range others {
+		for _, name := range []string{"before", "after"} {
+			if _, err := n.Objects().Get(t.Context(), api.ConfigMaps, "default", name); err != nil {
+				t.Errorf("what was written %s, through %s: %v", name, n.Host.Name, err)
+			}
+		}
+	}
+	serve("after the end of the leader", append(others, node)...)
+
+	leader.Start() // it stands by
+	if now := c.Leader(servers); now != next {
+		t.Errorf("%s leads, want %s still", now.Host.Name, next.Host.Name)
+	}
+	serve("with all again", all...)
+
+	next.Terminate() // and gives its place away
+	cut = time.Now()
+	last := c.Leader(slices.DeleteFunc(slices.Clone(servers), func(n *Node) bool { return n == next }))
+	t.Logf("%s leads %.2f s after %s was told to end", last.Host.Name, time.Since(cut).Seconds(), next.Host.Name)
+	serve("after the end of the second", last, node)
+}
