@@ -87,6 +87,12 @@ func (r *Relay) get(ctx context.Context) (*Seams, context.Context, error) {
 	}
 }
 
+// Wait returns when somebody leads, or with an error after Hold.
+func (r *Relay) Wait(ctx context.Context) error {
+	_, _, err := r.get(ctx)
+	return err
+}
+
 // Objects is the relay as the first seam.
 func (r *Relay) Objects() api.Objects { return objects{r} }
 

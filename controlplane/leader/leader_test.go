@@ -197,6 +197,33 @@ func TestTakesItsOwnPlaceAgain(t *testing.T) {
 	}
 }
 
+// Nobody waits for the lease of a server that is known to be dead.
+func TestDead(t *testing.T) {
+	socket := startEtcd(t)
+	a := stand(t, socket, "a")
+	first := a.leads(5 * time.Second)
+	a.part()
+	var asked atomic.Int32
+	c := dial(t, socket)
+	e := leader.New(leader.Config{
+		Client: c, Key: "/leader", Self: leader.Server{ID: "b"}, TTL: time.Hour, Probe: time.Millisecond,
+		Dead: func(_ context.Context, s leader.Server) bool {
+			return s.ID == "a" && asked.Add(1) == 5
+		},
+	})
+	done := make(chan leader.Term, 1)
+	enough := errors.New("enough")
+	if err := e.Run(t.Context(), func(_ context.Context, term leader.Term) error {
+		done <- term
+		return enough
+	}); !errors.Is(err, enough) {
+		t.Fatal(err)
+	}
+	if term := <-done; term.Revision <= first.Revision || asked.Load() != 5 {
+		t.Errorf("term %+v after %d questions", term, asked.Load())
+	}
+}
+
 // A leader whose key somebody takes away knows it at once.
 func TestKeyTakenAway(t *testing.T) {
 	socket := startEtcd(t)
@@ -216,11 +243,7 @@ func TestFollows(t *testing.T) {
 	socket := startEtcd(t)
 	a := stand(t, socket, "a")
 	a.leads(5 * time.Second)
-	c, err := clientv3.New(clientv3.Config{Endpoints: []string{"unix://" + socket}, Logger: zap.NewNop()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c := dial(t, socket)
 	e := leader.New(leader.Config{Client: c, Key: "/leader", Self: leader.Server{ID: "b", Name: "node-b"}, TTL: ttl})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -249,13 +272,19 @@ func TestFollows(t *testing.T) {
 	}
 }
 
-// Servers that run are listed, and no two of them have one name.
-func TestMembers(t *testing.T) {
-	c, err := clientv3.New(clientv3.Config{Endpoints: []string{"unix://" + startEtcd(t)}, Logger: zap.NewNop()})
+func dial(t *testing.T, socket string) *clientv3.Client {
+	t.Helper()
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{"unix://" + socket}, Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// Servers that run are listed, and no two of them have one name.
+func TestMembers(t *testing.T) {
+	c := dial(t, startEtcd(t))
 	log := slog.New(slog.DiscardHandler)
 	member := func(id, name string) *leader.Members {
 		return leader.NewMembers(c, "/servers/", leader.Server{ID: id, Name: name, URL: "https://" + id}, log)

@@ -27,6 +27,7 @@ import (
 	"github.com/podsnap/podsnap/gateway"
 	"github.com/podsnap/podsnap/gateway/async"
 	"github.com/podsnap/podsnap/gateway/backlog"
+	"github.com/podsnap/podsnap/internal/join"
 	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	appsv1 "k8s.io/api/apps/v1"
@@ -40,7 +41,7 @@ type control struct {
 	log     *slog.Logger
 	stack   *stack
 	metrics prometheus.Registerer
-	servers func(context.Context) ([]string, error) // where all servers are reached; nil: this is the only one
+	servers func(context.Context) (join.Servers, error) // nil: this is the only one
 
 	objects api.Objects
 	fleet   *fleet.Fleet

@@ -78,7 +78,7 @@ func TestDoors(t *testing.T) {
 		}
 		return resp.Proto + " " + string(body)
 	}
-	if got := ask(); !strings.Contains(got, "no server of the cluster leads") {
+	if got := ask(); !strings.Contains(got, "no server of the cluster has led") {
 		t.Errorf("the first that answers said %q", got)
 	}
 	if got := ask(); got != "HTTP/2.0 a" {

@@ -146,7 +146,7 @@ func (k *control) tellServers(w http.ResponseWriter, r *http.Request) {
 	var out join.Servers
 	if k.servers != nil {
 		var err error
-		if out.Servers, err = k.servers(r.Context()); err != nil {
+		if out, err = k.servers(r.Context()); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}

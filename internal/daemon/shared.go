@@ -9,8 +9,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/podsnap/podsnap/api/relay"
@@ -131,11 +133,11 @@ func (p *platform) newTerms(ctx context.Context, natsURL string) (*terms, error)
 	if err != nil {
 		return nil, err
 	}
-	url, err := p.apiURL()
+	at, err := p.apiURL()
 	if err != nil {
 		return nil, err
 	}
-	t := &terms{p: p, client: client, natsURL: natsURL, self: leader.Server{ID: id, Name: p.c.NodeName, URL: url}, relay: relay.New()}
+	t := &terms{p: p, client: client, natsURL: natsURL, self: leader.Server{ID: id, Name: p.c.NodeName, URL: at}, relay: relay.New()}
 	pair, err := p.c.control()
 	if err != nil {
 		return nil, err
@@ -146,7 +148,7 @@ func (p *platform) newTerms(ctx context.Context, natsURL string) (*terms, error)
 	root := p.c.EtcdPrefix + "-servers/"
 	t.members = leader.NewMembers(client, root+"member/", t.self, p.log)
 	t.election = leader.New(leader.Config{
-		Client: client, Key: root + "leader", Self: t.self, Clock: soft.Base, Span: soft.Span, Log: p.log,
+		Client: client, Key: root + "leader", Self: t.self, Clock: soft.Base, Span: soft.Span, Dead: refuses, Log: p.log,
 	})
 	asked, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -181,6 +183,22 @@ func (p *platform) apiURL() (string, error) {
 		}
 	}
 	return "https://" + net.JoinHostPort(host, port), nil
+}
+
+// refuses tells whether the machine of a server says that nothing answers there any
+// more. A server opens that door before it may lead, and closes it after.
+func refuses(ctx context.Context, s leader.Server) bool {
+	u, err := url.Parse(s.URL)
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", u.Host)
+	if err == nil {
+		conn.Close()
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // same sees that the stores are those of this server's cluster.
@@ -290,8 +308,8 @@ func (t *terms) copyImages(ctx context.Context) error {
 		now := t.at.URL
 		t.mu.Unlock()
 		if now != "" {
-			if url := now + access.ImagesRoot; from == nil || from.URL != url {
-				from = &registry.Source{URL: url, Client: t.http}
+			if at := now + access.ImagesRoot; from == nil || from.URL != at {
+				from = &registry.Source{URL: at, Client: t.http}
 			}
 			if n, err := t.registry.Copy(ctx, from); err != nil && ctx.Err() == nil {
 				t.p.log.Debug("images are not copied", slog.Any("error", err))
@@ -362,26 +380,23 @@ func (t *terms) sayWho(in *http.Request, out http.Header) {
 
 // nobody serves what needs a leader when there is none.
 var nobody = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-	away(w, "no server of the cluster leads at the moment")
+	away(w, fmt.Sprintf("no server of the cluster has led for %v", relay.Hold))
 })
 
 // serveAPI is the API's door: this server's own, or the leader's.
 func (t *terms) serveAPI(w http.ResponseWriter, r *http.Request) {
-	if k := t.p.control.Load(); k != nil {
-		k.api.ServeHTTP(w, r)
-		return
-	}
 	if r.URL.Path == "/healthz" || r.URL.Path == "/livez" {
 		_, _ = w.Write([]byte("ok"))
 		return
 	}
-	t.mu.Lock()
-	h := t.api
-	t.mu.Unlock()
-	if h == nil {
-		h = nobody
-	}
-	h.ServeHTTP(w, r)
+	t.waiting(func() http.Handler {
+		if k := t.p.control.Load(); k != nil {
+			return k.api
+		}
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return t.api
+	}).ServeHTTP(w, r)
 }
 
 // manage is what serves what this server's gateway does not.
@@ -389,12 +404,28 @@ func (t *terms) manage() http.Handler {
 	if t.p.control.Load() != nil {
 		return nil
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.gateway == nil {
-		return nobody
-	}
-	return t.gateway
+	return t.waiting(func() http.Handler {
+		if t.p.control.Load() != nil {
+			return t.p.gateway.Handler()
+		}
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return t.gateway
+	})
+}
+
+// waiting serves with what there is now, or else when there is a leader.
+func (t *terms) waiting(now func() http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := now()
+		if h == nil && t.relay.Wait(r.Context()) == nil {
+			h = now()
+		}
+		if h == nil {
+			h = nobody
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // gather is the metrics of the process, and of the term.
@@ -408,15 +439,15 @@ func (t *terms) gather() prometheus.Gatherer {
 	return all
 }
 
-// servers are where the servers that run are reached.
-func (t *terms) servers(ctx context.Context) ([]string, error) {
+// servers are those that run; this one leads.
+func (t *terms) servers(ctx context.Context) (join.Servers, error) {
 	all, err := t.members.List(ctx)
 	if err != nil {
-		return nil, err
+		return join.Servers{}, err
 	}
-	out := make([]string, len(all))
-	for i, s := range all {
-		out[i] = s.URL
+	out := join.Servers{Leader: t.self.Name}
+	for _, s := range all {
+		out.Servers = append(out.Servers, s.URL)
 	}
 	return out, nil
 }

@@ -46,6 +46,7 @@ type Settings struct {
 // there is only the one that is known.
 type Servers struct {
 	Servers []string `json:"servers"`
+	Leader  string   `json:"leader,omitempty"` // the name of the one that leads
 }
 
 // AskServers asks for them.

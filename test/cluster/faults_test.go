@@ -23,10 +23,8 @@ import (
 
 // fault is a row of the table: what is done to a platform under load.
 type fault struct {
-	name string
-	// joined has all hosts be one cluster, h0 its server. Otherwise there are two
-	// hosts with a platform each.
-	joined bool
+	name  string
+	shape shape
 	// through are the hosts whose gateways are called: the first one as long as it
 	// answers. None is h0 alone.
 	through []int
@@ -38,6 +36,15 @@ type fault struct {
 	// could be as it was before.
 	do func(t *testing.T, r *rig)
 }
+
+// shape is what the hosts are to each other.
+type shape int
+
+const (
+	alone    shape = iota // two hosts with a platform each
+	joined                // three hosts are one cluster, h0 its server
+	together              // three servers are one cluster; the rig's first node is the one that leads
+)
 
 // both is the host that the fault happens to, and another one to go over to.
 func both() []int { return []int{0, 1} }
@@ -90,42 +97,81 @@ func faults() []fault {
 			r.on(t, 0)
 		}},
 
-		{name: "cluster: nothing", joined: true, limit: 500 * time.Millisecond, do: func(t *testing.T, _ *rig) { idle(t, time.Second) }},
-		{name: "cluster: kill -9 of a node's agent", joined: true, limit: time.Second, do: func(_ *testing.T, r *rig) { r.restart(1) }},
-		{name: "cluster: kill -9 server, calls through a node", joined: true, through: []int{1}, limit: time.Second, do: func(_ *testing.T, r *rig) { r.restart(0) }},
-		{name: "cluster: power cut of a node for good", joined: true, limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) {
+		{name: "cluster: nothing", shape: joined, limit: 500 * time.Millisecond, do: func(t *testing.T, _ *rig) { idle(t, time.Second) }},
+		{name: "cluster: kill -9 of a node's agent", shape: joined, limit: time.Second, do: func(_ *testing.T, r *rig) { r.restart(1) }},
+		{name: "cluster: kill -9 server, calls through a node", shape: joined, through: []int{1}, limit: time.Second, do: func(_ *testing.T, r *rig) { r.restart(0) }},
+		{name: "cluster: power cut of a node for good", shape: joined, limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) {
 			r.off(t, 1)
 			r.replaced(t, 8*time.Second)
 			r.on(t, 1)
 		}},
-		{name: "cluster: power cut of a node, on again at once", joined: true, limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) {
+		{name: "cluster: power cut of a node, on again at once", shape: joined, limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) {
 			r.off(t, 1)
 			r.on(t, 1)
 		}},
-		{name: "cluster: node cut off 10 s and back", joined: true, limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) {
+		{name: "cluster: node cut off 10 s and back", shape: joined, limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) {
 			r.c.Hub.Isolate("h1")
 			r.replaced(t, 8*time.Second)
 			idle(t, 5*time.Second)
 			r.c.Hub.Heal()
 		}},
-		{name: "cluster: node frozen 10 s and back", joined: true, limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) { r.freeze(t, 1, 10*time.Second) }},
-		{name: "cluster: node hears nothing for 10 s", joined: true, limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) {
+		{name: "cluster: node frozen 10 s and back", shape: joined, limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) { r.freeze(t, 1, 10*time.Second) }},
+		{name: "cluster: node hears nothing for 10 s", shape: joined, limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) {
 			r.c.Hub.Cut(hub.All, "h1")
 			idle(t, 10*time.Second)
 			r.c.Hub.Heal()
 		}},
-		{name: "cluster: server cut off from its nodes 3 s", joined: true, through: []int{1}, limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) {
+		{name: "cluster: server cut off from its nodes 3 s", shape: joined, through: []int{1}, limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) {
 			r.c.Hub.Partition("h0", "h1")
 			r.c.Hub.Partition("h0", "h2")
 			idle(t, 3*time.Second)
 			r.c.Hub.Heal()
 		}},
-		{name: "cluster: power cut of the server, calls through a node", joined: true, through: []int{1}, limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) {
+		{name: "cluster: power cut of the server, calls through a node", shape: joined, through: []int{1}, limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) {
 			r.off(t, 0)
 			r.on(t, 0)
 		}},
+
+		{name: "servers: nothing", shape: together, through: followers(), limit: 500 * time.Millisecond, do: func(t *testing.T, _ *rig) { idle(t, time.Second) }},
+		{name: "servers: kill -9 of the leader", shape: together, through: followers(), limit: time.Second, do: func(t *testing.T, r *rig) {
+			r.nodes[0].Kill()
+			r.moved(t, 5*time.Second)
+			r.nodes[0].Start()
+		}},
+		{name: "servers: SIGTERM of the leader", shape: together, through: followers(), limit: time.Second, do: func(t *testing.T, r *rig) {
+			r.nodes[0].Terminate()
+			r.moved(t, 5*time.Second)
+			r.nodes[0].Start()
+		}},
+		{name: "servers: the leader stands still 8 s", shape: together, through: followers(), limit: time.Second, do: func(t *testing.T, r *rig) {
+			r.nodes[0].Signal(unix.SIGSTOP)
+			r.moved(t, 5*time.Second)
+			idle(t, 5*time.Second)
+			r.nodes[0].Signal(unix.SIGCONT)
+		}},
+		{name: "servers: kill -9 of the leader's etcd and NATS", shape: together, through: followers(), limit: time.Second, do: func(t *testing.T, r *rig) { r.kill(t, Store) }},
+		{name: "servers: etcd and NATS of the leader stand still 8 s", shape: together, through: followers(), limit: time.Second, do: func(t *testing.T, r *rig) { r.stop(t, Store, 8*time.Second) }},
+		{name: "servers: the leader is cut off 10 s", shape: together, through: followers(), limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) {
+			r.c.Hub.Isolate(r.nodes[0].Host.Name)
+			r.moved(t, 8*time.Second)
+			idle(t, 5*time.Second)
+			r.c.Hub.Heal()
+		}},
+		{name: "servers: the leader is frozen 10 s", shape: together, through: followers(), limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) { r.freeze(t, 0, 10*time.Second) }},
+		{name: "servers: power cut of the leader, on again", shape: together, through: followers(), limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) {
+			r.off(t, 0)
+			r.moved(t, 8*time.Second)
+			r.on(t, 0)
+		}},
+		{name: "servers: power cut of one that stands by, calls through the leader", shape: together, through: []int{0}, limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) {
+			r.off(t, 2)
+			r.on(t, 2)
+		}},
 	}
 }
+
+// followers are the servers that do not lead.
+func followers() []int { return []int{1, 2} }
 
 // idle lets time go by.
 func idle(t *testing.T, d time.Duration) {
@@ -151,24 +197,31 @@ type rig struct {
 	took     time.Duration // until lost replicas were replaced, when that was waited for
 }
 
-func newRig(t *testing.T, joined bool, images []string) *rig {
+func newRig(t *testing.T, as shape, images []string) *rig {
 	t.Helper()
-	hosts := 2
-	if joined {
-		hosts = 3
+	hosts := 3
+	if as == alone {
+		hosts = 2
 	}
 	c := New(t, Config{Hosts: hosts, Seed: 1})
 	r := &rig{c: c, client: c.Client.HTTPClient(), witness: newWitness(t, c), replicas: 2}
-	if joined {
-		r.replicas = 6
-		r.nodes = c.One(images...)
-		r.servers = r.nodes[:1]
-	} else {
-		for _, h := range c.Hosts {
-			c.Images(h, images...)
-		}
+	for _, h := range c.Hosts {
+		c.Images(h, images...)
+	}
+	switch as {
+	case alone:
 		r.nodes = c.Servers(c.Hosts)
 		r.servers = r.nodes
+	case joined:
+		r.replicas = 6
+		r.nodes = c.One()
+		r.servers = r.nodes[:1]
+	case together:
+		r.replicas = 6
+		r.nodes = c.Together(c.Hosts)
+		leader := slices.Index(r.nodes, c.Leader(r.nodes))
+		r.nodes[0], r.nodes[leader] = r.nodes[leader], r.nodes[0]
+		r.servers = r.nodes[1:2] // one that no fault happens to
 	}
 	for _, h := range c.Hosts {
 		// Imported: a start again does not do it once more.
@@ -264,6 +317,16 @@ func (r *rig) replaced(t *testing.T, limit time.Duration) {
 	}
 }
 
+// moved waits until another server leads than the one that did.
+func (r *rig) moved(t *testing.T, limit time.Duration) {
+	t.Helper()
+	begun := time.Now()
+	now := r.c.Leader(r.nodes[1:])
+	if r.took = time.Since(begun); r.took > limit {
+		t.Errorf("%s leads after %v, want %v", now.Host.Name, r.took, limit)
+	}
+}
+
 // restart kills a node's process and starts it again.
 func (r *rig) restart(i int) {
 	r.nodes[i].Kill()
@@ -353,7 +416,7 @@ type row struct {
 	Accepted  int     `json:"accepted"`             // asynchronous calls
 	Missing   int     `json:"missing"`              // of them: not executed
 	Twice     int     `json:"twice"`                // executed more than once, which may be
-	Replaced  float64 `json:"replaced_s,omitempty"` // until all replicas were there without the node
+	Replaced  float64 `json:"replaced_s,omitempty"` // until all replicas were there without the node, or another server led
 	Pass      bool    `json:"pass"`
 
 	faults map[string]int
@@ -434,7 +497,7 @@ func TestFaults(t *testing.T) {
 		}
 		got := row{Case: f.name, Limit: f.limit.Seconds()}
 		t.Run(f.name, func(t *testing.T) {
-			got = newRig(t, f.joined, images).suffer(t, f, i)
+			got = newRig(t, f.shape, images).suffer(t, f, i)
 			if !got.Pass {
 				t.Errorf("not as good as it has to be: %+v", got)
 			}

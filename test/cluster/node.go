@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -19,6 +18,7 @@ import (
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/remote"
 	"github.com/podsnap/podsnap/internal/daemon"
+	"github.com/podsnap/podsnap/internal/join"
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/test/cluster/host"
 	"github.com/podsnap/podsnap/test/platform"
@@ -87,35 +87,26 @@ func (c *Cluster) Leader(nodes []*Node) *Node {
 	c.t.Helper()
 	var leader *Node
 	platform.Eventually(c.t, patience, func() error {
-		leader = nil
+		var errs []error
 		for _, n := range nodes {
-			if n.Host.On() && n.leads(c.t.Context()) {
-				leader = n
+			name, err := n.leader(c.t.Context())
+			if i := slices.IndexFunc(nodes, func(n *Node) bool { return n.Host.Name == name }); err == nil && i >= 0 {
+				leader = nodes[i]
+				return nil
 			}
+			errs = append(errs, err, fmt.Errorf("%s says that %q leads", n.Host.Name, name))
 		}
-		if leader == nil {
-			return errors.New("no server leads")
-		}
-		return nil
+		return errors.Join(errs...)
 	})
 	return leader
 }
 
-// leads tells whether a server's own metrics have the control plane's.
-func (n *Node) leads(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+// leader is the name of the server that leads, asked of n's API.
+func (n *Node) leader(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, n.Metrics+"/metrics", http.NoBody)
-	if err != nil {
-		return false
-	}
-	resp, err := n.Client.HTTP.Do(req)
-	if err != nil {
-		return false
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	return err == nil && bytes.Contains(b, []byte("faas_soft_behind_objects"))
+	s, err := join.AskServers(ctx, n.admin(), n.API)
+	return s.Leader, err
 }
 
 // Join starts a node on a host that joins a server, and waits until its gateway
@@ -330,9 +321,15 @@ func (n *Node) Faas(ctx context.Context, stdin string, args ...string) (string, 
 // host itself. It must not be called by several at once for the first time.
 func (n *Node) Objects() api.Objects {
 	n.c.t.Helper()
-	if n.api != nil {
-		return n.api
+	if n.api == nil {
+		n.api = remote.NewObjects(remote.Config{URL: n.API, Client: n.admin()})
 	}
+	return n.api
+}
+
+// admin is a client of a server's API, with all rights, from the host itself.
+func (n *Node) admin() *http.Client {
+	n.c.t.Helper()
 	token, err := os.ReadFile(n.Host.Disk("podsnap", "auth", "api-token"))
 	if err != nil {
 		n.c.t.Fatal(err)
@@ -347,8 +344,20 @@ func (n *Node) Objects() api.Objects {
 	if t, ok := c.Transport.(*http.Transport); ok {
 		t.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	}
-	n.api = remote.NewObjects(remote.Config{URL: n.API, Token: strings.TrimSpace(string(token)), Client: c})
-	return n.api
+	c.Transport = bearer{c.Transport, strings.TrimSpace(string(token))}
+	return c
+}
+
+// bearer sends a token with each request.
+type bearer struct {
+	http.RoundTripper
+	token string
+}
+
+func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+b.token)
+	return b.RoundTripper.RoundTrip(r)
 }
 
 // Images puts image archives where a server takes them from when it starts.
