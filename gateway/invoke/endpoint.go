@@ -1,6 +1,7 @@
 package invoke
 
 import (
+	"context"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
@@ -32,14 +33,14 @@ type endpoint struct {
 	draining  bool
 	former    bool // of a function that was deleted
 	refused   int  // connections in a row
-	probation *time.Timer
+	probation func() // ends it; nil: there is none
 	thawed    uint64  // the last round that was ended; see Endpoint.Frozen
 	flight    *flight // a thaw under way
 }
 
 func (e *endpoint) close() {
 	if e.probation != nil {
-		e.probation.Stop()
+		e.probation()
 	}
 	e.pool.Close()
 }
@@ -112,30 +113,48 @@ func (f *function) pods() []types.UID {
 }
 
 // refuse gives the slot of a replica that took no connection back and leaves
-// the replica alone for a while. Then one request at a time tries it, until
-// one gets through.
+// the replica alone until it takes one again. Then one request at a time tries
+// it, until one gets through.
 func (f *function) refuse(s slot) {
 	f.mu.Lock()
 	e := s.e
-	e.refused++
 	if f.byPod[e.Pod] == e && e.replica.Open() && !f.closed {
 		f.replicas.SetOpen(e.replica, false)
 		f.replicas.SetLimit(e.replica, 1)
-		wait := min(probationMin<<min(e.refused-1, 10), probationMax)
-		e.probation = time.AfterFunc(wait, func() { f.restore(e) })
+		f.suspect(e)
+	} else {
+		e.refused++
 	}
 	f.mu.Unlock()
 	f.release(s)
 }
 
-func (f *function) restore(e *endpoint) {
+// suspect has a replica that is not open looked at later. To be called with f.mu
+// held.
+func (f *function) suspect(e *endpoint) {
+	e.refused++
+	wait := min(probationMin<<min(e.refused-1, 10), probationMax)
+	ctx, cancel := context.WithCancel(context.Background()) //nolint:forbidigo // it ends with the endpoint
+	t := time.AfterFunc(wait, func() {
+		defer cancel()
+		f.tried(e, e.pool.Probe(ctx))
+	})
+	e.probation = func() { t.Stop(); cancel() }
+}
+
+// tried is told whether a replica that had refused takes a connection: no request
+// finds that out, for on a machine that is gone it would wait in vain.
+func (f *function) tried(e *endpoint, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.byPod[e.Pod] != e || e.draining || e.former || f.closed {
-		return
+	switch {
+	case f.byPod[e.Pod] != e || e.draining || e.former || f.closed || e.replica.Open():
+	case err != nil:
+		f.suspect(e)
+	default:
+		f.replicas.SetOpen(e.replica, true)
+		f.wake()
 	}
-	f.replicas.SetOpen(e.replica, true)
-	f.wake()
 }
 
 // proved is told that a replica which had refused took a connection.

@@ -73,6 +73,15 @@ func New(address string, c Config) *Pool {
 	return p
 }
 
+// Probe tells whether the replica takes a connection, and sends nothing.
+func (p *Pool) Probe(ctx context.Context) error {
+	c, err := p.dialer.DialContext(ctx, "tcp", p.address)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
 // Request is what is sent. Its slices are not kept.
 type Request struct {
 	Method []byte
