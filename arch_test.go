@@ -37,7 +37,7 @@ var mayImport = map[string][]string{
 // homes says where a third-party engine may be used: one place knows it, the
 // rest sees our own interface.
 var homes = map[string][]string{
-	"go.etcd.io/etcd/client":                 {"controlplane/store"},
+	"go.etcd.io/etcd/client":                 {"controlplane/store", "controlplane/leader"},
 	"go.etcd.io/etcd/server":                 {"internal/daemon"},
 	"github.com/nats-io/nats.go":             {"gateway/async"},
 	"github.com/nats-io/nats-server":         {"internal/daemon"},

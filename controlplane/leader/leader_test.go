@@ -325,3 +325,15 @@ func TestMembers(t *testing.T) {
 		t.Errorf("after the end of one, servers %q", got)
 	}
 }
+
+func TestClaim(t *testing.T) {
+	c := dial(t, startEtcd(t))
+	for _, tt := range []struct {
+		value string
+		ours  bool
+	}{{"a", true}, {"b", false}, {"a", true}} {
+		if ours, err := leader.Claim(t.Context(), c, "/x", tt.value); err != nil || ours != tt.ours {
+			t.Errorf("claim %s: %v, %v; want %v", tt.value, ours, err, tt.ours)
+		}
+	}
+}

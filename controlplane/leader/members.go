@@ -97,3 +97,15 @@ func (m *Members) List(ctx context.Context) ([]Server, error) {
 	}
 	return out, nil
 }
+
+// Claim makes a key with a value, unless it is there, and tells whether that is its
+// value.
+func Claim(ctx context.Context, client *clientv3.Client, key, value string) (bool, error) {
+	resp, err := client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
+		Then(clientv3.OpPut(key, value)).Else(clientv3.OpGet(key)).Commit()
+	if err != nil || resp.Succeeded {
+		return err == nil, err
+	}
+	kvs := resp.Responses[0].GetResponseRange().Kvs
+	return len(kvs) > 0 && string(kvs[0].Value) == value, nil
+}

@@ -13,6 +13,9 @@ import (
 	"google.golang.org/grpc/backoff"
 )
 
+// Client is etcd's client, for those who only hand it on.
+type Client = clientv3.Client
+
 // Dial makes an etcd client. It returns at once, whether etcd answers or not;
 // the caller closes it. Endpoints look like "http://127.0.0.1:2379",
 // "https://…", or "unix:///run/x/etcd.sock" for a socket, whose server listens

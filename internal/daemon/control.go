@@ -29,7 +29,6 @@ import (
 	"github.com/podsnap/podsnap/gateway/backlog"
 	"github.com/podsnap/podsnap/internal/join"
 	"github.com/prometheus/client_golang/prometheus"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -52,7 +51,7 @@ type control struct {
 }
 
 // startStore brings up what is declared. A term without a key is not fenced.
-func (k *control) startStore(ctx context.Context, client *clientv3.Client, t leader.Term) error {
+func (k *control) startStore(ctx context.Context, client *store.Client, t leader.Term) error {
 	addresses, err := newAddresses(k.c, k.log)
 	if err != nil {
 		return err

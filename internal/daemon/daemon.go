@@ -33,7 +33,6 @@ import (
 	"github.com/podsnap/podsnap/nodeagent/pressure"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
@@ -180,7 +179,7 @@ func (p *platform) startControl(ctx context.Context) (*control, error) {
 }
 
 // dialStore makes etcd's client, which ends with the stack.
-func (p *platform) dialStore(ctx context.Context) (*clientv3.Client, error) {
+func (p *platform) dialStore(ctx context.Context) (*store.Client, error) {
 	client, err := store.Dial(p.c.Etcd, nil, p.log)
 	if err != nil {
 		return nil, err

@@ -21,15 +21,15 @@ import (
 	"github.com/podsnap/podsnap/controlplane/access"
 	"github.com/podsnap/podsnap/controlplane/leader"
 	"github.com/podsnap/podsnap/controlplane/soft"
+	"github.com/podsnap/podsnap/controlplane/store"
 	"github.com/podsnap/podsnap/internal/join"
 	"github.com/prometheus/client_golang/prometheus"
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // terms are a server's times of leadership, and what it stands on between them.
 type terms struct {
 	p        *platform
-	client   *clientv3.Client // of etcd
+	client   *store.Client // of etcd
 	natsURL  string
 	registry *registry.Registry
 	self     leader.Server
@@ -203,18 +203,14 @@ func refuses(ctx context.Context, s leader.Server) bool {
 
 // same sees that the stores are those of this server's cluster.
 func (t *terms) same(ctx context.Context, key string) error {
-	mine := join.Digest(t.p.secrets.authority.Certificate.Raw)
-	resp, err := t.client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
-		Then(clientv3.OpPut(key, mine)).Else(clientv3.OpGet(key)).Commit()
-	if err != nil {
-		return fmt.Errorf("etcd at %s does not answer: %w", strings.Join(t.p.c.Etcd, ", "), err)
-	}
-	if resp.Succeeded {
-		return nil
-	}
-	if kvs := resp.Responses[0].GetResponseRange().Kvs; len(kvs) == 0 || string(kvs[0].Value) != mine {
+	ours, err := leader.Claim(ctx, t.client, key, join.Digest(t.p.secrets.authority.Certificate.Raw))
+	at := strings.Join(t.p.c.Etcd, ", ")
+	switch {
+	case err != nil:
+		return fmt.Errorf("etcd at %s does not answer: %w", at, err)
+	case !ours:
 		return fmt.Errorf("what is in etcd at %s below %s is another cluster's: give --server-token as its servers have it (auth/server-token in their state directories), or another --etcd-prefix",
-			strings.Join(t.p.c.Etcd, ", "), t.p.c.EtcdPrefix)
+			at, t.p.c.EtcdPrefix)
 	}
 	return nil
 }
