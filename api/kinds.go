@@ -9,6 +9,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -101,6 +102,14 @@ var (
 		Group: "coordination.k8s.io", Version: "v1", Kind: "Lease", Plural: "leases", Singular: "lease", Namespaced: true,
 		New: func() Object { return &coordinationv1.Lease{} }, NewList: func() runtime.Object { return &coordinationv1.LeaseList{} },
 	}
+	DaemonSets = &Resource{
+		Group: "apps", Version: "v1", Kind: "DaemonSet", Plural: "daemonsets", Singular: "daemonset", Short: []string{"ds"}, Namespaced: true, Status: true,
+		New: func() Object { return &appsv1.DaemonSet{} }, NewList: func() runtime.Object { return &appsv1.DaemonSetList{} },
+	}
+	PodDisruptionBudgets = &Resource{
+		Group: "policy", Version: "v1", Kind: "PodDisruptionBudget", Plural: "poddisruptionbudgets", Singular: "poddisruptionbudget", Short: []string{"pdb"}, Namespaced: true, Status: true,
+		New: func() Object { return &policyv1.PodDisruptionBudget{} }, NewList: func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} },
+	}
 	Functions = &Resource{
 		Group: FunctionGroup, Version: "v1", Kind: "Function", Plural: "functions", Singular: "function", Short: []string{"fn"}, Namespaced: true, Status: true,
 		New: func() Object { return &Function{} }, NewList: func() runtime.Object { return &FunctionList{} },
@@ -110,8 +119,8 @@ var (
 // Resources lists every kind, in the order in which a start should create and a
 // namespace's end should delete them.
 var Resources = []*Resource{
-	Namespaces, Nodes, ConfigMaps, Secrets, Functions, Deployments, ReplicaSets, ReplicationControllers,
-	Pods, Services, Endpoints, EndpointSlices, Leases, Events,
+	Namespaces, Nodes, ConfigMaps, Secrets, Functions, Deployments, DaemonSets, ReplicaSets, ReplicationControllers,
+	PodDisruptionBudgets, Pods, Services, Endpoints, EndpointSlices, Leases, Events,
 }
 
 var byType = sync.OnceValue(func() map[reflect.Type]*Resource {
@@ -159,6 +168,7 @@ var Scheme = sync.OnceValue(func() *runtime.Scheme {
 	utilruntime.Must(appsv1.AddToScheme(s))
 	utilruntime.Must(discoveryv1.AddToScheme(s))
 	utilruntime.Must(coordinationv1.AddToScheme(s))
+	utilruntime.Must(policyv1.AddToScheme(s))
 	fn := schema.GroupVersion{Group: FunctionGroup, Version: "v1"}
 	s.AddKnownTypes(fn, &Function{}, &FunctionList{})
 	metav1.AddToGroupVersion(s, fn)

@@ -48,7 +48,7 @@ func TestCapacity(t *testing.T) {
 
 func namespaced(name string) *memory.Objects {
 	o := memory.New(memory.Config{})
-	if _, err := o.Create(context.Background(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil { //nolint:forbidigo // nothing to end
+	if _, err := o.Create(context.Background(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
 		panic(err)
 	}
 	return o

@@ -9,10 +9,12 @@ import (
 	"net/url"
 	"strconv"
 
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 
 	"github.com/podsnap/podsnap/api"
@@ -187,4 +189,15 @@ func (o *Objects) Delete(ctx context.Context, r *api.Resource, namespace, name s
 		d.PropagationPolicy = &do.Propagation
 	}
 	return o.object(ctx, r, request{method: http.MethodDelete, path: path(r, namespace, name, false)}, d)
+}
+
+// Evict deletes a pod unless its disruption budget forbids that: then the error is
+// TooManyRequests, with the reason as its cause.
+func (o *Objects) Evict(ctx context.Context, namespace, name string, uid types.UID) error {
+	_, err := o.c.call(ctx, request{method: http.MethodPost, path: path(api.Pods, namespace, name, false) + "/eviction"}, &policyv1.Eviction{
+		TypeMeta:      metav1.TypeMeta{APIVersion: "policy/v1", Kind: "Eviction"},
+		ObjectMeta:    metav1.ObjectMeta{Namespace: namespace, Name: name},
+		DeleteOptions: &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}},
+	})
+	return err
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/remote"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -120,8 +121,9 @@ func (o *options) nodeDrain(a *admin) *cobra.Command {
 	return &cobra.Command{
 		Use: "drain NODE", Short: "Empty a node: nothing new is placed on it, and its pods go elsewhere", Args: cobra.ExactArgs(1),
 		Long: `Nothing new is placed on the node, and each of its pods that something would
-make anew is ended with its grace period. It returns when they are gone. Pods that
-nothing would make anew are named, and stay.`,
+make anew is evicted: as its disruption budget allows, and with its grace period. It
+returns when they are gone. The pods of DaemonSets stay, for they would come back;
+pods that nothing would make anew are named, and stay.`,
 		Example: "  sudo faas node drain worker-2\n  sudo faas node uncordon worker-2     # take it into use again",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			objects, ctx, cancel, err := a.begin(cmd, o.long)
@@ -135,12 +137,12 @@ nothing would make anew are named, and stay.`,
 }
 
 // drain empties a node.
-func drain(ctx context.Context, cmd *cobra.Command, objects api.Objects, name string) error {
+func drain(ctx context.Context, cmd *cobra.Command, objects *remote.Objects, name string) error {
 	if err := cordon(ctx, objects, name, true); err != nil {
 		return err
 	}
 	say(cmd, "nothing new is placed on %s", name)
-	asked, stay := map[string]bool{}, []string{}
+	asked, stay, waits := map[string]bool{}, []string{}, map[string]bool{}
 	for last := -1; ; {
 		pods, err := api.Items[*corev1.Pod](ctx, objects, api.Pods, api.ListOptions{Fields: fields.OneTermEqualSelector("spec.nodeName", name)})
 		if err != nil {
@@ -152,6 +154,8 @@ func drain(ctx context.Context, cmd *cobra.Command, objects api.Objects, name st
 			switch {
 			case p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed:
 				continue
+			case isOf(p, api.DaemonSets):
+				continue
 			case metav1.GetControllerOf(p) == nil:
 				if !slices.Contains(stay, id) {
 					stay = append(stay, id)
@@ -162,8 +166,16 @@ func drain(ctx context.Context, cmd *cobra.Command, objects api.Objects, name st
 			if asked[string(p.UID)] {
 				continue
 			}
-			if _, err := objects.Delete(ctx, api.Pods, p.Namespace, p.Name, api.DeleteOptions{UID: p.UID}); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-				return fmt.Errorf("end pod %s: %w", id, err)
+			err := objects.Evict(ctx, p.Namespace, p.Name, p.UID)
+			switch {
+			case apierrors.IsTooManyRequests(err):
+				if !waits[string(p.UID)] {
+					say(cmd, "%s has to wait: %s", id, cause(err))
+				}
+				waits[string(p.UID)] = true
+				continue
+			case err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err):
+				return fmt.Errorf("evict pod %s: %w", id, err)
 			}
 			asked[string(p.UID)] = true
 		}
@@ -185,6 +197,23 @@ func drain(ctx context.Context, cmd *cobra.Command, objects api.Objects, name st
 	}
 	say(cmd, "%s is empty: %d pods have gone elsewhere", name, len(asked))
 	return nil
+}
+
+// isOf tells whether a pod's controller is of a kind.
+func isOf(p *corev1.Pod, r *api.Resource) bool {
+	c := metav1.GetControllerOf(p)
+	return c != nil && c.Kind == r.Kind
+}
+
+// cause is the first cause of an API's error, or what it says itself.
+func cause(err error) string {
+	var s apierrors.APIStatus
+	if errors.As(err, &s) {
+		if d := s.Status().Details; d != nil && len(d.Causes) > 0 {
+			return d.Causes[0].Message
+		}
+	}
+	return err.Error()
 }
 
 func (o *options) nodeUncordon(a *admin) *cobra.Command {

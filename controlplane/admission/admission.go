@@ -13,6 +13,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -80,6 +81,8 @@ func Default(obj api.Object) {
 		defaultReplicaSet(o)
 	case *appsv1.Deployment:
 		defaultDeployment(o)
+	case *appsv1.DaemonSet:
+		defaultDaemonSet(o)
 	case *discoveryv1.EndpointSlice:
 		defaultEndpointSlice(o)
 	case *api.Function:
@@ -110,6 +113,10 @@ func Validate(obj api.Object) field.ErrorList {
 		return validateReplicaSet(o)
 	case *appsv1.Deployment:
 		return validateDeployment(o)
+	case *appsv1.DaemonSet:
+		return validateDaemonSet(o)
+	case *policyv1.PodDisruptionBudget:
+		return validateDisruptionBudget(o)
 	case *discoveryv1.EndpointSlice:
 		return validateEndpointSlice(o)
 	case *coordinationv1.Lease:
@@ -138,6 +145,8 @@ func ValidateUpdate(obj, old api.Object) field.ErrorList {
 		return immutable(o.Spec.Selector, old.(*appsv1.ReplicaSet).Spec.Selector, spec.Child("selector"))
 	case *appsv1.Deployment:
 		return immutable(o.Spec.Selector, old.(*appsv1.Deployment).Spec.Selector, spec.Child("selector"))
+	case *appsv1.DaemonSet:
+		return immutable(o.Spec.Selector, old.(*appsv1.DaemonSet).Spec.Selector, spec.Child("selector"))
 	case *discoveryv1.EndpointSlice:
 		return immutable(o.AddressType, old.(*discoveryv1.EndpointSlice).AddressType, field.NewPath("addressType"))
 	}

@@ -61,6 +61,20 @@ func defaultDeployment(d *appsv1.Deployment) {
 	defaultPodSpec(&s.Template.Spec)
 }
 
+func defaultDaemonSet(d *appsv1.DaemonSet) {
+	s := &d.Spec
+	orNew(&s.RevisionHistoryLimit, 10)
+	or(&s.UpdateStrategy.Type, appsv1.RollingUpdateDaemonSetStrategyType)
+	if s.UpdateStrategy.Type == appsv1.RollingUpdateDaemonSetStrategyType {
+		if s.UpdateStrategy.RollingUpdate == nil {
+			s.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateDaemonSet{}
+		}
+		orNew(&s.UpdateStrategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
+		orNew(&s.UpdateStrategy.RollingUpdate.MaxSurge, intstr.FromInt32(0))
+	}
+	defaultPodSpec(&s.Template.Spec)
+}
+
 func defaultService(svc *corev1.Service) {
 	s := &svc.Spec
 	or(&s.SessionAffinity, corev1.ServiceAffinityNone)

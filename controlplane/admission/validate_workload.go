@@ -7,6 +7,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
@@ -55,6 +56,58 @@ func validateDeployment(d *appsv1.Deployment) field.ErrorList {
 	errs = append(errs, validateStrategy(&s.Strategy, spec.Child("strategy"))...)
 	errs = append(errs, validateSelector(s.Selector, s.Template.Labels, spec)...)
 	return append(errs, validateTemplate(&s.Template, spec.Child("template"))...)
+}
+
+func validateDaemonSet(d *appsv1.DaemonSet) field.ErrorList {
+	spec := field.NewPath("spec")
+	s := &d.Spec
+	errs := atLeast(int64(s.MinReadySeconds), 0, spec.Child("minReadySeconds"))
+	errs = append(errs, atLeast(int64(*s.RevisionHistoryLimit), 0, spec.Child("revisionHistoryLimit"))...)
+	errs = append(errs, validateSelector(s.Selector, s.Template.Labels, spec)...)
+	at := spec.Child("updateStrategy")
+	errs = append(errs, oneOf(s.UpdateStrategy.Type, at.Child("type"), appsv1.RollingUpdateDaemonSetStrategyType, appsv1.OnDeleteDaemonSetStrategyType)...)
+	if r := s.UpdateStrategy.RollingUpdate; r != nil {
+		at = at.Child("rollingUpdate")
+		down, e1 := share(r.MaxUnavailable, at.Child("maxUnavailable"))
+		up, e2 := share(r.MaxSurge, at.Child("maxSurge"))
+		errs = append(append(errs, e1...), e2...)
+		switch {
+		case len(e1)+len(e2) > 0:
+		case up > 0:
+			errs = append(errs, field.NotSupported(at.Child("maxSurge"), r.MaxSurge.String(), []string{"0"}))
+		case down == 0:
+			errs = append(errs, field.Invalid(at.Child("maxUnavailable"), r.MaxUnavailable.String(), "cannot be 0 when `maxSurge` is 0"))
+		case r.MaxUnavailable.Type == intstr.String && down > 100:
+			errs = append(errs, field.Invalid(at.Child("maxUnavailable"), r.MaxUnavailable.String(), "must not be greater than 100%"))
+		}
+	}
+	return append(errs, validateTemplate(&s.Template, spec.Child("template"))...)
+}
+
+func validateDisruptionBudget(b *policyv1.PodDisruptionBudget) field.ErrorList {
+	spec := field.NewPath("spec")
+	s := &b.Spec
+	var errs field.ErrorList
+	if s.MinAvailable != nil && s.MaxUnavailable != nil {
+		errs = append(errs, field.Invalid(spec, "", "minAvailable and maxUnavailable cannot be both set"))
+	}
+	for name, v := range map[string]*intstr.IntOrString{"minAvailable": s.MinAvailable, "maxUnavailable": s.MaxUnavailable} {
+		if v == nil {
+			continue
+		}
+		n, e := share(v, spec.Child(name))
+		errs = append(errs, e...)
+		if len(e) == 0 && v.Type == intstr.String && n > 100 {
+			errs = append(errs, field.Invalid(spec.Child(name), v.String(), "must not be greater than 100%"))
+		}
+	}
+	if p := s.UnhealthyPodEvictionPolicy; p != nil {
+		errs = append(errs, oneOf(*p, spec.Child("unhealthyPodEvictionPolicy"), policyv1.IfHealthyBudget, policyv1.AlwaysAllow)...)
+	}
+	if s.Selector != nil {
+		errs = append(errs, metavalidation.ValidateLabelSelector(s.Selector, metavalidation.LabelSelectorValidationOptions{}, spec.Child("selector"))...)
+	}
+	return errs
 }
 
 func validateReplicas(n *int32, spec *field.Path) field.ErrorList {

@@ -11,8 +11,10 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/podsnap/podsnap/api"
 )
@@ -87,6 +89,22 @@ func columnsOf(r *api.Resource) []column {
 			}
 			return &r.Spec.Template.Spec, labels.FormatLabels(r.Spec.Selector)
 		})...)
+	case api.DaemonSets:
+		return daemonColumns(name, since)
+	case api.PodDisruptionBudgets:
+		number := func(v *intstr.IntOrString) any {
+			if v == nil {
+				return "N/A"
+			}
+			return v.String()
+		}
+		return []column{
+			name,
+			col("Min Available", "string", func(b *policyv1.PodDisruptionBudget) any { return number(b.Spec.MinAvailable) }),
+			col("Max Unavailable", "string", func(b *policyv1.PodDisruptionBudget) any { return number(b.Spec.MaxUnavailable) }),
+			col("Allowed Disruptions", "integer", func(b *policyv1.PodDisruptionBudget) any { return b.Status.DisruptionsAllowed }),
+			since,
+		}
 	case api.Services:
 		return serviceColumns(name, since)
 	case api.Endpoints:
@@ -128,6 +146,24 @@ func deploymentColumns(name, since column) []column {
 		col("Available", "integer", func(d *appsv1.Deployment) any { return d.Status.AvailableReplicas }),
 		since,
 	}, templateColumns(func(d *appsv1.Deployment) (*corev1.PodSpec, string) {
+		return &d.Spec.Template.Spec, metav1.FormatLabelSelector(d.Spec.Selector)
+	})...)
+}
+
+func daemonColumns(name, since column) []column {
+	number := func(name string, of func(*appsv1.DaemonSetStatus) int32) column {
+		return col(name, "integer", func(d *appsv1.DaemonSet) any { return of(&d.Status) })
+	}
+	return append([]column{
+		name,
+		number("Desired", func(s *appsv1.DaemonSetStatus) int32 { return s.DesiredNumberScheduled }),
+		number("Current", func(s *appsv1.DaemonSetStatus) int32 { return s.CurrentNumberScheduled }),
+		number("Ready", func(s *appsv1.DaemonSetStatus) int32 { return s.NumberReady }),
+		number("Up-to-date", func(s *appsv1.DaemonSetStatus) int32 { return s.UpdatedNumberScheduled }),
+		number("Available", func(s *appsv1.DaemonSetStatus) int32 { return s.NumberAvailable }),
+		col("Node Selector", "string", func(d *appsv1.DaemonSet) any { return labels.FormatLabels(d.Spec.Template.Spec.NodeSelector) }),
+		since,
+	}, templateColumns(func(d *appsv1.DaemonSet) (*corev1.PodSpec, string) {
 		return &d.Spec.Template.Spec, metav1.FormatLabelSelector(d.Spec.Selector)
 	})...)
 }

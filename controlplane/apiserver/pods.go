@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/disruption"
 )
 
 // bindings are the kinds that only a subresource of pods takes.
@@ -55,8 +56,8 @@ func (s *Server) bind(c *call) error {
 	return nil
 }
 
-// evict deletes a pod on behalf of kubectl drain. There are no disruption
-// budgets, so it is always allowed.
+// evict deletes a pod on behalf of those who empty a node, if the pod's disruption
+// budget allows it.
 func (s *Server) evict(c *call) error {
 	e := &policyv1.Eviction{}
 	if err := s.codec.read(c.w, c.r, policyv1.SchemeGroupVersion.WithKind("Eviction"), e); err != nil {
@@ -74,6 +75,19 @@ func (s *Server) evict(c *call) error {
 	}
 	if err := noDryRun(c.r.URL.Query()["dryRun"]); err != nil {
 		return err
+	}
+	pod, err := api.Get[*corev1.Pod](c.ctx(), s.cfg.Objects, c.resource, c.namespace, c.name)
+	if err != nil {
+		return err
+	}
+	if o.UID != "" && o.UID != pod.UID {
+		return apierrors.NewConflict(c.resource.GR(), c.name, fmt.Errorf("the UID in the precondition is %s, the pod's is %s", o.UID, pod.UID))
+	}
+	if err := disruption.Grant(c.ctx(), s.cfg.Objects, pod); err != nil {
+		return err
+	}
+	if o.UID == "" {
+		o.UID = pod.UID // for which it was granted
 	}
 	if _, err := s.cfg.Objects.Delete(c.ctx(), c.resource, c.namespace, c.name, o); err != nil {
 		return err

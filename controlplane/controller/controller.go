@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/controller/daemon"
 	"github.com/podsnap/podsnap/controlplane/controller/deployment"
+	"github.com/podsnap/podsnap/controlplane/controller/disruption"
 	"github.com/podsnap/podsnap/controlplane/controller/endpoint"
 	"github.com/podsnap/podsnap/controlplane/controller/function"
 	"github.com/podsnap/podsnap/controlplane/controller/garbage"
@@ -67,6 +69,8 @@ func New(c Config) *Controllers {
 	cs := &Controllers{c: c, view: v, record: rec}
 	cs.add(replicas.New(replicas.Config{Objects: c.Objects, View: v, Place: c.Place, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(deployment.New(deployment.Config{Objects: c.Objects, View: v, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
+	cs.add(daemon.New(daemon.Config{Objects: c.Objects, View: v, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
+	cs.add(disruption.New(disruption.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(endpoint.New(endpoint.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(loadbalancer.New(loadbalancer.Config{Objects: c.Objects, View: v, Record: rec, Reserved: c.Reserved, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(node.New(node.Config{

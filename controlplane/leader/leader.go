@@ -120,8 +120,7 @@ func (e *Election) Run(ctx context.Context, lead func(context.Context, Term) err
 		if ctx.Err() != nil {
 			return nil
 		}
-		var gave *gaveUp
-		if errors.As(err, &gave) {
+		if gave, ok := errors.AsType[*gaveUp](err); ok {
 			return gave.error
 		}
 		e.saw(Server{})

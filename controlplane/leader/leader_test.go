@@ -290,14 +290,14 @@ func TestMembers(t *testing.T) {
 		return leader.NewMembers(c, "/servers/", leader.Server{ID: id, Name: name, URL: "https://" + id}, log)
 	}
 	a := member("1", "a")
-	lease, err := a.Enter(t.Context())
-	if err != nil {
+	if _, err := a.Enter(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := member("2", "a").Enter(t.Context()); !errors.Is(err, leader.ErrNameTaken) || !strings.Contains(err.Error(), "https://1") {
 		t.Errorf("another server of the name: %v", err)
 	}
-	if lease, err = member("1", "a").Enter(t.Context()); err != nil {
+	lease, err := member("1", "a").Enter(t.Context())
+	if err != nil {
 		t.Errorf("the same server, again: %v", err)
 	}
 	if _, err := member("2", "b").Enter(t.Context()); err != nil {

@@ -13,6 +13,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -38,6 +39,8 @@ type View struct {
 	Secrets                *mirror.Mirror[*corev1.Secret]
 	Functions              *mirror.Mirror[*api.Function]
 	Deployments            *mirror.Mirror[*appsv1.Deployment]
+	DaemonSets             *mirror.Mirror[*appsv1.DaemonSet]
+	PodDisruptionBudgets   *mirror.Mirror[*policyv1.PodDisruptionBudget]
 	ReplicaSets            *mirror.Mirror[*appsv1.ReplicaSet]
 	ReplicationControllers *mirror.Mirror[*corev1.ReplicationController]
 	Pods                   *mirror.Mirror[*corev1.Pod]
@@ -60,6 +63,8 @@ func New(o api.Objects, log *slog.Logger) *View {
 		Secrets:                mirror.New[*corev1.Secret](o, api.Secrets, opts),
 		Functions:              mirror.New[*api.Function](o, api.Functions, opts),
 		Deployments:            mirror.New[*appsv1.Deployment](o, api.Deployments, opts),
+		DaemonSets:             mirror.New[*appsv1.DaemonSet](o, api.DaemonSets, opts),
+		PodDisruptionBudgets:   mirror.New[*policyv1.PodDisruptionBudget](o, api.PodDisruptionBudgets, opts),
 		ReplicaSets:            mirror.New[*appsv1.ReplicaSet](o, api.ReplicaSets, opts),
 		ReplicationControllers: mirror.New[*corev1.ReplicationController](o, api.ReplicationControllers, opts),
 		Pods:                   mirror.New[*corev1.Pod](o, api.Pods, opts),
@@ -71,8 +76,8 @@ func New(o api.Objects, log *slog.Logger) *View {
 	v.Kinds = []Kind{
 		kindOf(api.Namespaces, v.Namespaces), kindOf(api.Nodes, v.Nodes), kindOf(api.ConfigMaps, v.ConfigMaps),
 		kindOf(api.Secrets, v.Secrets), kindOf(api.Functions, v.Functions), kindOf(api.Deployments, v.Deployments),
-		kindOf(api.ReplicaSets, v.ReplicaSets), kindOf(api.ReplicationControllers, v.ReplicationControllers),
-		kindOf(api.Pods, v.Pods), kindOf(api.Services, v.Services), kindOf(api.Endpoints, v.Endpoints),
+		kindOf(api.DaemonSets, v.DaemonSets), kindOf(api.ReplicaSets, v.ReplicaSets), kindOf(api.ReplicationControllers, v.ReplicationControllers),
+		kindOf(api.PodDisruptionBudgets, v.PodDisruptionBudgets), kindOf(api.Pods, v.Pods), kindOf(api.Services, v.Services), kindOf(api.Endpoints, v.Endpoints),
 		kindOf(api.EndpointSlices, v.EndpointSlices), kindOf(api.Leases, v.Leases),
 	}
 	v.Pods.Index(Owner, ownerKey[*corev1.Pod])

@@ -31,9 +31,9 @@ type endpoint struct {
 	replica   *balance.Replica[*endpoint]
 	pool      *upstream.Pool // of its own: addresses are used again by other pods
 	draining  bool
-	former    bool // of a function that was deleted
-	refused   int  // connections in a row
-	probation func() // ends it; nil: there is none
+	former    bool    // of a function that was deleted
+	refused   int     // connections in a row
+	probation func()  // ends it; nil: there is none
 	thawed    uint64  // the last round that was ended; see Endpoint.Frozen
 	flight    *flight // a thaw under way
 }
@@ -137,7 +137,7 @@ func (f *function) suspect(e *endpoint) {
 	ctx, cancel := context.WithCancel(context.Background()) //nolint:forbidigo // it ends with the endpoint
 	t := time.AfterFunc(wait, func() {
 		defer cancel()
-		f.tried(e, e.pool.Probe(ctx))
+		f.tried(e, e.pool.Probe(ctx)) //nolint:contextcheck // what follows has a context of its own, of the next try
 	})
 	e.probation = func() { t.Stop(); cancel() }
 }

@@ -13,8 +13,11 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/test/platform"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
@@ -229,6 +232,9 @@ func TestThreeNodes(t *testing.T) {
 	client = c.Client.HTTPClient() // without connections to what was there before
 	calls(nodes[2], "through h2 again")
 
+	drained(t, server)
+	calls(server, "after h1 was emptied and taken into use again")
+
 	// A node is emptied and removed, and what it knows opens no door any more.
 	if out, err := server.Host.Run(t.Context(), "faas", "node", "remove", "h1"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -244,4 +250,75 @@ func TestThreeNodes(t *testing.T) {
 	if fns, err := nodes[1].Client.Functions(t.Context(), ""); err == nil {
 		t.Errorf("a machine that is no node any more still gets answers: %v", fns)
 	}
+}
+
+// drained empties h1: a daemon's pod stays there, and a budget has its say.
+func drained(t *testing.T, server *Node) {
+	t.Helper()
+	label := map[string]string{"app": "daemon"}
+	ds := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "daemon"}}
+	ds.Spec.Selector, ds.Spec.Template.Labels = &metav1.LabelSelector{MatchLabels: label}, label
+	ds.Spec.Template.Spec.Containers = []corev1.Container{{Name: "c", Image: "witness:latest", ImagePullPolicy: corev1.PullIfNotPresent}}
+	if _, err := server.Objects().Create(t.Context(), ds); err != nil {
+		t.Fatal(err)
+	}
+	daemons := func(want int32) {
+		t.Helper()
+		platform.Eventually(t, patience, func() error {
+			d, err := api.Get[*appsv1.DaemonSet](t.Context(), server.Objects(), api.DaemonSets, "default", "daemon")
+			if err == nil && (d.Status.NumberAvailable != want || d.Status.DesiredNumberScheduled != want) {
+				err = fmt.Errorf("the daemon's status is %+v, want %d available", d.Status, want)
+			}
+			return err
+		})
+	}
+	daemons(3)
+	none := intstr.FromInt32(0)
+	pdb := &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Namespace: api.FunctionNamespace, Name: "witness"},
+		Spec: policyv1.PodDisruptionBudgetSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{api.LabelFunction: "witness"}}, MaxUnavailable: &none,
+		},
+	}
+	if _, err := server.Objects().Create(t.Context(), pdb); err != nil {
+		t.Fatal(err)
+	}
+	platform.Eventually(t, patience, func() error {
+		b, err := api.Get[*policyv1.PodDisruptionBudget](t.Context(), server.Objects(), api.PodDisruptionBudgets, pdb.Namespace, pdb.Name)
+		if err == nil && (b.Status.CurrentHealthy != 3 || b.Status.DisruptionsAllowed != 0) {
+			err = fmt.Errorf("the budget's status is %+v, want three healthy and none allowed to go", b.Status)
+		}
+		return err
+	})
+	if out, err := server.Host.Run(t.Context(), "faas", "node", "drain", "h1", "--timeout", "3s"); err == nil || !strings.Contains(out+err.Error(), "The disruption budget witness needs 3 healthy pods and has 3 currently") {
+		t.Errorf("a node is emptied though a budget forbids it: %v\n%s", err, out)
+	}
+	_, err := api.Mutate(t.Context(), server.Objects(), api.PodDisruptionBudgets, pdb.Namespace, pdb.Name, api.UpdateOptions{}, func(b *policyv1.PodDisruptionBudget) (bool, error) {
+		b.Spec.MaxUnavailable.IntVal = 1
+		return true, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := server.Host.Run(t.Context(), "faas", "node", "drain", "h1"); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	daemons(3)
+	if out, err := server.Host.Run(t.Context(), "faas", "node", "uncordon", "h1"); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	for r, o := range map[*api.Resource]types.NamespacedName{
+		api.PodDisruptionBudgets: {Namespace: pdb.Namespace, Name: pdb.Name}, api.DaemonSets: {Namespace: ds.Namespace, Name: ds.Name},
+	} {
+		if _, err := server.Objects().Delete(t.Context(), r, o.Namespace, o.Name, api.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	}
+	platform.Eventually(t, patience, func() error {
+		on, err := spread(t.Context(), server)
+		if n := on["h0"] + on["h2"]; err == nil && n != 3 {
+			err = fmt.Errorf("the replicas are on %v, want three on h0 and h2", on)
+		}
+		return err
+	})
 }
