@@ -13,6 +13,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -82,6 +83,8 @@ func Default(obj api.Object) {
 		defaultDeployment(o)
 	case *discoveryv1.EndpointSlice:
 		defaultEndpointSlice(o)
+	case *networkingv1.Ingress:
+		defaultIngress(o)
 	case *api.Function:
 		functions.Default(o)
 	}
@@ -112,6 +115,10 @@ func Validate(obj api.Object) field.ErrorList {
 		return validateDeployment(o)
 	case *discoveryv1.EndpointSlice:
 		return validateEndpointSlice(o)
+	case *networkingv1.IngressClass:
+		return validateIngressClass(o)
+	case *networkingv1.Ingress:
+		return validateIngress(o)
 	case *coordinationv1.Lease:
 		return validateLease(o)
 	case *api.Function:
@@ -140,6 +147,8 @@ func ValidateUpdate(obj, old api.Object) field.ErrorList {
 		return immutable(o.Spec.Selector, old.(*appsv1.Deployment).Spec.Selector, spec.Child("selector"))
 	case *discoveryv1.EndpointSlice:
 		return immutable(o.AddressType, old.(*discoveryv1.EndpointSlice).AddressType, field.NewPath("addressType"))
+	case *networkingv1.IngressClass:
+		return immutable(o.Spec.Controller, old.(*networkingv1.IngressClass).Spec.Controller, spec.Child("controller"))
 	}
 	return nil
 }

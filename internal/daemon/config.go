@@ -30,6 +30,7 @@ type Config struct {
 	RunDir   string // sockets and the pid; "" is below /run, named after StateDir
 
 	Listen        string // gateway
+	TLSListen     string // the same over TLS, with the certificates of Ingresses; "" is nowhere
 	MetricsListen string
 	APIListen     string // Kubernetes API
 
@@ -138,6 +139,14 @@ func (c *Config) validate() error {
 			fault("--%s %q: it must be host:port", flag, addr)
 		}
 	}
+	if c.TLSListen != "" {
+		if _, _, err := net.SplitHostPort(c.TLSListen); err != nil {
+			fault("--tls-listen %q: it must be host:port", c.TLSListen)
+		}
+		if c.Join != "" {
+			fault("--tls-listen: a node that has joined a server may not read certificates' keys; servers do that")
+		}
+	}
 	for flag, cidr := range map[string]string{"pod-cidr": c.PodCIDR, "cluster-cidr": c.ClusterCIDR, "service-cidr": c.ServiceCIDR} {
 		p, err := netip.ParsePrefix(cidr)
 		switch {
@@ -183,7 +192,7 @@ func (c *Config) validate() error {
 // and the one by which people reach machines.
 func (c *Config) ports() []int32 {
 	out := []int32{22}
-	for _, addr := range []string{c.Listen, c.MetricsListen, c.APIListen, c.AgentListen} {
+	for _, addr := range []string{c.Listen, c.TLSListen, c.MetricsListen, c.APIListen, c.AgentListen} {
 		_, port, err := net.SplitHostPort(addr)
 		if err != nil {
 			continue

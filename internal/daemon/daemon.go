@@ -65,6 +65,8 @@ type platform struct {
 	front   *front.Server
 	handler http.Handler // the gateway's
 
+	ingressCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+
 	addresses  *address.Allocator // of a server
 	neighbours *neighbours        // of a server
 }
@@ -122,7 +124,11 @@ func Run(ctx context.Context, c Config) error {
 // first, so that one that is taken is told before anything runs.
 func (p *platform) start(ctx context.Context) (err error) {
 	begin := time.Now()
-	ls, err := p.listen(ctx, map[string]string{"listen": p.c.Listen, "metrics-listen": p.c.MetricsListen, "api-listen": p.c.APIListen})
+	doors := map[string]string{"listen": p.c.Listen, "metrics-listen": p.c.MetricsListen, "api-listen": p.c.APIListen}
+	if p.c.TLSListen != "" {
+		doors["tls-listen"] = p.c.TLSListen
+	}
+	ls, err := p.listen(ctx, doors)
 	if err != nil {
 		return err
 	}
@@ -400,7 +406,7 @@ func (p *platform) startGateway(ctx context.Context, capacity api.Capacity, reg 
 		Digest:  digests(reg),
 		Auth:    auth.Config{Disabled: p.c.NoAuth, User: p.secrets.user, Password: p.secrets.password},
 		Version: openfaas.Version{Release: p.c.Version, SHA: p.c.Revision},
-		Extra:   map[string]http.Handler{"/v2/": reg},
+		Extra:   map[string]http.Handler{"/v2/": reg}, Secrets: true,
 		Timeout: p.c.Timeout, MaxBody: p.c.MaxBody, MaxAsyncBody: p.c.MaxAsyncBody, Log: p.log, Metrics: p.metrics,
 	})
 	if err != nil {
@@ -417,7 +423,7 @@ func (p *platform) startGateway(ctx context.Context, capacity api.Capacity, reg 
 	p.stack.start(ctx, "gateway", g.Run)
 	p.stack.start(ctx, "asynchronous calls", queue.Run)
 	p.stack.start(ctx, "backlog", waiting.Run)
-	p.front, p.handler = g.Front(), g.Handler()
+	p.front, p.handler, p.ingressCertificate = g.Front(), g.Handler(), g.Certificate
 	return nil
 }
 
@@ -483,6 +489,11 @@ func (p *platform) serve(ctx context.Context, ls listeners, fl *fleet.Fleet, reg
 		},
 	})
 	p.serveInside(ctx)
+	if l := ls["tls-listen"]; l != nil {
+		p.serveMore(ctx, "gateway listener for TLS", tls.NewListener(l, &tls.Config{
+			MinVersion: tls.VersionTLS12, GetCertificate: p.ingressCertificate, NextProtos: []string{"h2", "http/1.1"},
+		}))
+	}
 	p.serveDoor(ctx, "gateway listener", ls["listen"], p.front.Serve, p.front, 30*time.Second)
 	return nil
 }
@@ -499,7 +510,12 @@ func (p *platform) serveInside(ctx context.Context) {
 		p.log.Warn("pods do not reach the gateway", slog.Any("error", err))
 		return
 	}
-	p.stack.start(ctx, "gateway listener for pods", func(ctx context.Context) error {
+	p.serveMore(ctx, "gateway listener for pods", l)
+}
+
+// serveMore opens another door of the gateway, which ends with the first one.
+func (p *platform) serveMore(ctx context.Context, name string, l net.Listener) {
+	p.stack.start(ctx, name, func(ctx context.Context) error {
 		end := context.AfterFunc(ctx, func() { l.Close() })
 		defer end()
 		err := p.front.Serve(l)

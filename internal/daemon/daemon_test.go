@@ -41,6 +41,8 @@ func TestConfig(t *testing.T) {
 		{"IPv6 pods", Config{PodCIDR: "fd00::/64"}, []string{"IPv4"}},
 		{"too small a network", Config{PodCIDR: "10.0.0.0/30"}, []string{"between 8 and 28"}},
 		{"one that is not among the servers", Config{Cluster: &embedded.Cluster{Self: "10.0.0.9", Members: []string{"10.0.0.1"}}}, []string{"at least three", "10.0.0.9", "secret"}},
+		{"TLS anywhere", Config{TLSListen: "443"}, []string{"--tls-listen"}},
+		{"TLS of a node", Config{TLSListen: ":443", Join: "https://a:6443"}, []string{"--tls-listen", "servers"}},
 		{"long path", Config{RunDir: "/" + strings.Repeat("x", 120)}, []string{"--run-dir"}},
 	} {
 		err := k.c.fill()
