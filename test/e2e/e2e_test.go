@@ -50,6 +50,8 @@ func TestPlatform(t *testing.T) {
 		{"curl", curl},
 		{"kubectl", kubectl},
 		{"services", services},
+		{"host ports", ports},
+		{"guestbook", guestbook},
 		{"dashboards", dashboards},
 	} {
 		if !t.Run(c.name, func(t *testing.T) { c.run(t, p) }) {
