@@ -157,7 +157,7 @@ func New(c Config) (*Gateway, error) {
 		c.Metrics.MustRegister(meter.NewGauges(g.states))
 	}
 	g.ingress = ingress.New(ingress.Config{
-		Objects: c.Objects, Secrets: c.Secrets, Reserved: reserved, Invoke: g.invokeService, Secure: front.Secure, Log: c.Log,
+		Objects: c.Objects, Secrets: c.Secrets, Reserved: reserved, Invoke: g.invokeService, Secure: front.Secure, Log: c.Log, Metrics: c.Metrics,
 	})
 	g.handler = g.routes(guard)
 	g.front = front.New(front.Config{

@@ -5,17 +5,20 @@
 package ingress
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/internal/mirror"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -35,6 +38,9 @@ type Config struct {
 	// Secure tells whether a request came over TLS; nil is never.
 	Secure func(*http.Request) bool
 	Log    *slog.Logger // nil discards
+	// Metrics get faas_ingress_requests_total; nil: none. Functions' are counted as
+	// invocations.
+	Metrics prometheus.Registerer
 }
 
 // patience is how long a request waits for what Services there are, right after
@@ -56,6 +62,7 @@ type Router struct {
 	table   atomic.Pointer[Table]
 	keys    atomic.Pointer[keys]
 	changed chan struct{}
+	count   *prometheus.CounterVec
 	proxy   http.Handler
 	end     func() // of idle connections
 }
@@ -88,6 +95,12 @@ func New(c Config) *Router {
 	r.table.Store(Compile(nil))
 	r.keys.Store(&keys{})
 	r.proxy, r.end = r.newProxy()
+	r.count = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "faas_ingress_requests_total", Help: "Requests that an Ingress led to a Service that is no function's, by the status of the answer.",
+	}, []string{"service", "code"})
+	if c.Metrics != nil {
+		c.Metrics.MustRegister(r.count)
+	}
 	return r
 }
 
@@ -166,15 +179,42 @@ func (r *Router) Serve(w http.ResponseWriter, req *http.Request) bool {
 	if r.c.Invoke(w, req, key) {
 		return true
 	}
+	s := &counted{ResponseWriter: w}
+	defer func() { r.count.WithLabelValues(key.String(), strconv.Itoa(s.code())).Inc() }() // also when the answer breaks off
+	r.forward(s, req, b)
+	return true
+}
+
+// forward sends a request to a backend.
+func (r *Router) forward(w http.ResponseWriter, req *http.Request, b Backend) {
 	to, err := r.endpoints(req.Context(), b)
 	if err != nil {
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return true
+		return
 	}
 	r.proxy.ServeHTTP(w, req.WithContext(withTarget(req.Context(), &target{addrs: to, w: w})))
-	return true
 }
+
+// counted remembers the status of an answer.
+type counted struct {
+	http.ResponseWriter
+	status int
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (c *counted) WriteHeader(status int) {
+	if c.status == 0 && status >= 200 { // 1xx comes before the answer
+		c.status = status
+	}
+	c.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for http.ResponseController.
+func (c *counted) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+
+// code is the answer's; who took the connection over switched protocols.
+func (c *counted) code() int { return cmp.Or(c.status, http.StatusSwitchingProtocols) }
 
 // endpoints are the addresses (host:port) at which a backend is ready; never
 // none without an error.

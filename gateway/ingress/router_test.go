@@ -23,6 +23,7 @@ import (
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/memory"
 	"github.com/podsnap/podsnap/gateway/ingress"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -37,14 +38,15 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type rig struct {
 	t       *testing.T
 	objects *memory.Objects
+	metrics *prometheus.Registry
 	router  *ingress.Router
 	url     string
 }
 
 func newRig(t *testing.T) *rig {
-	r := &rig{t: t, objects: memory.New(memory.Config{})}
+	r := &rig{t: t, objects: memory.New(memory.Config{}), metrics: prometheus.NewRegistry()}
 	r.router = ingress.New(ingress.Config{
-		Objects: r.objects, Secrets: true,
+		Objects: r.objects, Secrets: true, Metrics: r.metrics,
 		Reserved: func(path string) bool { return path == "/system" },
 		Invoke: func(w http.ResponseWriter, _ *http.Request, k types.NamespacedName) bool {
 			if k.Name == "fn" {
@@ -100,6 +102,27 @@ func (r *rig) get(host, path string) (status int, body string) {
 		r.t.Fatal(err)
 	}
 	return resp.StatusCode, strings.TrimSpace(string(b))
+}
+
+// counted is how many requests were answered so by a Service.
+func (r *rig) counted(service, code string) (n float64) {
+	r.t.Helper()
+	families, err := r.metrics.Gather()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			labels := map[string]string{}
+			for _, l := range m.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
+			}
+			if labels["service"] == service && labels["code"] == code {
+				n += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return n
 }
 
 // until waits for an answer.
@@ -196,6 +219,12 @@ func TestServe(t *testing.T) {
 	r.until("shop.example", "/system", 200, "web") // the host is the Ingress's
 	r.until("any.example", "/x", 200, "web any.example /x")
 	r.until("any.example", "/system", 200, "own")
+	if n := r.counted("shop/web", "200"); n != 3 {
+		t.Errorf("%v requests to web were counted, want 3", n)
+	}
+	if n := r.counted("shop/gone", "503"); n == 0 {
+		t.Error("no request to a Service that is gone was counted")
+	}
 	mine := &networkingv1.IngressClass{ObjectMeta: metav1.ObjectMeta{Name: "mine"}, Spec: networkingv1.IngressClassSpec{Controller: api.IngressController}}
 	other := "mine"
 	r.create(ing("b", func(s *networkingv1.IngressSpec) {
@@ -357,8 +386,10 @@ func TestCertificate(t *testing.T) {
 	r.create(ing("a", func(s *networkingv1.IngressSpec) {
 		s.Rules = []networkingv1.IngressRule{rule("a.example", "/", "fn", http80)}
 		s.TLS = []networkingv1.IngressTLS{
-			{Hosts: []string{"a.example"}, SecretName: "one"}, {Hosts: []string{"*.a.example"}, SecretName: "wild"},
-			{Hosts: []string{"b.example"}, SecretName: "broken"}, {Hosts: []string{"c.example"}, SecretName: "later"},
+			{Hosts: []string{"a.example"}, SecretName: "one"},
+			{Hosts: []string{"*.a.example"}, SecretName: "wild"},
+			{Hosts: []string{"b.example"}, SecretName: "broken"},
+			{Hosts: []string{"c.example"}, SecretName: "later"},
 		}
 	}))
 	until("a.example", "one")

@@ -1,9 +1,16 @@
 package e2e
 
 import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -15,8 +22,9 @@ import (
 )
 
 // guestbook does what deploy/examples/guestbook/README.md says, and walks through
-// what then runs: Deployments, Services, a function and an Ingress.
-func guestbook(t *testing.T, p *platform.Platform) {
+// what then runs: Deployments, Services, a function and an Ingress. At secure
+// (host:port) the gateway speaks TLS.
+func guestbook(t *testing.T, p *platform.Platform, secure string) {
 	run := kubectlOf(t, p)
 	const example = "../../deploy/examples/guestbook"
 	dir := filepath.Join(t.TempDir(), "guestbook")
@@ -93,9 +101,58 @@ func guestbook(t *testing.T, p *platform.Platform) {
 	if out := run("", "get", "ingress", "-n", "guestbook"); !strings.Contains(out, "guestbook.example") || !strings.Contains(out, "podsnap") {
 		t.Errorf("kubectl get ingress:\n%s", out)
 	}
+	overTLS(t, run, secure)
 	if code, _ := ask("GET", "/system/functions", ""); code != 200 { // the page: the host is the Ingress's
 		t.Errorf("the Ingress's host at /system: %d", code)
 	}
+}
+
+// overTLS gives the guestbook's Ingress a certificate and reads the page by it.
+func overTLS(t *testing.T, run func(stdin string, args ...string) string, secure string) {
+	t.Helper()
+	s := httptest.NewTLSServer(nil) // for its certificate, which is one of example.com
+	s.Close()
+	pair := s.TLS.Certificates[0]
+	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for file, block := range map[string]*pem.Block{"crt": {Type: "CERTIFICATE", Bytes: pair.Certificate[0]}, "key": {Type: "PRIVATE KEY", Bytes: key}} {
+		if err := os.WriteFile(filepath.Join(dir, file), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run("", "create", "secret", "tls", "pair", "-n", "guestbook", "--cert", filepath.Join(dir, "crt"), "--key", filepath.Join(dir, "key"))
+	run("", "patch", "ingress", "guestbook", "-n", "guestbook", "--type=merge", "-p", `{"spec": {"tls": [{"hosts": ["guestbook.example"], "secretName": "pair"}]}}`)
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			d := &tls.Dialer{Config: &tls.Config{ServerName: "guestbook.example", InsecureSkipVerify: true, VerifyConnection: func(c tls.ConnectionState) error { //nolint:gosec // the name is not the certificate's; it is compared below
+				if !c.PeerCertificates[0].Equal(s.Certificate()) {
+					return errors.New("that is another certificate")
+				}
+				return nil
+			}}}
+			return d.DialContext(ctx, "tcp", secure)
+		},
+	}}
+	platform.Eventually(t, 20*time.Second, func() error {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://guestbook.example/", http.NoBody)
+		if err != nil {
+			return err
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err == nil && !strings.Contains(string(b), "served by frontend-") {
+			err = fmt.Errorf("the page over TLS: %s %q", resp.Status, b)
+		}
+		return err
+	})
 }
 
 // do sends a request and follows no redirect.

@@ -290,6 +290,12 @@ func TestCluster(t *testing.T) {
 	all.strangers(t, a)
 	all.loseEtcdLeader(t)
 	all.loseStreamLeader(t)
+	for _, m := range all {
+		m.kill()
+		if said := m.log.String(); !strings.Contains(said, "etcd waits until most of the servers are there") || !strings.Contains(said, "NATS has a leader") {
+			t.Errorf("%s does not say what it waits for:\n%s", m.c.Cluster.Self, said)
+		}
+	}
 	t.Logf("all took %s", time.Since(begin).Round(time.Millisecond))
 }
 
