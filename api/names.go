@@ -14,6 +14,13 @@ const (
 	GatewayNamespace = "openfaas"
 	GatewayService   = "gateway"
 
+	// IngressClass is the class of Ingresses that name none, and the one that is
+	// there from the beginning; IngressController is whose it is: the gateways'.
+	IngressClass      = "podsnap"
+	IngressController = "podsnap.dev/gateway"
+	// AnnotationIngressClass is an Ingress's class, of the time before the field.
+	AnnotationIngressClass = "kubernetes.io/ingress.class"
+
 	// LabelFunction names the function on its Deployment, Service and pods.
 	LabelFunction = "faas_function"
 	// LabelPodTemplateHash tells a Deployment's replica sets apart.

@@ -4,6 +4,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,6 +21,7 @@ import (
 	"github.com/podsnap/podsnap/gateway/dialect"
 	"github.com/podsnap/podsnap/gateway/front"
 	"github.com/podsnap/podsnap/gateway/history"
+	"github.com/podsnap/podsnap/gateway/ingress"
 	"github.com/podsnap/podsnap/gateway/invoke"
 	"github.com/podsnap/podsnap/gateway/meter"
 	"github.com/podsnap/podsnap/internal/mirror"
@@ -53,6 +55,9 @@ type Config struct {
 	// is this one itself, and nil is that always.
 	Manage func() http.Handler
 	Extra  map[string]http.Handler // more paths, such as "/v2/", by prefix; they see to their own authentication
+	// Secrets says that this gateway may read Secrets: it then has the
+	// certificates of Ingresses.
+	Secrets bool
 
 	Timeout      time.Duration // of an invocation when the function says nothing; 0 is 60 s
 	ColdStart    time.Duration // the least time that a request waits for a replica; 0 is 30 s
@@ -96,6 +101,7 @@ type Gateway struct {
 	dialect     *dialect.Dialect
 	functions   *mirror.Mirror[*api.Function]
 	deployments *mirror.Mirror[*appsv1.Deployment]
+	ingress     *ingress.Router
 	handler     http.Handler
 	front       *front.Server
 }
@@ -151,6 +157,9 @@ func New(c Config) (*Gateway, error) {
 	if c.Metrics != nil {
 		c.Metrics.MustRegister(meter.NewGauges(g.states))
 	}
+	g.ingress = ingress.New(ingress.Config{
+		Objects: c.Objects, Secrets: c.Secrets, Reserved: reserved, Invoke: g.invokeService, Secure: front.Secure, Log: c.Log, Metrics: c.Metrics,
+	})
 	g.handler = g.routes(guard)
 	g.front = front.New(front.Config{
 		Handler: g.handler, Invoker: g.invoker, MaxConns: c.MaxConns, MaxConnsAddress: c.MaxConnsAddress, Log: c.Log, Metrics: c.Metrics,
@@ -160,6 +169,12 @@ func New(c Config) (*Gateway, error) {
 
 // Handler serves everything.
 func (g *Gateway) Handler() http.Handler { return g.handler }
+
+// Certificate is the certificate of an Ingress for what a client asks for: for
+// tls.Config.GetCertificate. Without Config.Secrets there is none.
+func (g *Gateway) Certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return g.ingress.Certificate(hello)
+}
 
 // Front serves everything to connections. It is made once; its owner ends it.
 func (g *Gateway) Front() *front.Server { return g.front }
@@ -174,9 +189,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	inner, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	var wg sync.WaitGroup
-	errs := make([]error, 3)
+	errs := make([]error, 4)
 	wg.Go(func() { errs[0] = g.functions.Run(inner) })
 	wg.Go(func() { errs[1] = g.deployments.Run(inner) })
+	wg.Go(func() { errs[3] = g.ingress.Run(inner) })
 	if g.c.Manage == nil {
 		wg.Go(func() { g.Prepare(ctx) })
 	}

@@ -25,6 +25,11 @@ func (g *Gateway) byName(r *http.Request) (*http.Request, bool) {
 	if _, ok := g.functions.Get(k.Namespace, k.Name); !ok {
 		return nil, false
 	}
+	return below(r, k), true
+}
+
+// below is a request as an invocation of a function, for the same path below it.
+func below(r *http.Request, k types.NamespacedName) *http.Request {
 	prefix := invoke.Prefix + k.Name + "." + k.Namespace
 	out := new(http.Request)
 	*out = *r
@@ -34,7 +39,7 @@ func (g *Gateway) byName(r *http.Request) (*http.Request, bool) {
 	if r.URL.RawPath != "" {
 		out.URL.RawPath = prefix + r.URL.RawPath
 	}
-	return out, true
+	return out
 }
 
 // functionOf reads a host as the name of a function's Service: name,

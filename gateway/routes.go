@@ -3,6 +3,7 @@ package gateway
 import (
 	_ "embed"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,15 +33,15 @@ func (g *Gateway) routes(guard *auth.Auth) http.Handler {
 	system.Get("/ui", toPage)
 	system.Get("/ui/*", ui)
 
-	own := chi.NewRouter()
-	own.Get("/healthz", ok)
-	own.Head("/healthz", ok)
-	own.Get("/", toPage)
+	rest := chi.NewRouter()
+	rest.Get("/healthz", ok)
+	rest.Head("/healthz", ok)
+	rest.Get("/", toPage)
 	async := g.measure(http.HandlerFunc(g.dialect.Async))
-	own.Handle(dialect.AsyncPrefix+"*", async)
+	rest.Handle(dialect.AsyncPrefix+"*", async)
 	for prefix, h := range g.c.Extra {
-		own.Handle(strings.TrimSuffix(prefix, "/")+"/*", h)
-		own.Handle(strings.TrimSuffix(prefix, "/"), h)
+		rest.Handle(strings.TrimSuffix(prefix, "/")+"/*", h)
+		rest.Handle(strings.TrimSuffix(prefix, "/"), h)
 	}
 	return front.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p := r.URL.Path
@@ -48,7 +49,7 @@ func (g *Gateway) routes(guard *auth.Auth) http.Handler {
 			g.invoker.ServeHTTP(w, r)
 			return
 		}
-		if g.named(w, r) {
+		if g.named(w, r) || g.ingress.Serve(w, r) {
 			return
 		}
 		if g.c.Manage != nil && p != "/healthz" {
@@ -61,9 +62,26 @@ func (g *Gateway) routes(guard *auth.Auth) http.Handler {
 		case strings.HasPrefix(p, "/system/"), p == "/ui", strings.HasPrefix(p, "/ui/"):
 			system.ServeHTTP(w, r)
 		default:
-			own.ServeHTTP(w, r)
+			rest.ServeHTTP(w, r)
 		}
 	}))
+}
+
+// own are the paths that are the gateway's whatever an Ingress says that is for
+// all hosts.
+var own = []string{invoke.Prefix, dialect.AsyncPrefix, "/system/", "/ui/", "/v2/", "/healthz/"}
+
+func reserved(path string) bool {
+	return slices.ContainsFunc(own, func(p string) bool { return strings.HasPrefix(path, p) || path == strings.TrimSuffix(p, "/") })
+}
+
+// invokeService serves a request to a function's Service, if it is one's.
+func (g *Gateway) invokeService(w http.ResponseWriter, r *http.Request, k types.NamespacedName) bool {
+	if _, ok := g.functions.Get(k.Namespace, k.Name); !ok {
+		return false
+	}
+	g.invoker.ServeHTTP(w, below(r, k))
+	return true
 }
 
 // named serves a request to a function's own name, if it is one.

@@ -30,6 +30,7 @@ func (s *serverFlags) add(f *pflag.FlagSet) {
 	s.addPlace(f)
 	s.addNode(f)
 	f.StringVar(&s.c.APIListen, "api-listen", "127.0.0.1:6443", "address of the Kubernetes API")
+	f.StringVar(&s.c.TLSListen, "tls-listen", "", "address of the gateway for TLS, with the certificates of Ingresses, such as 0.0.0.0:443 (default: none)")
 	f.StringSliceVar(&s.c.Etcd, "etcd", nil, "endpoints of an external etcd, such as http://10.0.0.1:2379 (default: embedded)")
 	f.StringVar(&s.c.EtcdPrefix, "etcd-prefix", "/registry", "prefix of all keys in etcd")
 	f.StringVar(&s.c.NATS, "nats", "", "URL of an external NATS with JetStream, such as nats://10.0.0.1:4222 (default: embedded)")

@@ -13,6 +13,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -85,6 +86,8 @@ func Default(obj api.Object) {
 		defaultDaemonSet(o)
 	case *discoveryv1.EndpointSlice:
 		defaultEndpointSlice(o)
+	case *networkingv1.Ingress:
+		defaultIngress(o)
 	case *api.Function:
 		functions.Default(o)
 	}
@@ -119,6 +122,10 @@ func Validate(obj api.Object) field.ErrorList {
 		return validateDisruptionBudget(o)
 	case *discoveryv1.EndpointSlice:
 		return validateEndpointSlice(o)
+	case *networkingv1.IngressClass:
+		return validateIngressClass(o)
+	case *networkingv1.Ingress:
+		return validateIngress(o)
 	case *coordinationv1.Lease:
 		return validateLease(o)
 	case *api.Function:
@@ -149,6 +156,8 @@ func ValidateUpdate(obj, old api.Object) field.ErrorList {
 		return immutable(o.Spec.Selector, old.(*appsv1.DaemonSet).Spec.Selector, spec.Child("selector"))
 	case *discoveryv1.EndpointSlice:
 		return immutable(o.AddressType, old.(*discoveryv1.EndpointSlice).AddressType, field.NewPath("addressType"))
+	case *networkingv1.IngressClass:
+		return immutable(o.Spec.Controller, old.(*networkingv1.IngressClass).Spec.Controller, spec.Child("controller"))
 	}
 	return nil
 }

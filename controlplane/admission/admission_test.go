@@ -172,6 +172,31 @@ func TestInvalid(t *testing.T) {
 		{"external name", api.Services, service(`type: ExternalName`), []string{"spec.externalName: Required"}},
 		{"affinity of sessions", api.Services, service(`sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}, ports: [{port: 1}]`), []string{"spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid"}},
 
+		{"ingress of nothing", api.Ingresses, `{metadata: {name: x}, spec: {}}`, []string{"spec: Invalid"}},
+		{"ingress backend", api.Ingresses, `{metadata: {name: x}, spec: {defaultBackend: {}, rules: [{http: {paths: []}}, {http: {paths: [
+			{pathType: Exact, path: /a, backend: {service: {name: A, port: {}}}},
+			{pathType: Exact, path: /a, backend: {service: {port: {name: a, number: 1}}}},
+			{pathType: Exact, path: /a, backend: {service: {name: s, port: {number: 70000}}}},
+			{pathType: Exact, path: /a, backend: {resource: {kind: B, name: b}}}]}}]}}`, []string{
+			"spec.defaultBackend: Invalid", "spec.rules[0].http.paths: Required",
+			"spec.rules[1].http.paths[0].backend.service.name: Invalid", "spec.rules[1].http.paths[0].backend.service.port: Required",
+			"spec.rules[1].http.paths[1].backend.service.name: Required", "spec.rules[1].http.paths[1].backend.service.port: Invalid",
+			"spec.rules[1].http.paths[2].backend.service.port.number: Invalid", "spec.rules[1].http.paths[3].backend.resource: Forbidden",
+		}},
+		{"ingress paths", api.Ingresses, `{metadata: {name: x}, spec: {rules: [{http: {paths: [
+			{path: /a, backend: {service: {name: s, port: {number: 1}}}},
+			{pathType: Prefix, path: a, backend: {service: {name: s, port: {number: 1}}}},
+			{pathType: Exact, path: /a//b/.., backend: {service: {name: s, port: {number: 1}}}},
+			{pathType: ImplementationSpecific, backend: {service: {name: s, port: {number: 1}}}},
+			{pathType: Regex, path: /a, backend: {service: {name: s, port: {number: 1}}}}]}}]}}`, []string{
+			"spec.rules[0].http.paths[0].pathType: Required", "spec.rules[0].http.paths[1].path: Invalid",
+			"spec.rules[0].http.paths[2].path: Invalid", "spec.rules[0].http.paths[2].path: Invalid", "spec.rules[0].http.paths[4].pathType: NotSupported",
+		}},
+		{"ingress hosts", api.Ingresses, `{metadata: {name: x, annotations: {kubernetes.io/ingress.class: podsnap}}, spec: {ingressClassName: A_, tls: [{hosts: [a_b, "*.b.c"], secretName: S}], rules: [{host: 10.0.0.1}, {host: "a.*.b"}, {host: "*.b"}]}}`, []string{
+			"metadata.annotations[kubernetes.io/ingress.class]: Invalid", "spec.ingressClassName: Invalid", "spec.rules[0].host: Invalid", "spec.rules[1].host: Invalid",
+			"spec.tls[0].hosts[0]: Invalid", "spec.tls[0].secretName: Invalid",
+		}},
+		{"ingress class", api.IngressClasses, `{metadata: {name: x}, spec: {controller: nobody, parameters: {}}}`, []string{"spec.controller: Invalid", "spec.parameters.kind: Required", "spec.parameters.name: Required"}},
 		{"address", api.Endpoints, `{metadata: {name: x}, subsets: [{addresses: [{ip: here}]}, {}]}`, []string{"subsets[0].addresses[0].ip: Invalid", "subsets[1]: Required"}},
 		{"slice", api.EndpointSlices, `{metadata: {name: x}, addressType: IPv9, endpoints: [{addresses: []}], ports: [{port: 0}]}`, []string{"addressType: NotSupported", "endpoints[0].addresses: Required", "ports[0].port: Invalid"}},
 		{"secret key", api.Secrets, `{metadata: {name: x}, stringData: {etc/passwd: x, ..: y}}`, []string{"data[..]: Invalid", "data[etc/passwd]: Invalid"}},
@@ -215,6 +240,7 @@ func TestUpdates(t *testing.T) {
 		{"template of a deployment", api.Deployments, deployment(``), strings.Replace(deployment(``), "image: i", "image: j", 1), nil},
 		{"selector", api.Deployments, deployment(``), strings.ReplaceAll(deployment(``), "a: b", "a: c"), []string{"spec.selector: Invalid"}},
 		{"cluster IP", api.Services, service(`clusterIP: 10.0.0.1, ports: [{port: 1}]`), service(`clusterIP: 10.0.0.2, ports: [{port: 1}]`), []string{"spec.clusterIP: Invalid"}},
+		{"controller of a class", api.IngressClasses, `{metadata: {name: x}, spec: {controller: a.b/c}}`, `{metadata: {name: x}, spec: {controller: a.b/d}}`, []string{"spec.controller: Invalid"}},
 		{"cluster IP left away", api.Services, service(`clusterIP: 10.0.0.1, ports: [{port: 1}]`), service(`ports: [{port: 2}]`), nil},
 		{"cluster IP given", api.Services, service(`ports: [{port: 1}]`), service(`clusterIP: 10.0.0.2, ports: [{port: 1}]`), nil},
 		{"secret's type", api.Secrets, `{metadata: {name: s}}`, `{metadata: {name: s}, type: other/type}`, []string{"type: Invalid"}},

@@ -11,6 +11,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -115,6 +116,15 @@ func columnsOf(r *api.Resource) []column {
 			col("AddressType", "string", func(e *discoveryv1.EndpointSlice) any { return string(e.AddressType) }),
 			col("Ports", "string", func(e *discoveryv1.EndpointSlice) any { return slicePorts(e.Ports) }),
 			col("Endpoints", "string", func(e *discoveryv1.EndpointSlice) any { return sliceAddresses(e.Endpoints) }),
+			since,
+		}
+	case api.Ingresses:
+		return ingressColumns(name, since)
+	case api.IngressClasses:
+		return []column{
+			name,
+			col("Controller", "string", func(c *networkingv1.IngressClass) any { return c.Spec.Controller }),
+			col("Parameters", "string", func(c *networkingv1.IngressClass) any { return parameters(c.Spec.Parameters) }),
 			since,
 		}
 	case api.Secrets:

@@ -4,6 +4,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/podsnap/podsnap/controlplane/controller/endpoint"
 	"github.com/podsnap/podsnap/controlplane/controller/function"
 	"github.com/podsnap/podsnap/controlplane/controller/garbage"
+	"github.com/podsnap/podsnap/controlplane/controller/ingress"
 	"github.com/podsnap/podsnap/controlplane/controller/loadbalancer"
 	"github.com/podsnap/podsnap/controlplane/controller/namespace"
 	"github.com/podsnap/podsnap/controlplane/controller/node"
@@ -73,6 +75,7 @@ func New(c Config) *Controllers {
 	cs.add(disruption.New(disruption.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(endpoint.New(endpoint.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(loadbalancer.New(loadbalancer.Config{Objects: c.Objects, View: v, Record: rec, Reserved: c.Reserved, Log: c.Log, Metrics: c.Metrics}).Run)
+	cs.add(ingress.New(ingress.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(node.New(node.Config{
 		Objects: c.Objects, View: v, Record: rec, Grace: c.Grace, EvictAfter: c.EvictAfter, LostAfter: c.LostAfter, Log: c.Log, Metrics: c.Metrics,
 	}).Run)
@@ -89,7 +92,7 @@ func (cs *Controllers) add(run func(context.Context) error) { cs.run = append(cs
 // View is what the controllers see. It is filled while they run.
 func (cs *Controllers) View() *view.View { return cs.view }
 
-// Run makes the namespaces that the platform needs, and then runs all
+// Run makes the namespaces that the platform needs and its class of Ingresses, and then runs all
 // controllers until ctx is done. It returns nil then.
 func (cs *Controllers) Run(ctx context.Context) error {
 	cs.ensure(ctx)
@@ -110,11 +113,11 @@ func (cs *Controllers) Run(ctx context.Context) error {
 // ensure tries until the store answers.
 func (cs *Controllers) ensure(ctx context.Context) {
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		err := namespace.Ensure(ctx, cs.c.Objects)
+		err := errors.Join(namespace.Ensure(ctx, cs.c.Objects), ingress.Ensure(ctx, cs.c.Objects))
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		cs.c.Log.Warn("namespaces", slog.Any("error", err))
+		cs.c.Log.Warn("namespaces and the class of Ingresses", slog.Any("error", err))
 		select {
 		case <-ctx.Done():
 			return

@@ -3,6 +3,7 @@ package controller_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -16,6 +17,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -218,6 +220,58 @@ func TestEndpoints(t *testing.T) {
 		c.eventually("end", func() error {
 			return errors.Join(c.gone(api.EndpointSlices, "default"), c.gone(api.Endpoints, "default"))
 		})
+	})
+}
+
+// An Ingress says where it is reached, if it is the gateways'.
+func TestIngressStatus(t *testing.T) {
+	start(t, controller.Config{}, func(c *cluster) {
+		address := func(name, ip string) {
+			t.Helper()
+			if _, err := api.Mutate(c.ctx, c, api.Nodes, "", name, api.UpdateOptions{Subresource: "status"}, func(n *corev1.Node) (bool, error) {
+				n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: ip}}
+				return true, nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.node("b")
+		address("b", "192.0.2.2")
+		ours := &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "ours"}}
+		ours.Spec.DefaultBackend = &networkingv1.IngressBackend{Service: &networkingv1.IngressServiceBackend{Name: "web", Port: networkingv1.ServiceBackendPort{Number: 80}}}
+		other, class := ours.DeepCopy(), "other"
+		other.Name, other.Spec.IngressClassName = "other", &class
+		c.create(ours)
+		c.create(other)
+		says := func(name string, want ...string) func() error {
+			return func() error {
+				i, err := api.Get[*networkingv1.Ingress](c.ctx, c, api.Ingresses, "default", name)
+				if err != nil {
+					return err
+				}
+				var got []string
+				for _, a := range i.Status.LoadBalancer.Ingress {
+					got = append(got, a.IP)
+				}
+				if !slices.Equal(got, want) {
+					return fmt.Errorf("it is at %v, want %v", got, want)
+				}
+				return nil
+			}
+		}
+		c.eventually("the one node", says("ours", "192.0.2.2"))
+		c.node("a")
+		address("a", "192.0.2.1")
+		c.eventually("both nodes", says("ours", "192.0.2.1", "192.0.2.2"))
+		if err := says("other")(); err != nil {
+			t.Errorf("somebody else's: %v", err)
+		}
+		def, err := api.Get[*networkingv1.IngressClass](c.ctx, c, api.IngressClasses, "", api.IngressClass)
+		if err != nil || def.Spec.Controller != api.IngressController {
+			t.Errorf("the class is %+v, %v", def, err)
+		}
+		c.create(&networkingv1.IngressClass{ObjectMeta: metav1.ObjectMeta{Name: class}, Spec: networkingv1.IngressClassSpec{Controller: api.IngressController}})
+		c.eventually("a class of ours", says("other", "192.0.2.1", "192.0.2.2"))
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -47,6 +48,8 @@ type View struct {
 	Services               *mirror.Mirror[*corev1.Service]
 	Endpoints              *mirror.Mirror[*corev1.Endpoints]
 	EndpointSlices         *mirror.Mirror[*discoveryv1.EndpointSlice]
+	IngressClasses         *mirror.Mirror[*networkingv1.IngressClass]
+	Ingresses              *mirror.Mirror[*networkingv1.Ingress]
 	Leases                 *mirror.Mirror[*coordinationv1.Lease]
 
 	// Kinds are the same mirrors without their types, in api.Resources' order.
@@ -71,6 +74,8 @@ func New(o api.Objects, log *slog.Logger) *View {
 		Services:               mirror.New[*corev1.Service](o, api.Services, opts),
 		Endpoints:              mirror.New[*corev1.Endpoints](o, api.Endpoints, opts),
 		EndpointSlices:         mirror.New[*discoveryv1.EndpointSlice](o, api.EndpointSlices, opts),
+		IngressClasses:         mirror.New[*networkingv1.IngressClass](o, api.IngressClasses, opts),
+		Ingresses:              mirror.New[*networkingv1.Ingress](o, api.Ingresses, opts),
 		Leases:                 mirror.New[*coordinationv1.Lease](o, api.Leases, opts),
 	}
 	v.Kinds = []Kind{
@@ -78,7 +83,8 @@ func New(o api.Objects, log *slog.Logger) *View {
 		kindOf(api.Secrets, v.Secrets), kindOf(api.Functions, v.Functions), kindOf(api.Deployments, v.Deployments),
 		kindOf(api.DaemonSets, v.DaemonSets), kindOf(api.ReplicaSets, v.ReplicaSets), kindOf(api.ReplicationControllers, v.ReplicationControllers),
 		kindOf(api.PodDisruptionBudgets, v.PodDisruptionBudgets), kindOf(api.Pods, v.Pods), kindOf(api.Services, v.Services), kindOf(api.Endpoints, v.Endpoints),
-		kindOf(api.EndpointSlices, v.EndpointSlices), kindOf(api.Leases, v.Leases),
+		kindOf(api.EndpointSlices, v.EndpointSlices), kindOf(api.IngressClasses, v.IngressClasses),
+		kindOf(api.Ingresses, v.Ingresses), kindOf(api.Leases, v.Leases),
 	}
 	v.Pods.Index(Owner, ownerKey[*corev1.Pod])
 	v.Pods.Index(Orphan, orphanKey[*corev1.Pod])

@@ -2,6 +2,7 @@ package front
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -212,6 +213,20 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(ctx, connKey{}, c)
 	}
 	return ctx
+}
+
+// Secure tells whether a request came over TLS.
+func Secure(r *http.Request) bool {
+	c, ok := r.Context().Value(connKey{}).(*conn)
+	if !ok {
+		return r.TLS != nil
+	}
+	inner := c.Conn
+	if k, ok := inner.(*counted); ok {
+		inner = k.Conn
+	}
+	_, ok = inner.(*tls.Conn)
+	return ok
 }
 
 // refused is the verdict that the request stands for; nil for a real one.

@@ -31,6 +31,7 @@ type Config struct {
 	RunDir   string // sockets and the pid; "" is below /run, named after StateDir
 
 	Listen        string // gateway
+	TLSListen     string // the same over TLS, with the certificates of Ingresses; "" is nowhere
 	MetricsListen string
 	APIListen     string // Kubernetes API
 
@@ -97,6 +98,15 @@ func (c *Config) natsCopies() int {
 		return 3 // two that acknowledge are most of them, however many servers there are
 	}
 	return c.NATSCopies
+}
+
+// serverDoors are where a server listens, by flag.
+func (c *Config) serverDoors() map[string]string {
+	doors := map[string]string{"listen": c.Listen, "metrics-listen": c.MetricsListen, "api-listen": c.APIListen}
+	if c.TLSListen != "" {
+		doors["tls-listen"] = c.TLSListen
+	}
+	return doors
 }
 
 // reachable tells whether other machines may reach this server's API.
@@ -180,6 +190,14 @@ func (c *Config) validate() error {
 	for flag, addr := range map[string]string{"listen": c.Listen, "metrics-listen": c.MetricsListen, "api-listen": c.APIListen, "agent-listen": c.AgentListen} {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
 			fault("--%s %q: it must be host:port", flag, addr)
+		}
+	}
+	if c.TLSListen != "" {
+		if _, _, err := net.SplitHostPort(c.TLSListen); err != nil {
+			fault("--tls-listen %q: it must be host:port", c.TLSListen)
+		}
+		if c.Join != "" {
+			fault("--tls-listen: a node that has joined a server may not read certificates' keys; servers do that")
 		}
 	}
 	for flag, cidr := range map[string]string{"pod-cidr": c.PodCIDR, "cluster-cidr": c.ClusterCIDR, "service-cidr": c.ServiceCIDR} {
@@ -271,7 +289,7 @@ func (c *Config) validateServers() (faults []error) {
 // and the one by which people reach machines.
 func (c *Config) ports() []int32 {
 	out := []int32{22}
-	for _, addr := range []string{c.Listen, c.MetricsListen, c.APIListen, c.AgentListen} {
+	for _, addr := range []string{c.Listen, c.TLSListen, c.MetricsListen, c.APIListen, c.AgentListen} {
 		_, port, err := net.SplitHostPort(addr)
 		if err != nil {
 			continue

@@ -111,7 +111,7 @@ func Run(ctx context.Context, c Config) error {
 // anything runs.
 func (p *platform) start(ctx context.Context) (err error) {
 	begin := time.Now()
-	ls, err := p.listen(ctx, map[string]string{"listen": p.c.Listen, "metrics-listen": p.c.MetricsListen, "api-listen": p.c.APIListen})
+	ls, err := p.listen(ctx, p.c.serverDoors())
 	if err != nil {
 		return err
 	}
@@ -344,7 +344,7 @@ func (p *platform) newGateway(capacity api.Capacity, reg *registry.Registry, man
 		Digest:  digests(reg),
 		Auth:    auth.Config{Disabled: p.c.NoAuth, User: p.secrets.user, Password: p.secrets.password},
 		Version: openfaas.Version{Release: p.c.Version, SHA: p.c.Revision},
-		Extra:   map[string]http.Handler{"/v2/": reg},
+		Extra:   map[string]http.Handler{"/v2/": reg}, Secrets: true,
 		Timeout: p.c.Timeout, MaxBody: p.c.MaxBody, MaxAsyncBody: p.c.MaxAsyncBody, Log: p.log, Metrics: p.metrics,
 	})
 	return err
@@ -399,7 +399,7 @@ func (p *platform) serve(ctx context.Context, ls listeners, metrics func() prome
 	p.serveOne(ctx, "debug listener", debug, &http.Server{Handler: debugHandler(), ReadHeaderTimeout: 5 * time.Second})
 	p.serveOne(ctx, "metrics listener", ls["metrics-listen"], &http.Server{Handler: metricsHandler(metrics), ReadHeaderTimeout: 5 * time.Second})
 	p.serveInside(ctx)
-	p.serveGateway(ctx, ls["listen"])
+	p.serveGateway(ctx, ls)
 	return nil
 }
 
@@ -418,9 +418,14 @@ func (p *platform) serveAPI(ctx context.Context, l net.Listener, h http.Handler)
 	})
 }
 
-func (p *platform) serveGateway(ctx context.Context, l net.Listener) {
+func (p *platform) serveGateway(ctx context.Context, ls listeners) {
+	if l := ls["tls-listen"]; l != nil {
+		p.serveMore(ctx, "gateway listener for TLS", tls.NewListener(l, &tls.Config{
+			MinVersion: tls.VersionTLS12, GetCertificate: p.gateway.Certificate, NextProtos: []string{"h2", "http/1.1"},
+		}))
+	}
 	front := p.gateway.Front()
-	p.serveDoor(ctx, "gateway listener", l, front.Serve, front, 30*time.Second)
+	p.serveDoor(ctx, "gateway listener", ls["listen"], front.Serve, front, 30*time.Second)
 }
 
 // serveInside opens the gateway to the node's pods, at the address that the names
@@ -435,7 +440,12 @@ func (p *platform) serveInside(ctx context.Context) {
 		p.log.Warn("pods do not reach the gateway", slog.Any("error", err))
 		return
 	}
-	p.stack.start(ctx, "gateway listener for pods", func(ctx context.Context) error {
+	p.serveMore(ctx, "gateway listener for pods", l)
+}
+
+// serveMore opens another door of the gateway, which ends with the first one.
+func (p *platform) serveMore(ctx context.Context, name string, l net.Listener) {
+	p.stack.start(ctx, name, func(ctx context.Context) error {
 		end := context.AfterFunc(ctx, func() { l.Close() })
 		defer end()
 		err := p.gateway.Front().Serve(l)

@@ -45,6 +45,8 @@ func TestConfig(t *testing.T) {
 		{"a node's token", Config{Servers: []string{"10.0.0.3", "10.0.0.1", "10.0.0.2"}, ServerToken: "F1x"}, []string{"for nodes"}},
 		{"a token for one", Config{ServerToken: ServerToken()}, []string{"for several servers"}},
 		{"copies", Config{NATSCopies: 6}, []string{"--nats-copies"}},
+		{"TLS anywhere", Config{TLSListen: "443"}, []string{"--tls-listen"}},
+		{"TLS of a node", Config{TLSListen: ":443", Join: "https://a:6443"}, []string{"--tls-listen", "servers"}},
 		{"long path", Config{RunDir: "/" + strings.Repeat("x", 120)}, []string{"--run-dir"}},
 	} {
 		err := k.c.fill()

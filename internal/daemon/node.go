@@ -170,7 +170,7 @@ func newNode(ctx context.Context, c *Config, objects api.Objects, log *slog.Logg
 	}
 	n.services, err = service.New(service.Config{
 		Objects: objects, NodeName: c.NodeName, Source: n.network.Gateway(), ServiceCIDR: services, ClusterCIDR: all,
-		MTU: n.network.MTU(), Table: n.span.table, Log: log, Metrics: metrics,
+		MTU: n.network.MTU(), Reserved: c.ports(), Table: n.span.table, Log: log, Metrics: metrics,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("services: %w", err)

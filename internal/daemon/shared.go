@@ -53,7 +53,7 @@ const leadership = "leadership"
 // startShared brings up a server whose stores other servers share: a node like any
 // other, and the control plane while it leads.
 func (p *platform) startShared(ctx context.Context) (err error) {
-	doors := map[string]string{"listen": p.c.Listen, "metrics-listen": p.c.MetricsListen, "api-listen": p.c.APIListen}
+	doors := p.c.serverDoors()
 	if p.c.reachable() {
 		doors["agent-listen"] = p.c.AgentListen
 	}

@@ -114,7 +114,7 @@ func (p *platform) serveWorker(ctx context.Context, ls listeners, me *identity) 
 	p.serveAgent(ctx, ls["agent-listen"], pool, func() *tls.Certificate { return me.pair.Load() })
 	p.serveOne(ctx, "metrics listener", ls["metrics-listen"], &http.Server{Handler: metricsHandler(p.gather), ReadHeaderTimeout: 5 * time.Second})
 	p.serveInside(ctx)
-	p.serveGateway(ctx, ls["listen"])
+	p.serveGateway(ctx, ls)
 }
 
 // serveAgent opens a node's agent to servers.

@@ -1,6 +1,6 @@
 // Package service leads connections to Services to their endpoints, in the
 // kernel of one node: cluster addresses, node ports, external addresses and
-// those of load balancers.
+// those of load balancers; and those to the host ports of its pods to them.
 //
 // It has a table of constant nftables rules over a few maps (rules.go), of which
 // elements alone change: that takes microseconds, whatever the number of
@@ -28,6 +28,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -50,6 +51,7 @@ type Config struct {
 	ServiceCIDR netip.Prefix // of cluster addresses; zero is 10.96.0.0/16
 	ClusterCIDR netip.Prefix // of the pods of all nodes; zero is 10.62.0.0/16
 	MTU         int          // of pods: what the node itself may send them; 0 is 1450
+	Reserved    []int32      // TCP ports that are the node's own: no pod gets them as host ports
 	Table       string       // of nftables, one a platform, with -0 or -1 behind; "" is podsnap-services
 
 	// Audit is how often the kernel's table is compared with what it should be;
@@ -73,6 +75,7 @@ type Balancer struct {
 	services *mirror.Mirror[*corev1.Service]
 	slices   *mirror.Mirror[*discoveryv1.EndpointSlice]
 	nodes    *mirror.Mirror[*corev1.Node]
+	pods     *mirror.Mirror[*corev1.Pod] // of this node, but for functions'
 	ready    chan struct{}
 
 	mu    sync.Mutex
@@ -147,7 +150,7 @@ func (c Config) validate() error {
 }
 
 // follow makes the mirrors. Functions' Services, which may be many, are left
-// out: they have no address.
+// out: they have no address. Neither have functions' pods host ports.
 func (b *Balancer) follow() {
 	none, err := labels.NewRequirement(api.LabelFunction, selection.DoesNotExist, nil)
 	if err != nil {
@@ -174,6 +177,9 @@ func (b *Balancer) follow() {
 	b.nodes = mirror.New[*corev1.Node](b.c.Objects, api.Nodes, mirror.Options{
 		Fields: fields.OneTermEqualSelector("metadata.name", b.c.NodeName), Log: b.log,
 	})
+	o.Fields = fields.OneTermEqualSelector("spec.nodeName", b.c.NodeName)
+	b.pods = mirror.New[*corev1.Pod](b.c.Objects, api.Pods, o)
+	b.pods.OnChange(b.podChanged)
 	b.nodes.OnChange(func(_ api.EventType, old, now *corev1.Node) {
 		if zone(old) == zone(now) {
 			return
@@ -220,12 +226,12 @@ func (b *Balancer) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	for _, run := range []func(context.Context) error{b.services.Run, b.slices.Run, b.nodes.Run} {
+	for _, run := range []func(context.Context) error{b.services.Run, b.slices.Run, b.nodes.Run, b.pods.Run} {
 		wg.Go(func() { _ = run(ctx) })
 	}
 	// Nothing is written before all is known: the table of the agent before this
 	// one works meanwhile.
-	for _, synced := range []<-chan struct{}{b.services.Synced(), b.slices.Synced(), b.nodes.Synced()} {
+	for _, synced := range []<-chan struct{}{b.services.Synced(), b.slices.Synced(), b.nodes.Synced(), b.pods.Synced()} {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -285,6 +291,9 @@ func (b *Balancer) build(ctx context.Context) error {
 	for _, s := range b.services.List() {
 		b.plan(types.NamespacedName{Namespace: s.Namespace, Name: s.Name})
 	}
+	for _, p := range b.pods.List() {
+		b.plan(podKey(p))
+	}
 	if err := errors.Join(b.host.addRoute(), b.kernel.build(ctx, b.ledger)); err != nil {
 		return err
 	}
@@ -328,9 +337,12 @@ func (b *Balancer) next() (svc types.NamespacedName, heard time.Time, ok bool) {
 	return svc, heard, false
 }
 
-// decide is a Service's plan as things are now.
+// decide is a Service's plan as things are now, or that of a pod.
 func (b *Balancer) decide(svc types.NamespacedName) plan {
-	n := node{name: b.c.NodeName, cidr: b.c.ServiceCIDR}
+	n := node{name: b.c.NodeName, cidr: b.c.ServiceCIDR, reserved: b.c.Reserved}
+	if strings.HasPrefix(svc.Name, podPrefix) {
+		return b.decidePod(svc, n)
+	}
 	if self, ok := b.nodes.Get("", b.c.NodeName); ok {
 		n.zone = zone(self)
 	}
@@ -343,7 +355,7 @@ func (b *Balancer) plan(svc types.NamespacedName) *changes {
 	var c changes
 	b.ledger.set(svc, b.decide(svc), &c)
 	for _, f := range c.conflicts {
-		b.log.Warn("two services want the same address and port; the first one has it",
+		b.log.Warn("two services, or pods with host ports, want the same address and port; the first one has it",
 			slog.String("address", netip.AddrPortFrom(netip.AddrFrom4(f.key.ip), f.key.port).String()),
 			slog.String("has", f.has.String()), slog.String("wants", f.wants.String()))
 	}

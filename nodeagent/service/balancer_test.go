@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 func at(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
@@ -136,6 +137,75 @@ func TestExternalAddresses(t *testing.T) {
 		r.expect(r.pods[0].ns, at(to), r.pods[1:], r.pods[0].ip.String())
 		r.expect(r.pods[1].ns, at(to), r.pods[1:], r.net.Gateway().String())
 	}
+}
+
+// Host ports lead to their pod, which sees who asks, for as long as it lives.
+func TestHostPort(t *testing.T) {
+	r := newRig(t, 3)
+	r.config.Reserved = []int32{22}
+	r.start()
+	server, other, client := r.pods[0], r.pods[1], r.pods[2]
+	create := func(name string, p *pod, ports ...corev1.ContainerPort) {
+		t.Helper()
+		o := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}, Spec: corev1.PodSpec{NodeName: nodeName, Containers: []corev1.Container{{Name: "c", Image: "i", Ports: ports}}}}
+		r.create(o)
+		o = o.DeepCopy()
+		o.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: p.ip.String()}
+		_, err := r.objects.Update(t.Context(), o, api.UpdateOptions{Subresource: "status"})
+		r.must(err)
+	}
+	create("web", server,
+		corev1.ContainerPort{ContainerPort: 8080, HostPort: 8088}, corev1.ContainerPort{ContainerPort: 8080, HostPort: 8089, HostIP: hostIP},
+		corev1.ContainerPort{ContainerPort: 8080, HostPort: 8090, HostIP: "203.0.113.9"}, corev1.ContainerPort{ContainerPort: 8080, HostPort: 22},
+		corev1.ContainerPort{ContainerPort: 8080, HostPort: 8053, Protocol: corev1.ProtocolUDP}, corev1.ContainerPort{ContainerPort: 8080})
+	r.await("the pod's ports", func(l *ledger) bool { return len(l.fronts) == 3 })
+	works := func() {
+		t.Helper()
+		for _, port := range []string{":8088", ":8089"} {
+			r.expect(r.outside, at(hostIP+port), r.pods[:1], outsideIP)
+			r.expect(client.ns, at(hostIP+port), r.pods[:1], client.ip.String())
+			r.expect(r.host, at(hostIP+port), r.pods[:1], r.net.Gateway().String())
+			r.expect(server.ns, at(hostIP+port), r.pods[:1], r.net.Gateway().String())
+		}
+		r.expect(client.ns, at(r.net.Gateway().String()+":8088"), r.pods[:1], client.ip.String()) // any of its addresses
+		r.inside(r.outside, func() error {
+			conn, err := net.Dial("udp4", hostIP+":8053")
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			buf := make([]byte, 100)
+			deadline := conn.SetDeadline(time.Now().Add(3 * time.Second))
+			_, writeErr := conn.Write([]byte("?"))
+			n, err := conn.Read(buf)
+			if got, want := string(buf[:n]), server.ip.String()+" "+outsideIP; got != want {
+				t.Errorf("over UDP: %q, want %q", got, want)
+			}
+			return errors.Join(deadline, writeErr, err)
+		})
+	}
+	works()
+	for _, to := range []string{hostIP + ":22", r.net.Gateway().String() + ":8089", hostIP + ":8080"} {
+		r.refused(client.ns, to)
+	}
+	r.stop() // an agent's restart is nothing to its pods
+	r.expect(r.outside, at(hostIP+":8088"), r.pods[:1], outsideIP)
+	r.start()
+	works()
+	_, err := r.objects.Delete(t.Context(), api.Pods, ns, "web", api.DeleteOptions{GracePeriodSeconds: new(int64)})
+	r.must(err)
+	r.await("no port", func(l *ledger) bool { return len(l.fronts) == 0 && len(l.local) == 0 })
+	r.refused(r.outside, hostIP+":8088")
+	create("next", other, corev1.ContainerPort{ContainerPort: 8080, HostPort: 8088})
+	r.await("the next pod's port", func(l *ledger) bool { return len(l.fronts) == 1 })
+	r.expect(r.outside, at(hostIP+":8088"), r.pods[1:2], outsideIP)
+	_, err = api.Mutate(t.Context(), r.objects, api.Pods, ns, "next", api.UpdateOptions{Subresource: "status"}, func(p *corev1.Pod) (bool, error) {
+		p.Status.Phase = corev1.PodSucceeded
+		return true, nil
+	})
+	r.must(err)
+	r.await("no port of a pod that has ended", func(l *ledger) bool { return len(l.fronts) == 0 })
+	r.refused(r.outside, hostIP+":8088")
 }
 
 // A UDP client that goes on sending moves when its endpoint is gone.

@@ -52,6 +52,8 @@ type node struct {
 	name string
 	zone string
 	cidr netip.Prefix // of Services
+
+	reserved []int32 // TCP ports that are the node's own
 }
 
 // plan is a pure function of its arguments. The order of slices and of their

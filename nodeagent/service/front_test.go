@@ -281,3 +281,50 @@ func TestPhases(t *testing.T) {
 		}
 	}
 }
+
+// A pod gets the host ports that the node can lead to it, and is told of others.
+func TestHostPortPlan(t *testing.T) {
+	n := node{name: "here", reserved: []int32{22}}
+	here := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("127.0.0.1")}
+	for _, k := range []struct {
+		name   string
+		port   corev1.ContainerPort
+		change func(*corev1.Pod)
+		want   key // zero: none
+		says   string
+	}{
+		{"all addresses", corev1.ContainerPort{HostPort: 80, HostIP: "0.0.0.0"}, nil, key{protocol: 6, port: 80}, ""},
+		{"one of them", corev1.ContainerPort{HostPort: 80, HostIP: "192.0.2.1"}, nil, key{ip: ip{192, 0, 2, 1}, protocol: 6, port: 80}, ""},
+		{"UDP at a port of the node's", corev1.ContainerPort{HostPort: 22, Protocol: corev1.ProtocolUDP}, nil, key{protocol: 17, port: 22}, ""},
+		{"a port of the node's", corev1.ContainerPort{HostPort: 22}, nil, key{}, "the node's own"},
+		{"another machine's address", corev1.ContainerPort{HostPort: 80, HostIP: "192.0.2.2"}, nil, key{}, "192.0.2.2:80"},
+		{"loopback", corev1.ContainerPort{HostPort: 80, HostIP: "127.0.0.1"}, nil, key{}, "127.0.0.1:80"},
+		{"IPv6", corev1.ContainerPort{HostPort: 80, HostIP: "2001:db8::1"}, nil, key{}, "2001:db8::1:80"},
+		{"SCTP", corev1.ContainerPort{HostPort: 80, Protocol: corev1.ProtocolSCTP}, nil, key{}, "80/SCTP"},
+		{"none", corev1.ContainerPort{}, nil, key{}, ""},
+		{"in the node's network", corev1.ContainerPort{HostPort: 80}, func(p *corev1.Pod) { p.Spec.HostNetwork = true }, key{}, ""},
+		{"without an address yet", corev1.ContainerPort{HostPort: 80}, func(p *corev1.Pod) { p.Status.PodIP = "" }, key{}, ""},
+		{"ended", corev1.ContainerPort{HostPort: 80}, func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, key{}, ""},
+	} {
+		k.port.ContainerPort = 8080
+		p := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Ports: []corev1.ContainerPort{k.port}}}}}
+		p.Status.PodIP = "10.62.0.7"
+		if k.change != nil {
+			k.change(p)
+		}
+		got, faults := n.pod(p, here)
+		if says := strings.Join(faults, " "); says != k.says && (k.says == "" || !strings.Contains(says, k.says)) {
+			t.Errorf("%s: it says %q, want %q", k.name, says, k.says)
+		}
+		if (k.want == key{}) {
+			if len(got.fronts)+len(got.local) > 0 {
+				t.Errorf("%s: %+v", k.name, got)
+			}
+			continue
+		}
+		to := backend{ip: ip{10, 62, 0, 7}, port: 8080}
+		if len(got.fronts) != 1 || got.fronts[0].key != k.want || shares(got.fronts[0].outer)[to] != narrow || !slices.Equal(got.local, []ip{to.ip}) {
+			t.Errorf("%s: %+v", k.name, got)
+		}
+	}
+}

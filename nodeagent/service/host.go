@@ -78,6 +78,21 @@ func (h *host) routeTo() (*netlink.Route, error) {
 	}, nil
 }
 
+// addresses are the node's own IPv4 ones.
+func (h *host) addresses() ([]netip.Addr, error) {
+	all, err := h.route.AddrList(nil, unix.AF_INET)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	var out []netip.Addr
+	for _, a := range all {
+		if ip, ok := netip.AddrFromSlice(a.IP.To4()); ok {
+			out = append(out, ip)
+		}
+	}
+	return out, nil
+}
+
 // forget ends what the kernel remembers of UDP clients with endpoints that are
 // gone: as long as a client sends, its packets would go to the old endpoint.
 func (h *host) forget(gone map[flow]bool) error {

@@ -15,6 +15,7 @@ import (
 	"github.com/podsnap/podsnap/test/platform"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -118,6 +119,65 @@ func names(t *testing.T, client *http.Client, server *Node, nodes []*Node) {
 	}
 }
 
+// ingress has every node's gateway lead two hosts of an Ingress: to the Service of
+// names, whose endpoints are on all nodes, and to a function.
+func ingress(t *testing.T, client *http.Client, server *Node, nodes []*Node) {
+	t.Helper()
+	kind := networkingv1.PathTypePrefix
+	rule := func(host, service string, port int32) networkingv1.IngressRule {
+		return networkingv1.IngressRule{Host: host, IngressRuleValue: networkingv1.IngressRuleValue{HTTP: &networkingv1.HTTPIngressRuleValue{
+			Paths: []networkingv1.HTTPIngressPath{{Path: "/", PathType: &kind, Backend: networkingv1.IngressBackend{
+				Service: &networkingv1.IngressServiceBackend{Name: service, Port: networkingv1.ServiceBackendPort{Number: port}},
+			}}},
+		}}}
+	}
+	if _, err := api.Create(t.Context(), server.Objects(), &networkingv1.Ingress{
+		ObjectMeta: metav1.ObjectMeta{Namespace: api.FunctionNamespace, Name: "names"},
+		Spec: networkingv1.IngressSpec{Rules: []networkingv1.IngressRule{
+			rule("plain.example", "plain", 80), rule("function.example", "witness", api.FunctionPort),
+		}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range nodes {
+		heard := map[string]bool{}
+		for _, host := range []string{"function.example", "plain.example"} {
+			clear(heard)
+			platform.Eventually(t, patience, func() error {
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, n.URL+"/hostname", http.NoBody)
+				if err != nil {
+					return err
+				}
+				req.Host = host
+				resp, err := client.Do(req)
+				if err != nil {
+					return err
+				}
+				defer resp.Body.Close()
+				b, err := io.ReadAll(resp.Body)
+				if err != nil {
+					return err
+				}
+				name := strings.TrimSpace(string(b))
+				if resp.StatusCode != http.StatusOK || !strings.HasPrefix(name, "witness-") {
+					return fmt.Errorf("%s through %s: %d %q", host, n.Host.Name, resp.StatusCode, b)
+				}
+				if heard[name] = true; len(heard) < 3 {
+					return fmt.Errorf("%s through %s: only %v, want the replicas of all nodes", host, n.Host.Name, heard)
+				}
+				return nil
+			})
+		}
+	}
+	platform.Eventually(t, patience, func() error {
+		i, err := api.Get[*networkingv1.Ingress](t.Context(), server.Objects(), api.Ingresses, api.FunctionNamespace, "names")
+		if err == nil && len(i.Status.LoadBalancer.Ingress) != len(nodes) {
+			err = fmt.Errorf("the Ingress is at %v, want all nodes", i.Status.LoadBalancer.Ingress)
+		}
+		return err
+	})
+}
+
 // isolation has a function try what it must not reach; names has had it reach what
 // it may.
 func isolation(t *testing.T, client *http.Client, nodes []*Node) {
@@ -187,6 +247,7 @@ func TestThreeNodes(t *testing.T) {
 	}
 
 	names(t, client, server, nodes)
+	ingress(t, client, server, nodes)
 	isolation(t, client, nodes)
 
 	nodes[1].Kill() // its replica goes on

@@ -24,7 +24,8 @@ import (
 
 // TestPlatform runs everything that can share one platform.
 func TestPlatform(t *testing.T) {
-	p := platform.New(t)
+	secure := platform.FreePorts(t, 1)[0]
+	p := platform.New(t, "--tls-listen", secure)
 	build(t, p)
 	for _, c := range []struct {
 		name string
@@ -50,6 +51,8 @@ func TestPlatform(t *testing.T) {
 		{"curl", curl},
 		{"kubectl", kubectl},
 		{"services", services},
+		{"host ports", ports},
+		{"guestbook", func(t *testing.T, p *platform.Platform) { guestbook(t, p, secure) }},
 		{"dashboards", dashboards},
 	} {
 		if !t.Run(c.name, func(t *testing.T) { c.run(t, p) }) {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -62,6 +63,44 @@ func services(t *testing.T, p *platform.Platform) {
 		}
 		return nil
 	})
+}
+
+// ports has a pod reached at a port of its node, and another one wait that wants
+// the same.
+func ports(t *testing.T, p *platform.Platform) {
+	run := kubectlOf(t, p)
+	pod := func(name string) string {
+		return fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": %q, "namespace": "openfaas-fn"}, "spec": {"containers": [
+			{"name": "c", "image": "probe:latest", "ports": [{"containerPort": 8080, "hostPort": 18088}]}]}}`, name)
+	}
+	get := func(name, path string) string {
+		return run("", "get", "pod", name, "-n", "openfaas-fn", "-o", "jsonpath={"+path+"}")
+	}
+	answers := func(name string) func() error {
+		return func() error {
+			node := get(name, ".status.hostIP")
+			if node == "" {
+				return errors.New("it has no node yet")
+			}
+			got, err := fetch(t, "http://"+node+":18088/hostname")
+			if err == nil && got != name {
+				err = fmt.Errorf("%q has answered, want %q", got, name)
+			}
+			return err
+		}
+	}
+	run(pod("first"), "apply", "-f", "-")
+	t.Cleanup(func() { run("", "delete", "pod", "first", "second", "-n", "openfaas-fn", "--ignore-not-found") })
+	platform.Eventually(t, 20*time.Second, answers("first"))
+	run(pod("second"), "apply", "-f", "-")
+	platform.Eventually(t, 20*time.Second, func() error {
+		if why := get("second", ".status.conditions[?(@.type=='PodScheduled')].message"); !strings.Contains(why, "free ports") {
+			return fmt.Errorf("it says %q, want that the port is taken", why)
+		}
+		return nil
+	})
+	run("", "delete", "pod", "first", "-n", "openfaas-fn")
+	platform.Eventually(t, 20*time.Second, answers("second"))
 }
 
 // fetch makes a connection of its own.

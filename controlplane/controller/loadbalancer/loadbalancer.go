@@ -66,7 +66,7 @@ func New(c Config) *Controller {
 		r.loop.Add(view.Key(now))
 	})
 	c.View.Nodes.OnChange(func(t api.EventType, old, now *corev1.Node) {
-		if t == api.Modified && addressOf(old) == addressOf(now) {
+		if t == api.Modified && AddressOf(old) == AddressOf(now) {
 			return
 		}
 		r.mu.Lock()

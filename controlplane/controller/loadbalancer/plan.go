@@ -9,9 +9,9 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// addressOf is the address at which a node takes connections for Services; "" when
+// AddressOf is the address at which a node takes connections for Services; "" when
 // it does not.
-func addressOf(n *corev1.Node) string {
+func AddressOf(n *corev1.Node) string {
 	if _, out := n.Labels[corev1.LabelNodeExcludeBalancers]; out || n.DeletionTimestamp != nil || !schedule.Ready(n) {
 		return ""
 	}
@@ -60,7 +60,7 @@ func announce(s *corev1.Service, nodes []*corev1.Node, endpoints []*discoveryv1.
 	sorted := slices.SortedFunc(slices.Values(nodes), func(a, b *corev1.Node) int { return cmp.Compare(a.Name, b.Name) })
 	var out []corev1.LoadBalancerIngress
 	for _, n := range sorted {
-		if a := addressOf(n); a != "" && (!local || has[n.Name]) {
+		if a := AddressOf(n); a != "" && (!local || has[n.Name]) {
 			out = append(out, corev1.LoadBalancerIngress{IP: a})
 		}
 	}
