@@ -9,6 +9,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -97,6 +98,10 @@ var (
 		Group: "discovery.k8s.io", Version: "v1", Kind: "EndpointSlice", Plural: "endpointslices", Singular: "endpointslice", Namespaced: true,
 		New: func() Object { return &discoveryv1.EndpointSlice{} }, NewList: func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
 	}
+	NetworkPolicies = &Resource{
+		Group: "networking.k8s.io", Version: "v1", Kind: "NetworkPolicy", Plural: "networkpolicies", Singular: "networkpolicy", Short: []string{"netpol"}, Namespaced: true,
+		New: func() Object { return &networkingv1.NetworkPolicy{} }, NewList: func() runtime.Object { return &networkingv1.NetworkPolicyList{} },
+	}
 	Leases = &Resource{
 		Group: "coordination.k8s.io", Version: "v1", Kind: "Lease", Plural: "leases", Singular: "lease", Namespaced: true,
 		New: func() Object { return &coordinationv1.Lease{} }, NewList: func() runtime.Object { return &coordinationv1.LeaseList{} },
@@ -110,7 +115,7 @@ var (
 // Resources lists every kind, in the order in which a start should create and a
 // namespace's end should delete them.
 var Resources = []*Resource{
-	Namespaces, Nodes, ConfigMaps, Secrets, Functions, Deployments, ReplicaSets, ReplicationControllers,
+	Namespaces, Nodes, NetworkPolicies, ConfigMaps, Secrets, Functions, Deployments, ReplicaSets, ReplicationControllers,
 	Pods, Services, Endpoints, EndpointSlices, Leases, Events,
 }
 
@@ -158,6 +163,7 @@ var Scheme = sync.OnceValue(func() *runtime.Scheme {
 	utilruntime.Must(corev1.AddToScheme(s))
 	utilruntime.Must(appsv1.AddToScheme(s))
 	utilruntime.Must(discoveryv1.AddToScheme(s))
+	utilruntime.Must(networkingv1.AddToScheme(s))
 	utilruntime.Must(coordinationv1.AddToScheme(s))
 	fn := schema.GroupVersion{Group: FunctionGroup, Version: "v1"}
 	s.AddKnownTypes(fn, &Function{}, &FunctionList{})

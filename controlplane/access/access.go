@@ -146,7 +146,7 @@ func Allow(ctx context.Context, u User, r Request, o api.Objects) error {
 
 // public are the kinds that every node reads: where what is, but nothing of what
 // it holds.
-var public = []*api.Resource{api.Nodes, api.Namespaces, api.Services, api.Endpoints, api.EndpointSlices, api.Functions, api.Deployments}
+var public = []*api.Resource{api.Nodes, api.Namespaces, api.Services, api.Endpoints, api.EndpointSlices, api.NetworkPolicies, api.Functions, api.Deployments}
 
 // allowNode answers with why a node may not do something; "" is that it may.
 func allowNode(ctx context.Context, node string, r Request, o api.Objects) (why string, err error) {

@@ -98,7 +98,7 @@ func TestWhatANodeMayDo(t *testing.T) {
 						want := may[key]
 						if sub == "" && (verb == "get" || verb == "list" || verb == "watch") {
 							switch r {
-							case api.Nodes, api.Namespaces, api.Services, api.Endpoints, api.EndpointSlices, api.Functions, api.Deployments:
+							case api.Nodes, api.Namespaces, api.Services, api.Endpoints, api.EndpointSlices, api.NetworkPolicies, api.Functions, api.Deployments:
 								want = true
 							}
 						}

@@ -13,6 +13,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -82,6 +83,8 @@ func Default(obj api.Object) {
 		defaultDeployment(o)
 	case *discoveryv1.EndpointSlice:
 		defaultEndpointSlice(o)
+	case *networkingv1.NetworkPolicy:
+		defaultNetworkPolicy(o)
 	case *api.Function:
 		functions.Default(o)
 	}
@@ -112,6 +115,8 @@ func Validate(obj api.Object) field.ErrorList {
 		return validateDeployment(o)
 	case *discoveryv1.EndpointSlice:
 		return validateEndpointSlice(o)
+	case *networkingv1.NetworkPolicy:
+		return validateNetworkPolicy(o)
 	case *coordinationv1.Lease:
 		return validateLease(o)
 	case *api.Function:

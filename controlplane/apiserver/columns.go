@@ -11,6 +11,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -97,6 +98,12 @@ func columnsOf(r *api.Resource) []column {
 			col("AddressType", "string", func(e *discoveryv1.EndpointSlice) any { return string(e.AddressType) }),
 			col("Ports", "string", func(e *discoveryv1.EndpointSlice) any { return slicePorts(e.Ports) }),
 			col("Endpoints", "string", func(e *discoveryv1.EndpointSlice) any { return sliceAddresses(e.Endpoints) }),
+			since,
+		}
+	case api.NetworkPolicies:
+		return []column{
+			name,
+			col("Pod-Selector", "string", func(p *networkingv1.NetworkPolicy) any { return metav1.FormatLabelSelector(&p.Spec.PodSelector) }),
 			since,
 		}
 	case api.Secrets:

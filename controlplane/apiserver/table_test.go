@@ -57,6 +57,8 @@ func TestColumns(t *testing.T) {
 		{"balanced service", api.Services, `{metadata: {name: s}, spec: {type: LoadBalancer}}`, false, "Name=s Type=LoadBalancer Cluster-IP=<none> External-IP=<pending> Port(s)=<none> Age=90m"},
 		{"endpoints", api.Endpoints, `{metadata: {name: s}, subsets: [{addresses: [{ip: 10.0.0.1}, {ip: 10.0.0.2}], ports: [{port: 1}, {port: 2}]}]}`, false, "Name=s Endpoints=10.0.0.1:1,10.0.0.1:2,10.0.0.2:1 + 1 more... Age=90m"},
 		{"slice", api.EndpointSlices, `{metadata: {name: s}, addressType: IPv4, ports: [{port: 80}], endpoints: [{addresses: [10.0.0.1]}]}`, false, "Name=s AddressType=IPv4 Ports=80 Endpoints=10.0.0.1 Age=90m"},
+		{"policy", api.NetworkPolicies, `{metadata: {name: s}, spec: {podSelector: {matchLabels: {a: b}, matchExpressions: [{key: c, operator: Exists}]}}}`, false, "Name=s Pod-Selector=a=b,c Age=90m"},
+		{"policy for all", api.NetworkPolicies, `{metadata: {name: s}}`, false, "Name=s Pod-Selector=<none> Age=90m"},
 		{"secret", api.Secrets, `{metadata: {name: s}, type: Opaque, data: {a: Yg==}}`, false, "Name=s Type=Opaque Data=1 Age=90m"},
 		{"config map", api.ConfigMaps, `{metadata: {name: s}, data: {a: b}, binaryData: {c: Yg==}}`, false, "Name=s Data=2 Age=90m"},
 		{"lease", api.Leases, `{metadata: {name: s}, spec: {holderIdentity: me}}`, false, "Name=s Holder=me Age=90m"},
