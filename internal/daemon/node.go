@@ -21,6 +21,7 @@ import (
 	"github.com/podsnap/podsnap/nodeagent/engine"
 	"github.com/podsnap/podsnap/nodeagent/fast"
 	"github.com/podsnap/podsnap/nodeagent/network"
+	netpolicy "github.com/podsnap/podsnap/nodeagent/policy"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 	"github.com/podsnap/podsnap/nodeagent/runtime/class"
 	"github.com/podsnap/podsnap/nodeagent/service"
@@ -69,15 +70,17 @@ func answers(ctx context.Context, socket string) error {
 type node struct {
 	network  *network.Network
 	services *service.Balancer
+	policies *netpolicy.Enforcer
 	engine   *engine.Engine
 	fast     *fast.Runtime // nil: all pods are the engine's
 	span     span
 }
 
-// span is the networks of the cluster, and nftables' table of Services.
+// span is the networks of the cluster, and nftables' tables of Services and
+// network policies.
 type span struct {
 	pods, services netip.Prefix
-	table          string
+	table, policy  string
 }
 
 // runtime is both as one.
@@ -91,6 +94,7 @@ func (n *node) runtime() class.Runtime {
 // start has both work.
 func (n *node) start(ctx context.Context, s *stack) {
 	s.start(ctx, "services", n.services.Run)
+	s.start(ctx, "network policies", n.policies.Run)
 	s.start(ctx, "engine", n.engine.Run)
 	if n.fast != nil {
 		s.start(ctx, "fast runtime", n.fast.Run)
@@ -103,7 +107,7 @@ func (n *node) tearDown(ctx context.Context) error {
 	if n.fast != nil {
 		err = n.fast.Teardown(ctx)
 	}
-	return errors.Join(err, n.engine.Teardown(ctx), service.Remove(n.span.table, n.span.services), n.network.Teardown(ctx))
+	return errors.Join(err, n.engine.Teardown(ctx), service.Remove(n.span.table, n.span.services), netpolicy.Remove(n.span.policy), n.network.Teardown(ctx))
 }
 
 // shared leaves the network to the node: it is not the engine's alone.
@@ -157,7 +161,7 @@ func newNode(ctx context.Context, c *Config, objects api.Objects, log *slog.Logg
 	if c.StateDir != "/var/lib/podsnap" { // another platform beside the usual one
 		name, veth = "podsnap-"+c.id(), "p"+c.id()[:4]
 	}
-	n := &node{span: span{all, services, name + "-services"}}
+	n := &node{span: span{all, services, name + "-services", name + "-policy"}}
 	nc := network.Config{PodCIDR: pods, ClusterCIDR: all, Forbidden: c.stores(), Table: name, VethPrefix: veth, Log: log}
 	if c.NodeIP != "" {
 		if nc.NodeIP, err = netip.ParseAddr(c.NodeIP); err != nil {
@@ -174,6 +178,12 @@ func newNode(ctx context.Context, c *Config, objects api.Objects, log *slog.Logg
 	})
 	if err != nil {
 		return nil, fmt.Errorf("services: %w", err)
+	}
+	n.policies, err = netpolicy.New(netpolicy.Config{
+		Objects: objects, NodeName: c.NodeName, ClusterCIDR: all, Table: n.span.policy, Log: log, Metrics: metrics,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("network policies: %w", err)
 	}
 	n.fast, err = fast.New(fast.Config{
 		StateDir: c.path("fast"), CgroupParent: "/" + name, Network: n.network, Launcher: assets.Launcher,
