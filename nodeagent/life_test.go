@@ -39,6 +39,31 @@ func TestRunsAPod(t *testing.T) {
 	})
 }
 
+// No process of a pod runs before what guards its address has said that it may.
+func TestGuard(t *testing.T) {
+	node(t, func(r *rig) {
+		t := r.t
+		var asked []string
+		ready := errors.New("not in the kernel")
+		r.guard = func(p *corev1.Pod, address string) error {
+			asked = append(asked, p.Name+" "+address)
+			return ready
+		}
+		r.pod("a")
+		r.after(5 * time.Second)
+		r.want("a", "Pending ready=false main:CreateContainerError/0")
+		if !r.events.has("not in the kernel") {
+			t.Errorf("events %v", r.events.said)
+		}
+		ready = nil
+		r.after(30 * time.Second)
+		r.want("a", "Running ready=true main:running/0")
+		if len(asked) < 2 || asked[0] != "a 10.42.0.2" {
+			t.Errorf("asked for %v", asked)
+		}
+	})
+}
+
 func TestDeletion(t *testing.T) {
 	node(t, func(r *rig) {
 		t := r.t
