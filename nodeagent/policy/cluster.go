@@ -80,7 +80,7 @@ func (c *cluster) at(ip netip.Addr) *corev1.Pod {
 // addressOf is the address that a pod has for itself alone, as long as it lives;
 // invalid is none.
 func addressOf(p *corev1.Pod) netip.Addr {
-	if p == nil || p.Spec.HostNetwork || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+	if p == nil || p.Spec.HostNetwork || ended(p) {
 		return netip.Addr{}
 	}
 	ip, err := netip.ParseAddr(p.Status.PodIP)
@@ -90,6 +90,10 @@ func addressOf(p *corev1.Pod) netip.Addr {
 	return ip
 }
 
+func ended(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+}
+
 // podChanged has the addresses of a pod looked at. What the API knows of a pod
 // takes the place of what Guard was told.
 func (e *Enforcer) podChanged(t api.EventType, old, now *corev1.Pod) {
@@ -97,15 +101,16 @@ func (e *Enforcer) podChanged(t api.EventType, old, now *corev1.Pod) {
 	if t == api.Modified && was == is && sameLabels(old.Labels, now.Labels) && old.UID == now.UID {
 		return
 	}
-	of := now
+	of, over := now, now != nil && ended(now)
 	if t == api.Deleted {
-		of, is = old, netip.Addr{}
+		of, over, is = old, true, netip.Addr{}
 	}
 	e.mu.Lock()
 	for ip, p := range e.early {
-		if p.UID == of.UID && (ip == is || t == api.Deleted) {
+		if p.UID == of.UID && (ip == is || over) {
 			delete(e.early, ip)
 			e.dirty[ip] = true
+			e.ask()
 		}
 	}
 	e.mu.Unlock()
@@ -117,3 +122,9 @@ func (e *Enforcer) podChanged(t api.EventType, old, now *corev1.Pod) {
 }
 
 func sameLabels(a, b map[string]string) bool { return maps.Equal(a, b) }
+
+// knows tells whether the API says of a pod that it has an address.
+func (c *cluster) knows(p *corev1.Pod, ip netip.Addr) bool {
+	at := c.at(ip)
+	return at != nil && at.UID == p.UID
+}

@@ -62,7 +62,9 @@ func (e *Enforcer) guarded(p *corev1.Pod, ip netip.Addr, ticket *uint64) bool {
 	case e.idle.Load():
 		return true
 	case *ticket == 0:
-		e.early[ip] = p
+		if e.cluster == nil || !e.cluster.knows(p, ip) {
+			e.early[ip] = p
+		}
 		e.dirty[ip] = true
 		e.ask()
 		*ticket = e.asked
