@@ -76,11 +76,10 @@ type node struct {
 	span     span
 }
 
-// span is the networks of the cluster, and nftables' tables of Services and
-// network policies.
+// span is the networks of the cluster, and nftables' table of Services.
 type span struct {
 	pods, services netip.Prefix
-	table, policy  string
+	table          string
 }
 
 // runtime is both as one.
@@ -107,7 +106,7 @@ func (n *node) tearDown(ctx context.Context) error {
 	if n.fast != nil {
 		err = n.fast.Teardown(ctx)
 	}
-	return errors.Join(err, n.engine.Teardown(ctx), service.Remove(n.span.table, n.span.services), netpolicy.Remove(n.span.policy), n.network.Teardown(ctx))
+	return errors.Join(err, n.engine.Teardown(ctx), service.Remove(n.span.table, n.span.services), n.policies.Teardown(ctx), n.network.Teardown(ctx))
 }
 
 // shared leaves the network to the node: it is not the engine's alone.
@@ -161,7 +160,7 @@ func newNode(ctx context.Context, c *Config, objects api.Objects, log *slog.Logg
 	if c.StateDir != "/var/lib/podsnap" { // another platform beside the usual one
 		name, veth = "podsnap-"+c.id(), "p"+c.id()[:4]
 	}
-	n := &node{span: span{all, services, name + "-services", name + "-policy"}}
+	n := &node{span: span{all, services, name + "-services"}}
 	nc := network.Config{PodCIDR: pods, ClusterCIDR: all, Forbidden: c.stores(), Table: name, VethPrefix: veth, Log: log}
 	if c.NodeIP != "" {
 		if nc.NodeIP, err = netip.ParseAddr(c.NodeIP); err != nil {
@@ -180,7 +179,7 @@ func newNode(ctx context.Context, c *Config, objects api.Objects, log *slog.Logg
 		return nil, fmt.Errorf("services: %w", err)
 	}
 	n.policies, err = netpolicy.New(netpolicy.Config{
-		Objects: objects, NodeName: c.NodeName, ClusterCIDR: all, Table: n.span.policy, Log: log, Metrics: metrics,
+		Objects: objects, NodeName: c.NodeName, ClusterCIDR: all, PodCIDR: pods, Table: name + "-policy", Log: log, Metrics: metrics,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("network policies: %w", err)

@@ -34,6 +34,7 @@ type Config struct {
 	Objects     api.Objects
 	NodeName    string
 	ClusterCIDR netip.Prefix // of the pods of all nodes; zero is 10.62.0.0/16
+	PodCIDR     netip.Prefix // of this node's pods, part of it; zero is ClusterCIDR
 	Table       string       // of nftables, one a platform, with -0 or -1 behind; "" is podsnap-policy
 
 	// Audit is how often the kernel's table is compared with what it should be;
@@ -54,6 +55,9 @@ type Enforcer struct {
 
 	policies   *mirror.Mirror[*networkingv1.NetworkPolicy]
 	namespaces *mirror.Mirror[*corev1.Namespace]
+
+	writing sync.Mutex // held while the kernel's table changes
+	over    bool       // torn down
 
 	// idle: there is nothing to enforce, for all that is known.
 	idle atomic.Bool
@@ -96,10 +100,13 @@ func New(c Config) (*Enforcer, error) {
 	if c.Objects == nil || c.NodeName == "" {
 		return nil, errors.New("network policies: Objects and NodeName are needed")
 	}
-	if !c.ClusterCIDR.Addr().Is4() {
-		return nil, fmt.Errorf("cluster CIDR %s: want an IPv4 prefix", c.ClusterCIDR)
+	if !c.PodCIDR.IsValid() {
+		c.PodCIDR = c.ClusterCIDR
 	}
-	k, err := openKernel(c.Table, c.ClusterCIDR.Masked())
+	if !c.ClusterCIDR.Addr().Is4() || !c.ClusterCIDR.Contains(c.PodCIDR.Addr()) {
+		return nil, fmt.Errorf("cluster CIDR %s: want an IPv4 prefix with this node's %s", c.ClusterCIDR, c.PodCIDR)
+	}
+	k, err := openKernel(c.Table, span{cluster: c.ClusterCIDR.Masked(), own: c.PodCIDR.Masked()})
 	if err != nil {
 		return nil, err
 	}
@@ -239,6 +246,8 @@ func (e *Enforcer) pass(ctx context.Context) error {
 		e.cluster, e.stale = c, true
 		e.mu.Unlock()
 	}
+	e.writing.Lock()
+	defer e.writing.Unlock()
 	e.mu.Lock()
 	asked, heard := e.asked, e.heard
 	stale, dirty := e.stale, e.dirty
@@ -246,6 +255,7 @@ func (e *Enforcer) pass(ctx context.Context) error {
 	e.mu.Unlock()
 	var err error
 	switch {
+	case e.over:
 	case !need && stale:
 		err = e.rest()
 	case !need:
@@ -260,7 +270,7 @@ func (e *Enforcer) pass(ctx context.Context) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.done = asked
-	if !need && !e.stale {
+	if !need && !e.stale && !e.over {
 		e.idle.Store(true)
 	}
 	if need {
@@ -361,7 +371,9 @@ func (e *Enforcer) decide(p *program, ip netip.Addr) placement {
 }
 
 func (e *Enforcer) audit() error {
-	if e.ledger == nil {
+	e.writing.Lock()
+	defer e.writing.Unlock()
+	if e.ledger == nil || e.over {
 		return nil
 	}
 	err := e.kernel.audit(e.ledger)
@@ -371,10 +383,19 @@ func (e *Enforcer) audit() error {
 	return err
 }
 
+// Teardown removes what is in the kernel, also while Run runs, which writes nothing
+// any more then. It is to be called in the network namespace that New was.
+func (e *Enforcer) Teardown(context.Context) error {
+	e.writing.Lock()
+	defer e.writing.Unlock()
+	e.over = true
+	return Remove(e.c.Table)
+}
+
 // Remove deletes what an enforcer that does not run any more has left in the
 // kernel, in the network namespace of the calling thread.
 func Remove(table string) error {
-	k, err := openKernel(table, netip.Prefix{})
+	k, err := openKernel(table, span{})
 	if err != nil {
 		return err
 	}

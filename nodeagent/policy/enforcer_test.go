@@ -1,18 +1,24 @@
 package policy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/nodeagent/network"
+	"github.com/podsnap/podsnap/nodeagent/service"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 func refused(err error) bool {
@@ -35,6 +41,7 @@ func (r *rig) town() {
 // interpreter says, which TestSemantics holds to the semantics.
 func (r *rig) matrix(what string) (pass, refuse int) {
 	r.Helper()
+	r.forget()
 	var tbl *table
 	r.e.mu.Lock()
 	if r.e.ledger != nil {
@@ -63,6 +70,13 @@ func (r *rig) matrix(what string) (pass, refuse int) {
 		}
 	}
 	return pass, refuse
+}
+
+// forget ends all connections: what exists when a policy comes goes on, and a
+// client's port may come back.
+func (r *rig) forget() {
+	r.Helper()
+	r.inside(r.host, func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) })
 }
 
 // What the tables say is what packets meet: for policies one after the other,
@@ -351,6 +365,62 @@ func TestGuardWaitsForTheNamespace(t *testing.T) {
 	}
 }
 
+// What counts is where a Service leads, not its address; and a pod that a Service
+// leads back to itself is let in.
+func TestBehindAService(t *testing.T) {
+	r := newRig(t)
+	r.town()
+	services := netip.MustParsePrefix("10.97.0.0/16")
+	for name, to := range map[string]string{"db": "10.97.0.2", "web": "10.97.0.3"} {
+		_, err := r.objects.Create(t.Context(), &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name},
+			Spec:       corev1.ServiceSpec{ClusterIP: to, ClusterIPs: []string{to}, Ports: []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP}}},
+		})
+		r.must(err)
+		_, err = r.objects.Create(t.Context(), &discoveryv1.EndpointSlice{
+			ObjectMeta:  metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: map[string]string{api.LabelServiceName: name}},
+			AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: new(""), Port: new(int32(8080)), Protocol: new(corev1.ProtocolTCP)}},
+			Endpoints: []discoveryv1.Endpoint{{Addresses: []string{r.who[name].ip.String()}, NodeName: new("here"), Conditions: discoveryv1.EndpointConditions{Ready: new(true)}}},
+		})
+		r.must(err)
+		r.who["service-"+name] = &box{ip: netip.MustParseAddr(to)}
+	}
+	var b *service.Balancer
+	r.inside(r.host, func() (err error) {
+		b, err = service.New(service.Config{Objects: r.objects, NodeName: "here", Source: r.net.Gateway(), ServiceCIDR: services, ClusterCIDR: r.config.ClusterCIDR, Table: "polsvctest"})
+		return err
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	end := make(chan error, 1)
+	go func() { end <- b.Run(ctx) }()
+	t.Cleanup(func() { cancel(); r.must(<-end) })
+	<-b.Ready()
+	r.start()
+	for _, tt := range []struct {
+		policy string
+		want   map[string]bool
+	}{
+		{`{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 8080}]}]}`, map[string]bool{"web>db": true, "client>db": false, "mon>db": false, "db>db": true, "client>web": true}},
+		{`{podSelector: {}, policyTypes: [Ingress, Egress]}`, map[string]bool{"web>db": false, "db>db": true, "web>web": true, "mon>web": false}},
+		{`{podSelector: {matchLabels: {app: client}}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {app: db}}}]}]}`, map[string]bool{"client>db": true, "client>web": false}},
+		{`{podSelector: {matchLabels: {app: client}}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.97.0.0/16}}]}]}`, map[string]bool{"client>db": false, "client>web": false}},
+	} {
+		r.policies(read(t, tt.policy))
+		for c, want := range tt.want {
+			from, to, _ := strings.Cut(c, ">")
+			if got, err := r.reaches(from, "service-"+to, "tcp4:80"); got != want || err != nil {
+				t.Errorf("%s: %s by the Service: reached %v, want %v (%v)", tt.policy, c, got, want, err)
+			}
+		}
+	}
+	r.inside(r.host, func() error { return r.e.Teardown(t.Context()) })
+	r.policies()
+	r.policies(read(t, `{podSelector: {}}`))
+	if n := r.tables(); n != 0 {
+		t.Errorf("%d tables after the end", n)
+	}
+}
+
 // One pod's change is cheap with many policies and pods.
 func BenchmarkChange(b *testing.B) {
 	_, namespaces := town()
@@ -385,7 +455,7 @@ func BenchmarkChange(b *testing.B) {
 	defer host.Close()
 	var k *kernel
 	if err := network.Inside(host, func() (err error) {
-		k, err = openKernel("polbench", netip.MustParsePrefix("10.222.0.0/16"))
+		k, err = openKernel("polbench", span{netip.MustParsePrefix("10.222.0.0/16"), netip.MustParsePrefix("10.222.0.0/24")})
 		return err
 	}); err != nil {
 		b.Fatal(err)

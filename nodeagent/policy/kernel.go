@@ -19,7 +19,7 @@ import (
 // the network namespace in which it was opened.
 type kernel struct {
 	table   string // name, without the generation
-	cluster netip.Prefix
+	span    span
 	conn    *nftables.Conn
 	sock    *mdlayher.Conn // below conn
 	live    *nftables.Table
@@ -39,8 +39,11 @@ const (
 	sockBuffer = 8 << 20
 )
 
-func openKernel(table string, cluster netip.Prefix) (*kernel, error) {
-	k := &kernel{table: table, cluster: cluster}
+// span is the pod network: of all nodes, and of this one.
+type span struct{ cluster, own netip.Prefix }
+
+func openKernel(table string, s span) (*kernel, error) {
+	k := &kernel{table: table, span: s}
 	var err error
 	k.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *mdlayher.Conn) error {
 		k.sock = c
@@ -85,7 +88,7 @@ func (k *kernel) build(ctx context.Context, l *ledger) error {
 		}
 	}
 	k.live, k.tenants = next, l.program.tenants
-	frame := frame(k.cluster, k.tenants)
+	frame := frame(k.span, k.tenants)
 	k.addChain(frame[0].name, frame[0].base, frame[0].body) // which pods' chains lead to
 	if err := k.apply(newLedger(&program{}).to(l)); err != nil {
 		return fmt.Errorf("fill table %s: %w", next.Name, err)
@@ -321,7 +324,7 @@ func (k *kernel) audit(l *ledger) error {
 // auditChains counts rules: who puts others in the place of ours means it.
 func (k *kernel) auditChains(l *ledger) error {
 	want := map[string]int{}
-	for _, f := range frame(k.cluster, k.tenants) {
+	for _, f := range frame(k.span, k.tenants) {
 		want[f.name] = len(f.body)
 	}
 	for name, c := range l.chains() {

@@ -1,6 +1,9 @@
 package policy
 
-import "net/netip"
+import (
+	"maps"
+	"net/netip"
+)
 
 // ledger knows what the kernel's table contains. It is plain data.
 type ledger struct {
@@ -137,10 +140,8 @@ func (l *ledger) sets() map[string]bool {
 }
 
 func (l *ledger) chains() map[string]chain {
-	out := map[string]chain{}
-	for name, c := range l.program.chains {
-		out[name] = c
-	}
+	out := make(map[string]chain, len(l.program.chains)+len(l.groups))
+	maps.Copy(out, l.program.chains)
 	for name, h := range l.groups {
 		out[name] = h.chain
 	}

@@ -223,7 +223,7 @@ func TestSemantics(t *testing.T) {
 			prog := compile(policies, namespaces, nil)
 			tbl := tableOf(ledgerOf(prog, pods, numbers{}))
 			refused := map[string]bool{}
-			for _, c := range strings.Fields(tt.refused) {
+			for c := range strings.FieldsSeq(tt.refused) {
 				from, to, _ := strings.Cut(c, ">")
 				for _, f := range all {
 					for _, to2 := range all {
@@ -242,7 +242,7 @@ func TestSemantics(t *testing.T) {
 				}
 			}
 			for list, want := range map[string]bool{tt.also: true, tt.not: false} {
-				for _, c := range strings.Fields(list) {
+				for c := range strings.FieldsSeq(list) {
 					if got := tbl.passes(connection(t, pods, c)); got != want {
 						t.Errorf("%s: passes %v", c, got)
 					}
@@ -281,6 +281,27 @@ func connection(t *testing.T, pods []*corev1.Pod, s string) packet {
 	p.port = uint16(n)
 	p.protocol = map[string]byte{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "sctp": unix.IPPROTO_SCTP, "icmp": unix.IPPROTO_ICMP}[protocol]
 	return p
+}
+
+// A pod of another node is a peer, and what its policies say is that node's affair.
+func TestPodsOfOtherNodes(t *testing.T) {
+	pods, namespaces := town()
+	for _, p := range pods {
+		if p.Name != "db" {
+			p.Spec.NodeName = "elsewhere"
+		}
+	}
+	tbl := tableOf(ledgerOf(compile([]*networkingv1.NetworkPolicy{
+		read(t, `{podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}], egress: [{}]}`),
+	}, namespaces, nil), pods, numbers{}))
+	for c, want := range map[string]bool{"web>db": true, "client>db": false, "mon>db": false, "db>web": true, "mon>web": true} {
+		if got := tbl.passes(connection(t, pods, c)); got != want {
+			t.Errorf("%s: passes %v", c, got)
+		}
+	}
+	if len(tbl.groups) != 2 { // db's, one a direction
+		t.Errorf("the chains of pods are %v", tbl.groups)
+	}
 }
 
 // A node is let in whatever a policy says, under each address that it sends from.

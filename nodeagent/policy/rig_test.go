@@ -78,7 +78,7 @@ func newRig(t *testing.T) *rig {
 	})
 	r.serve(world)
 	r.who["world"] = world
-	r.config = Config{Objects: r.objects, NodeName: "here", ClusterCIDR: cluster, Table: "poltest", Audit: 20 * time.Millisecond}
+	r.config = Config{Objects: r.objects, NodeName: "here", ClusterCIDR: cluster, PodCIDR: netip.MustParsePrefix("10.222.0.0/24"), Table: "poltest", Audit: 20 * time.Millisecond}
 	return r
 }
 

@@ -17,7 +17,7 @@ import (
 //	chain from {                          # what the sender's policies say
 //	  type filter hook forward priority filter;
 //	  ct state established,related accept # of this chain
-//	  iifgroup 66 ip daddr $cluster jump tenants
+//	  ip saddr $own ip daddr $cluster jump tenants  # this node's pods to all nodes'
 //	  ip saddr . ip daddr @selves accept
 //	  ip saddr vmap @egress
 //	  ip saddr vmap @egress
@@ -58,7 +58,6 @@ const (
 
 	fromChain, toChain, tenantsChain, refuseChain = "from", "to", "tenants", "refuse"
 
-	linkGroup       = 66    // of the pods' links: package network
 	connectionKnown = 2 | 4 // of ct state: established, related
 	adminProhibited = 13    // code of ICMP's "unreachable"
 )
@@ -74,7 +73,7 @@ type framed struct {
 }
 
 // frame is what is there under every program, the chain that refuses first.
-func frame(cluster netip.Prefix, tenants bool) []framed {
+func frame(n span, tenants bool) []framed {
 	known := slices.Concat([]expr.Any{
 		&expr.Ct{Key: expr.CtKeySTATE, Register: reg},
 		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, connectionKnown), Xor: make([]byte, 4)},
@@ -86,10 +85,7 @@ func frame(cluster netip.Prefix, tenants bool) []framed {
 	}
 	from := body{known, itself, leads(saddr, egress), leads(saddr, egress)}
 	if tenants {
-		from = slices.Insert(from, 1, slices.Concat([]expr.Any{
-			&expr.Meta{Key: expr.MetaKeyIIFGROUP, Register: reg},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: binary.NativeEndian.AppendUint32(nil, linkGroup)},
-		}, inside(daddr, cluster, expr.CmpOpEq), verdict(expr.VerdictJump, tenantsChain)))
+		from = slices.Insert(from, 1, slices.Concat(inside(saddr, n.own, expr.CmpOpEq), inside(daddr, n.cluster, expr.CmpOpEq), verdict(expr.VerdictJump, tenantsChain)))
 	}
 	out := []framed{
 		{refuseChain, false, body{
