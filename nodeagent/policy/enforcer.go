@@ -38,8 +38,9 @@ type Config struct {
 	Table       string       // of nftables, one a platform, with -0 or -1 behind; "" is podsnap-policy
 
 	// Audit is how often the kernel's table is compared with what it should be;
-	// 0 is a minute. As long as nobody else has changed any table, the comparison
-	// is one question to the kernel.
+	// 0 is ten seconds: who flushes the machine's rules opens what policies close.
+	// As long as nobody else has changed any table, the comparison is one question
+	// to the kernel.
 	Audit   time.Duration
 	Log     *slog.Logger // nil discards
 	Metrics prometheus.Registerer
@@ -92,7 +93,7 @@ func New(c Config) (*Enforcer, error) {
 		c.Table = "podsnap-policy"
 	}
 	if c.Audit == 0 {
-		c.Audit = time.Minute
+		c.Audit = 10 * time.Second
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -235,7 +236,16 @@ func (e *Enforcer) leave() {
 
 // pass writes all that has changed.
 func (e *Enforcer) pass(ctx context.Context) error {
+	e.mu.Lock()
+	asked, heard := e.asked, e.heard
+	stale, dirty := e.stale, e.dirty
+	e.stale, e.dirty = false, map[netip.Addr]bool{}
+	e.mu.Unlock()
+	// Not before that: what comes after this look makes it stale again.
 	need := e.needed()
+	if need {
+		e.idle.Store(false)
+	}
 	if need && e.cluster == nil {
 		c := e.follow(ctx)
 		if !c.wait(ctx) {
@@ -243,16 +253,12 @@ func (e *Enforcer) pass(ctx context.Context) error {
 			return nil
 		}
 		e.mu.Lock()
-		e.cluster, e.stale = c, true
+		e.cluster = c
 		e.mu.Unlock()
+		stale = true
 	}
 	e.writing.Lock()
 	defer e.writing.Unlock()
-	e.mu.Lock()
-	asked, heard := e.asked, e.heard
-	stale, dirty := e.stale, e.dirty
-	e.stale, e.dirty = false, map[netip.Addr]bool{}
-	e.mu.Unlock()
 	var err error
 	switch {
 	case e.over:

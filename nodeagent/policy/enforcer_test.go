@@ -365,6 +365,38 @@ func TestGuardWaitsForTheNamespace(t *testing.T) {
 	}
 }
 
+// Policies that come and go, some faster than they are enforced, leave what the
+// last word says.
+func TestComesAndGoes(t *testing.T) {
+	r := newRig(t)
+	r.town()
+	r.start()
+	for i := range 60 {
+		np := read(t, `podSelector: {}`)
+		np.Name = "brief"
+		_, err := r.objects.Create(t.Context(), np)
+		r.must(err)
+		if i%3 == 0 {
+			r.settle()
+			if yes, err := r.reaches("tool", "web", "tcp4:8080"); r.e.idle.Load() || yes || err != nil {
+				t.Errorf("round %d: idle %v, reached %v, %v", i, r.e.idle.Load(), yes, err)
+			}
+		}
+		_, err = r.objects.Delete(t.Context(), api.NetworkPolicies, "shop", "brief", api.DeleteOptions{})
+		r.must(err)
+		if i%2 == 0 {
+			r.settle()
+			if n := r.tables(); !r.e.idle.Load() || n != 0 {
+				t.Errorf("round %d: idle %v, %d tables", i, r.e.idle.Load(), n)
+			}
+		}
+	}
+	r.policies(read(t, `podSelector: {}`))
+	if yes, err := r.reaches("tool", "web", "tcp4:8080"); r.e.idle.Load() || yes || err != nil {
+		t.Errorf("at last: idle %v, reached %v, %v", r.e.idle.Load(), yes, err)
+	}
+}
+
 // What counts is where a Service leads, not its address; and a pod that a Service
 // leads back to itself is let in.
 func TestBehindAService(t *testing.T) {
