@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,11 +44,14 @@ func TestRunsAPod(t *testing.T) {
 func TestGuard(t *testing.T) {
 	node(t, func(r *rig) {
 		t := r.t
+		var mu sync.Mutex
 		var asked []string
-		ready := errors.New("not in the kernel")
+		why := errors.New("not in the kernel")
 		r.guard = func(p *corev1.Pod, address string) error {
+			mu.Lock()
+			defer mu.Unlock()
 			asked = append(asked, p.Name+" "+address)
-			return ready
+			return why
 		}
 		r.pod("a")
 		r.after(5 * time.Second)
@@ -55,9 +59,13 @@ func TestGuard(t *testing.T) {
 		if !r.events.has("not in the kernel") {
 			t.Errorf("events %v", r.events.said)
 		}
-		ready = nil
+		mu.Lock()
+		why = nil
+		mu.Unlock()
 		r.after(30 * time.Second)
 		r.want("a", "Running ready=true main:running/0")
+		mu.Lock()
+		defer mu.Unlock()
 		if len(asked) < 2 || asked[0] != "a 10.42.0.2" {
 			t.Errorf("asked for %v", asked)
 		}
