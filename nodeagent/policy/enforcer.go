@@ -320,7 +320,7 @@ func (e *Enforcer) renew(ctx context.Context) error {
 		if err := e.kernel.build(ctx, next); err != nil {
 			return err
 		}
-		e.log.Info("network policies are in the kernel", slog.Int("policies", len(p.rules)), slog.Int("pods", len(next.placed)), slog.Bool("tenants", p.tenants), slog.Duration("took", time.Since(begin)))
+		e.log.Info("network policies are in the kernel", slog.Int("policies", e.policies.Len()), slog.Int("pods", len(next.placed)), slog.Bool("tenants", p.tenants), slog.Duration("took", time.Since(begin)))
 		return nil
 	}
 	return e.kernel.apply(last.to(next))

@@ -91,9 +91,11 @@ func (p *program) place(s *subject, n numbers) placement {
 	var out placement
 	ip := string(s.ip.AsSlice())
 	add := func(set, key string) { out.elements = append(out.elements, element{set: set, key: key}) }
-	for set, who := range p.peers {
-		if who.selects(p, s) {
-			add(set, ip)
+	for _, sets := range [][]string{p.near[s.namespace], p.far} {
+		for _, set := range sets {
+			if p.peers[set].selects(p, s) {
+				add(set, ip)
+			}
 		}
 	}
 	for set, name := range p.ports {
@@ -139,9 +141,8 @@ func (p *program) isolate(s *subject, out *placement) {
 
 // selected are the chains of the policies of a direction that select a pod.
 func (p *program) selected(s *subject, d direction) (chains []string) {
-	for i := range p.rules {
-		r := &p.rules[i]
-		if r.chains[d] != "" && r.namespace == s.namespace && r.pods.Matches(s.labels) {
+	for _, r := range p.rules[s.namespace] {
+		if r.chains[d] != "" && r.pods.Matches(s.labels) {
 			chains = append(chains, r.chains[d])
 		}
 	}

@@ -50,9 +50,8 @@ type chain struct {
 // rule is a policy: whom it selects, and its chains by direction. "" is a
 // direction that it says nothing about.
 type rule struct {
-	namespace string
-	pods      labels.Selector
-	chains    [directions]string
+	pods   labels.Selector
+	chains [directions]string
 }
 
 // peer selects the pods of a set. Namespaces are selected by name or by labels.
@@ -64,9 +63,11 @@ type peer struct {
 
 // program is what policies, namespaces and nodes come to. It is immutable.
 type program struct {
-	rules      []rule
+	rules      map[string][]rule // by namespace
 	chains     map[string]chain
 	peers      map[string]peer     // by their set
+	near       map[string][]string // sets whose peers are of one namespace, by that
+	far        []string            // sets whose peers are of many
 	ports      map[string]portName // by their set
 	namespaces map[string]labels.Set
 	nodes      []netip.Addr
@@ -81,7 +82,7 @@ type portName struct {
 
 // compile makes a program. Which of a pod's properties count is in place.
 func compile(policies []*networkingv1.NetworkPolicy, namespaces []*corev1.Namespace, nodes []*corev1.Node) *program {
-	p := &program{chains: map[string]chain{}, peers: map[string]peer{}, ports: map[string]portName{}, namespaces: map[string]labels.Set{}}
+	p := &program{rules: map[string][]rule{}, near: map[string][]string{}, chains: map[string]chain{}, peers: map[string]peer{}, ports: map[string]portName{}, namespaces: map[string]labels.Set{}}
 	tenants := 0
 	for _, n := range namespaces {
 		p.namespaces[n.Name] = n.Labels
@@ -96,7 +97,7 @@ func compile(policies []*networkingv1.NetworkPolicy, namespaces []*corev1.Namesp
 	slices.SortFunc(p.nodes, netip.Addr.Compare)
 	p.nodes = slices.Compact(p.nodes)
 	for _, np := range policies {
-		r := rule{namespace: np.Namespace, pods: selector(&np.Spec.PodSelector)}
+		r := rule{pods: selector(&np.Spec.PodSelector)}
 		for _, t := range np.Spec.PolicyTypes {
 			switch t {
 			case networkingv1.PolicyTypeIngress:
@@ -105,7 +106,7 @@ func compile(policies []*networkingv1.NetworkPolicy, namespaces []*corev1.Namesp
 				r.chains[egress] = p.chain(egress, p.egress(np))
 			}
 		}
-		p.rules = append(p.rules, r)
+		p.rules[np.Namespace] = append(p.rules[np.Namespace], r)
 	}
 	return p
 }
@@ -199,7 +200,14 @@ func (p *program) side(namespace string, n *networkingv1.NetworkPolicyPeer) (mat
 		id += who.namespaces.String()
 	}
 	set := "peers-" + digest(id+"\n"+who.pods.String())
-	p.peers[set] = who
+	if _, ok := p.peers[set]; !ok {
+		p.peers[set] = who
+		if who.namespaces == nil {
+			p.near[namespace] = append(p.near[namespace], set)
+		} else {
+			p.far = append(p.far, set)
+		}
+	}
 	return match{peers: set}, true
 }
 
