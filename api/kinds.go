@@ -107,6 +107,10 @@ var (
 		Group: "networking.k8s.io", Version: "v1", Kind: "Ingress", Plural: "ingresses", Singular: "ingress", Short: []string{"ing"}, Namespaced: true, Status: true,
 		New: func() Object { return &networkingv1.Ingress{} }, NewList: func() runtime.Object { return &networkingv1.IngressList{} },
 	}
+	NetworkPolicies = &Resource{
+		Group: "networking.k8s.io", Version: "v1", Kind: "NetworkPolicy", Plural: "networkpolicies", Singular: "networkpolicy", Short: []string{"netpol"}, Namespaced: true,
+		New: func() Object { return &networkingv1.NetworkPolicy{} }, NewList: func() runtime.Object { return &networkingv1.NetworkPolicyList{} },
+	}
 	Leases = &Resource{
 		Group: "coordination.k8s.io", Version: "v1", Kind: "Lease", Plural: "leases", Singular: "lease", Namespaced: true,
 		New: func() Object { return &coordinationv1.Lease{} }, NewList: func() runtime.Object { return &coordinationv1.LeaseList{} },
@@ -128,7 +132,7 @@ var (
 // Resources lists every kind, in the order in which a start should create and a
 // namespace's end should delete them.
 var Resources = []*Resource{
-	Namespaces, Nodes, ConfigMaps, Secrets, Functions, Deployments, DaemonSets, ReplicaSets, ReplicationControllers,
+	Namespaces, Nodes, NetworkPolicies, ConfigMaps, Secrets, Functions, Deployments, DaemonSets, ReplicaSets, ReplicationControllers,
 	PodDisruptionBudgets, Pods, Services, Endpoints, EndpointSlices, IngressClasses, Ingresses, Leases, Events,
 }
 
@@ -176,8 +180,8 @@ var Scheme = sync.OnceValue(func() *runtime.Scheme {
 	utilruntime.Must(corev1.AddToScheme(s))
 	utilruntime.Must(appsv1.AddToScheme(s))
 	utilruntime.Must(discoveryv1.AddToScheme(s))
-	utilruntime.Must(coordinationv1.AddToScheme(s))
 	utilruntime.Must(networkingv1.AddToScheme(s))
+	utilruntime.Must(coordinationv1.AddToScheme(s))
 	utilruntime.Must(policyv1.AddToScheme(s))
 	fn := schema.GroupVersion{Group: FunctionGroup, Version: "v1"}
 	s.AddKnownTypes(fn, &Function{}, &FunctionList{})

@@ -29,6 +29,9 @@ const (
 	LabelServiceName = "kubernetes.io/service-name"
 	// LabelFunctionNamespace set to "1" on a Namespace makes it one for functions.
 	LabelFunctionNamespace = "openfaas"
+	// LabelIsolated set to "false" on a namespace of functions lets the functions
+	// of other namespaces reach its functions' pods.
+	LabelIsolated = "podsnap.dev/isolated"
 
 	// FunctionPort is where a function container listens; its watchdog's
 	// metrics are on the next one.

@@ -57,7 +57,10 @@ type Config struct {
 	Memory func() pressure.Memory
 	Stalls func(ctx context.Context, told func()) error
 
-	Recorder   pod.Recorder // nil is none
+	Recorder pod.Recorder // nil is none
+	// Guard has what is enforced on a pod's address in the kernel before a process
+	// of the pod runs; nil is nothing.
+	Guard      func(ctx context.Context, p *corev1.Pod, address string) error
 	Dial       func(ctx context.Context, network, address string) (net.Conn, error)
 	ResolvConf string // "" is the machine's
 	// ClusterDNS is the server with the cluster's names that pods are told of;
@@ -383,7 +386,7 @@ func (a *Agent) workerConfig() pod.Config {
 	return pod.Config{
 		Objects: a.c.Objects, Runtime: a.c.Runtime, Images: a.c.Images, Volumes: a.volumes,
 		Prober: &probe.Prober{Dial: a.c.Dial}, HostIP: a.c.NodeIP, LogDir: a.logs, Pids: a.c.Pids, Log: a.log,
-		Recorder: a.c.Recorder, Stage: a.m.stage, Started: a.m.started, Thawed: a.m.thawed,
+		Recorder: a.c.Recorder, Guard: a.c.Guard, Stage: a.m.stage, Started: a.m.started, Thawed: a.m.thawed,
 		Publish: func(p *corev1.Pod) { a.hub.publish(stateOf(p, false)) },
 		Sandbox: func(w *pod.Worker, id string, has bool) {
 			a.mu.Lock()

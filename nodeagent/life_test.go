@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,6 +36,38 @@ func TestRunsAPod(t *testing.T) {
 		}
 		if p.Status.ContainerStatuses[0].ImageID != "sha256:img" {
 			t.Errorf("image %q", p.Status.ContainerStatuses[0].ImageID)
+		}
+	})
+}
+
+// No process of a pod runs before what guards its address has said that it may.
+func TestGuard(t *testing.T) {
+	node(t, func(r *rig) {
+		t := r.t
+		var mu sync.Mutex
+		var asked []string
+		why := errors.New("not in the kernel")
+		r.guard = func(p *corev1.Pod, address string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			asked = append(asked, p.Name+" "+address)
+			return why
+		}
+		r.pod("a")
+		r.after(5 * time.Second)
+		r.want("a", "Pending ready=false main:CreateContainerError/0")
+		if !r.events.has("not in the kernel") {
+			t.Errorf("events %v", r.events.said)
+		}
+		mu.Lock()
+		why = nil
+		mu.Unlock()
+		r.after(30 * time.Second)
+		r.want("a", "Running ready=true main:running/0")
+		mu.Lock()
+		defer mu.Unlock()
+		if len(asked) < 2 || asked[0] != "a 10.42.0.2" {
+			t.Errorf("asked for %v", asked)
 		}
 	})
 }

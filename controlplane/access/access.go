@@ -170,7 +170,7 @@ func Allow(ctx context.Context, u User, r Request, o api.Objects) error {
 
 // public are the kinds that every node reads: where what is, but nothing of what
 // it holds.
-var public = []*api.Resource{api.Nodes, api.Namespaces, api.Services, api.Endpoints, api.EndpointSlices, api.IngressClasses, api.Ingresses, api.Functions, api.Deployments}
+var public = []*api.Resource{api.Nodes, api.Namespaces, api.Services, api.Endpoints, api.EndpointSlices, api.NetworkPolicies, api.IngressClasses, api.Ingresses, api.Functions, api.Deployments}
 
 // allowNode answers with why a node may not do something; "" is that it may.
 func allowNode(ctx context.Context, node string, r Request, o api.Objects) (why string, err error) {
@@ -208,13 +208,8 @@ func allowNode(ctx context.Context, node string, r Request, o api.Objects) (why 
 
 func allowPod(ctx context.Context, node string, r Request, o api.Objects) (string, error) {
 	switch {
-	case r.Verb == "list" || r.Verb == "watch":
-		if r.Fields != nil {
-			if on, ok := r.Fields.RequiresExactMatch("spec.nodeName"); ok && on == node {
-				return "", nil
-			}
-		}
-		return "a node may list the pods that are bound to it only (field selector spec.nodeName)", nil
+	case (r.Verb == "list" || r.Verb == "watch") && r.Subresource == "":
+		return "", nil // see Trim
 	case r.Verb == "get" && r.Subresource == "", r.Verb == "delete" && r.Subresource == "",
 		(r.Verb == "update" || r.Verb == "patch") && r.Subresource == "status":
 	default:

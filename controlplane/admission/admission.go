@@ -88,6 +88,8 @@ func Default(obj api.Object) {
 		defaultEndpointSlice(o)
 	case *networkingv1.Ingress:
 		defaultIngress(o)
+	case *networkingv1.NetworkPolicy:
+		defaultNetworkPolicy(o)
 	case *api.Function:
 		functions.Default(o)
 	}
@@ -126,6 +128,8 @@ func Validate(obj api.Object) field.ErrorList {
 		return validateIngressClass(o)
 	case *networkingv1.Ingress:
 		return validateIngress(o)
+	case *networkingv1.NetworkPolicy:
+		return validateNetworkPolicy(o)
 	case *coordinationv1.Lease:
 		return validateLease(o)
 	case *api.Function:

@@ -73,6 +73,8 @@ func TestValidPasses(t *testing.T) {
 		{api.Services, `{metadata: {name: x}, spec: {type: ExternalName, externalName: example.org}}`},
 		{api.Endpoints, `{metadata: {name: x}, subsets: [{addresses: [{ip: 10.0.0.1}], ports: [{port: 80}]}]}`},
 		{api.EndpointSlices, `{metadata: {name: x}, addressType: IPv4, endpoints: [{addresses: [10.0.0.1]}], ports: [{port: 80}]}`},
+		{api.NetworkPolicies, `{metadata: {name: x}}`},
+		{api.NetworkPolicies, `{metadata: {name: x}, spec: {podSelector: {matchExpressions: [{key: a, operator: Exists}]}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.0.0.1/8, except: [10.1.0.0/16, 10.2.0.0/32]}}, {ipBlock: {cidr: "2001:db8::/64"}}, {podSelector: {}, namespaceSelector: {matchLabels: {a: b}}}], ports: [{port: 80, endPort: 90}, {port: dns, protocol: UDP}, {protocol: SCTP}]}]}}`},
 		{api.Secrets, `{metadata: {name: x}, stringData: {a: b}}`},
 		{api.ConfigMaps, `{metadata: {name: x}, data: {a.b: c}}`},
 		{api.Events, `{metadata: {name: x, namespace: d}, involvedObject: {namespace: d}}`},
@@ -106,6 +108,8 @@ func podWith(fields string) string {
 func deployment(fields string) string {
 	return "metadata: {name: d}\nspec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}, " + fields + "}"
 }
+
+func policy(fields string) string { return "metadata: {name: p}\nspec: {" + fields + "}" }
 
 func service(fields string) string { return "metadata: {name: s}\nspec: {" + fields + "}" }
 
@@ -199,6 +203,20 @@ func TestInvalid(t *testing.T) {
 		{"ingress class", api.IngressClasses, `{metadata: {name: x}, spec: {controller: nobody, parameters: {}}}`, []string{"spec.controller: Invalid", "spec.parameters.kind: Required", "spec.parameters.name: Required"}},
 		{"address", api.Endpoints, `{metadata: {name: x}, subsets: [{addresses: [{ip: here}]}, {}]}`, []string{"subsets[0].addresses[0].ip: Invalid", "subsets[1]: Required"}},
 		{"slice", api.EndpointSlices, `{metadata: {name: x}, addressType: IPv9, endpoints: [{addresses: []}], ports: [{port: 0}]}`, []string{"addressType: NotSupported", "endpoints[0].addresses: Required", "ports[0].port: Invalid"}},
+		{"policy's types", api.NetworkPolicies, policy(`policyTypes: [Ingress, Sideways, ""]`), []string{"spec.policyTypes: Invalid"}},
+		{"policy's type", api.NetworkPolicies, policy(`policyTypes: [Sideways]`), []string{"spec.policyTypes[0]: NotSupported"}},
+		{"policy's selector", api.NetworkPolicies, policy(`podSelector: {matchExpressions: [{key: a, operator: In}]}`), []string{"spec.podSelector.matchExpressions[0].values: Required"}},
+		{"policy's ports", api.NetworkPolicies, policy(`ingress: [{ports: [{port: 0}, {port: "no name"}, {protocol: ICMP}, {endPort: 1}, {port: a, endPort: 1}, {port: 9, endPort: 8}, {port: 9, endPort: 70000}]}]`), []string{
+			"spec.ingress[0].ports[0].port: Invalid", "spec.ingress[0].ports[1].port: Invalid", "spec.ingress[0].ports[2].protocol: NotSupported",
+			"spec.ingress[0].ports[3].endPort: Invalid", "spec.ingress[0].ports[4].endPort: Invalid", "spec.ingress[0].ports[5].endPort: Invalid", "spec.ingress[0].ports[6].endPort: Invalid",
+		}},
+		{"policy's peers", api.NetworkPolicies, policy(`egress: [{to: [{}, {ipBlock: {cidr: 10.0.0.0/8}, podSelector: {}}, {namespaceSelector: {matchLabels: {"a b": c}}}]}]`), []string{
+			"spec.egress[0].to[0]: Required", "spec.egress[0].to[1]: Forbidden", "spec.egress[0].to[2].namespaceSelector.matchLabels: Invalid",
+		}},
+		{"policy's blocks", api.NetworkPolicies, policy(`egress: [{to: [{ipBlock: {cidr: ""}}, {ipBlock: {cidr: 10.0.0.0}}, {ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/16, 10.0.0.0/8, here, 010.1.0.0/16]}}]}]`), []string{
+			"spec.egress[0].to[0].ipBlock.cidr: Required", "spec.egress[0].to[1].ipBlock.cidr: Invalid", "spec.egress[0].to[2].ipBlock.except[0]: Invalid",
+			"spec.egress[0].to[2].ipBlock.except[1]: Invalid", "spec.egress[0].to[2].ipBlock.except[2]: Invalid", "spec.egress[0].to[2].ipBlock.except[3]: Invalid",
+		}},
 		{"secret key", api.Secrets, `{metadata: {name: x}, stringData: {etc/passwd: x, ..: y}}`, []string{"data[..]: Invalid", "data[etc/passwd]: Invalid"}},
 		{"secret type", api.Secrets, `{metadata: {name: x}, type: kubernetes.io/dockerconfigjson, stringData: {.dockerconfigjson: "{"}}`, []string{"data[.dockerconfigjson]: Invalid"}},
 		{"tls", api.Secrets, `{metadata: {name: x}, type: kubernetes.io/tls}`, []string{"data[tls.crt]: Required", "data[tls.key]: Required"}},
@@ -303,6 +321,18 @@ spec:
   securityContext: {}
   terminationGracePeriodSeconds: 30
 status: {phase: Pending}
+`},
+		{"policy", api.NetworkPolicies, policy(`ingress: [{ports: [{port: 80}]}]`), `
+metadata: {name: p}
+spec: {podSelector: {}, policyTypes: [Ingress], ingress: [{ports: [{port: 80, protocol: TCP}]}]}
+`},
+		{"policy of both directions", api.NetworkPolicies, policy(`egress: [{}]`), `
+metadata: {name: p}
+spec: {podSelector: {}, policyTypes: [Ingress, Egress], egress: [{}]}
+`},
+		{"policy of one direction", api.NetworkPolicies, policy(`policyTypes: [Egress]`), `
+metadata: {name: p}
+spec: {podSelector: {}, policyTypes: [Egress]}
 `},
 		{"deployment", api.Deployments, deployment(``), `
 metadata: {name: d}

@@ -6,6 +6,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
@@ -120,6 +121,31 @@ func defaultEndpointSlice(e *discoveryv1.EndpointSlice) {
 	for i := range e.Ports {
 		orNew(&e.Ports[i].Name, "")
 		orNew(&e.Ports[i].Protocol, corev1.ProtocolTCP)
+	}
+}
+
+// defaultNetworkPolicy says which directions a policy is for when it does not:
+// ingress always, egress when it has rules for that.
+func defaultNetworkPolicy(p *networkingv1.NetworkPolicy) {
+	s := &p.Spec
+	for i := range s.Ingress {
+		defaultPolicyPorts(s.Ingress[i].Ports)
+	}
+	for i := range s.Egress {
+		defaultPolicyPorts(s.Egress[i].Ports)
+	}
+	if len(s.PolicyTypes) > 0 {
+		return
+	}
+	s.PolicyTypes = []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}
+	if len(s.Egress) > 0 {
+		s.PolicyTypes = append(s.PolicyTypes, networkingv1.PolicyTypeEgress)
+	}
+}
+
+func defaultPolicyPorts(ports []networkingv1.NetworkPolicyPort) {
+	for i := range ports {
+		orNew(&ports[i].Protocol, corev1.ProtocolTCP)
 	}
 }
 

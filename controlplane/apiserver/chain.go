@@ -76,6 +76,7 @@ func (s *Server) allow(ctx context.Context, c *call, verb string) error {
 	if by, err := fields.ParseSelector(c.r.URL.Query().Get("fieldSelector")); err == nil {
 		q.Fields = by
 	}
+	c.trim = access.Trim(access.Of(ctx), q)
 	return access.Allow(ctx, access.Of(ctx), q, s.cfg.Objects)
 }
 

@@ -127,6 +127,12 @@ func columnsOf(r *api.Resource) []column {
 			col("Parameters", "string", func(c *networkingv1.IngressClass) any { return parameters(c.Spec.Parameters) }),
 			since,
 		}
+	case api.NetworkPolicies:
+		return []column{
+			name,
+			col("Pod-Selector", "string", func(p *networkingv1.NetworkPolicy) any { return metav1.FormatLabelSelector(&p.Spec.PodSelector) }),
+			since,
+		}
 	case api.Secrets:
 		return []column{
 			name,

@@ -284,6 +284,22 @@ func TestKubectlNodesAndMore(t *testing.T) {
 	k.shows("", args("delete configmap --all"), `configmap "c" deleted`)
 }
 
+func TestKubectlNetworkPolicy(t *testing.T) {
+	k := newKube(t)
+	const policy = `{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"deny"},"spec":{"podSelector":{"matchLabels":{"app":"db"}},"egress":[{"ports":[{"port":%s}]}]}}`
+	as := func(port string) string { return strings.Replace(policy, "%s", port, 1) }
+	k.shows(as("80"), args("apply -f -"), "networkpolicy.networking.k8s.io/deny created")
+	k.shows("", args("get netpol"), "NAME", "POD-SELECTOR", "AGE", "deny", "app=db")
+	k.shows("", args("get netpol deny -o jsonpath={.spec.policyTypes},{.spec.egress[0].ports[0].protocol},{.metadata.generation}"), `["Ingress","Egress"],TCP,1`)
+	k.shows("", args("describe netpol deny"), "isolated for ingress", "To Port: 80/TCP")
+	k.shows("", args("label netpol deny a=b"), "labeled")
+	k.shows(as("81"), args("apply -f -"), "configured")
+	k.shows("", args("get netpol deny -o jsonpath={.metadata.generation}"), "2")
+	k.shows("", args("get networkpolicies -A"), "default", "deny")
+	k.run(as("0"), "spec.egress[0].ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive", args("apply -f -")...)
+	k.shows("", args("delete netpol deny"), "deleted")
+}
+
 func TestKubectlWatch(t *testing.T) {
 	k := newKube(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

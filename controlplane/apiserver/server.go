@@ -103,6 +103,7 @@ type call struct {
 	namespace   string // "" for the cluster or all namespaces
 	name        string
 	subresource string
+	trim        func(api.Object) api.Object // what who asks sees of the objects; nil is all
 }
 
 func (c *call) ctx() context.Context { return c.r.Context() }

@@ -60,6 +60,8 @@ func TestColumns(t *testing.T) {
 		{"ingress", api.Ingresses, `{metadata: {name: i}, spec: {ingressClassName: podsnap, tls: [{secretName: s}], rules: [{host: a.b}, {host: a.b}, {host: c.d}, {host: e.f}, {host: g.h}]}, status: {loadBalancer: {ingress: [{ip: 10.0.0.1}, {ip: 10.0.0.2}]}}}`, false, "Name=i Class=podsnap Hosts=a.b,c.d,e.f + 1 more... Address=10.0.0.1,10.0.0.2 Ports=80, 443 Age=90m"},
 		{"ingress of all hosts", api.Ingresses, `{metadata: {name: i, annotations: {kubernetes.io/ingress.class: nginx}}, spec: {rules: [{http: {}}]}}`, false, "Name=i Class=nginx Hosts=* Address= Ports=80 Age=90m"},
 		{"ingress class", api.IngressClasses, `{metadata: {name: c}, spec: {controller: a.b/c, parameters: {apiGroup: a.b, kind: K, name: big}}}`, false, "Name=c Controller=a.b/c Parameters=K.a.b/big Age=90m"},
+		{"policy", api.NetworkPolicies, `{metadata: {name: s}, spec: {podSelector: {matchLabels: {a: b}, matchExpressions: [{key: c, operator: Exists}]}}}`, false, "Name=s Pod-Selector=a=b,c Age=90m"},
+		{"policy for all", api.NetworkPolicies, `{metadata: {name: s}}`, false, "Name=s Pod-Selector=<none> Age=90m"},
 		{"secret", api.Secrets, `{metadata: {name: s}, type: Opaque, data: {a: Yg==}}`, false, "Name=s Type=Opaque Data=1 Age=90m"},
 		{"config map", api.ConfigMaps, `{metadata: {name: s}, data: {a: b}, binaryData: {c: Yg==}}`, false, "Name=s Data=2 Age=90m"},
 		{"lease", api.Leases, `{metadata: {name: s}, spec: {holderIdentity: me}}`, false, "Name=s Holder=me Age=90m"},

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -73,6 +74,12 @@ func (s *Server) list(c *call) error {
 	l, err := s.cfg.Objects.List(c.ctx(), c.resource, o)
 	if err != nil {
 		return err
+	}
+	if c.trim != nil {
+		l.Items = slices.Clone(l.Items)
+		for i, o := range l.Items {
+			l.Items[i] = c.trim(o)
+		}
 	}
 	if q.Get("resourceVersionMatch") == string(metav1.ResourceVersionMatchExact) && q.Get("resourceVersion") != l.ResourceVersion {
 		return apierrors.NewResourceExpired("the requested resourceVersion is not the newest: only that one can be listed exactly")

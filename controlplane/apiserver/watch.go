@@ -172,6 +172,9 @@ func (e *eventWriter) event(ev api.Event) error {
 		}
 		return e.send(string(ev.Type), e.bookmark(ev))
 	}
+	if e.c.trim != nil {
+		ev.Object = e.c.trim(ev.Object)
+	}
 	switch e.form.as {
 	case asTable:
 		t, err := newTable(e.c, []api.Object{ev.Object})

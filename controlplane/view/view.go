@@ -36,6 +36,7 @@ const (
 type View struct {
 	Namespaces             *mirror.Mirror[*corev1.Namespace]
 	Nodes                  *mirror.Mirror[*corev1.Node]
+	NetworkPolicies        *mirror.Mirror[*networkingv1.NetworkPolicy]
 	ConfigMaps             *mirror.Mirror[*corev1.ConfigMap]
 	Secrets                *mirror.Mirror[*corev1.Secret]
 	Functions              *mirror.Mirror[*api.Function]
@@ -62,6 +63,7 @@ func New(o api.Objects, log *slog.Logger) *View {
 	v := &View{
 		Namespaces:             mirror.New[*corev1.Namespace](o, api.Namespaces, opts),
 		Nodes:                  mirror.New[*corev1.Node](o, api.Nodes, opts),
+		NetworkPolicies:        mirror.New[*networkingv1.NetworkPolicy](o, api.NetworkPolicies, opts),
 		ConfigMaps:             mirror.New[*corev1.ConfigMap](o, api.ConfigMaps, opts),
 		Secrets:                mirror.New[*corev1.Secret](o, api.Secrets, opts),
 		Functions:              mirror.New[*api.Function](o, api.Functions, opts),
@@ -79,7 +81,7 @@ func New(o api.Objects, log *slog.Logger) *View {
 		Leases:                 mirror.New[*coordinationv1.Lease](o, api.Leases, opts),
 	}
 	v.Kinds = []Kind{
-		kindOf(api.Namespaces, v.Namespaces), kindOf(api.Nodes, v.Nodes), kindOf(api.ConfigMaps, v.ConfigMaps),
+		kindOf(api.Namespaces, v.Namespaces), kindOf(api.Nodes, v.Nodes), kindOf(api.NetworkPolicies, v.NetworkPolicies), kindOf(api.ConfigMaps, v.ConfigMaps),
 		kindOf(api.Secrets, v.Secrets), kindOf(api.Functions, v.Functions), kindOf(api.Deployments, v.Deployments),
 		kindOf(api.DaemonSets, v.DaemonSets), kindOf(api.ReplicaSets, v.ReplicaSets), kindOf(api.ReplicationControllers, v.ReplicationControllers),
 		kindOf(api.PodDisruptionBudgets, v.PodDisruptionBudgets), kindOf(api.Pods, v.Pods), kindOf(api.Services, v.Services), kindOf(api.Endpoints, v.Endpoints),

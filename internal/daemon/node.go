@@ -21,6 +21,7 @@ import (
 	"github.com/podsnap/podsnap/nodeagent/engine"
 	"github.com/podsnap/podsnap/nodeagent/fast"
 	"github.com/podsnap/podsnap/nodeagent/network"
+	netpolicy "github.com/podsnap/podsnap/nodeagent/policy"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 	"github.com/podsnap/podsnap/nodeagent/runtime/class"
 	"github.com/podsnap/podsnap/nodeagent/service"
@@ -69,6 +70,7 @@ func answers(ctx context.Context, socket string) error {
 type node struct {
 	network  *network.Network
 	services *service.Balancer
+	policies *netpolicy.Enforcer
 	engine   *engine.Engine
 	fast     *fast.Runtime // nil: all pods are the engine's
 	span     span
@@ -91,6 +93,7 @@ func (n *node) runtime() class.Runtime {
 // start has both work.
 func (n *node) start(ctx context.Context, s *stack) {
 	s.start(ctx, "services", n.services.Run)
+	s.start(ctx, "network policies", n.policies.Run)
 	s.start(ctx, "engine", n.engine.Run)
 	if n.fast != nil {
 		s.start(ctx, "fast runtime", n.fast.Run)
@@ -103,7 +106,7 @@ func (n *node) tearDown(ctx context.Context) error {
 	if n.fast != nil {
 		err = n.fast.Teardown(ctx)
 	}
-	return errors.Join(err, n.engine.Teardown(ctx), service.Remove(n.span.table, n.span.services), n.network.Teardown(ctx))
+	return errors.Join(err, n.engine.Teardown(ctx), service.Remove(n.span.table, n.span.services), n.policies.Teardown(ctx), n.network.Teardown(ctx))
 }
 
 // shared leaves the network to the node: it is not the engine's alone.
@@ -174,6 +177,12 @@ func newNode(ctx context.Context, c *Config, objects api.Objects, log *slog.Logg
 	})
 	if err != nil {
 		return nil, fmt.Errorf("services: %w", err)
+	}
+	n.policies, err = netpolicy.New(netpolicy.Config{
+		Objects: objects, NodeName: c.NodeName, ClusterCIDR: all, PodCIDR: pods, Table: name + "-policy", Log: log, Metrics: metrics,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("network policies: %w", err)
 	}
 	n.fast, err = fast.New(fast.Config{
 		StateDir: c.path("fast"), CgroupParent: "/" + name, Network: n.network, Launcher: assets.Launcher,

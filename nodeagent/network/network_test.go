@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -132,29 +133,60 @@ func TestHostToPodAndPodToPod(t *testing.T) {
 	}
 }
 
-// A packet with a foreign source address must not leave the pod.
+// A packet with a foreign source address must not leave the pod, be it nobody's,
+// another pod's, the host's or another node's pod's; whatever the settings of links
+// are.
 func TestSpoofedSourceIsDropped(t *testing.T) {
-	n := newTestNetwork(t)
-	a, b := attach(t, n, "aaaaaaaaaaaaaaaa"), attach(t, n, "bbbbbbbbbbbbbbbb")
+	hosts := newHosts(t, OverlayAuto)
+	for _, h := range hosts {
+		h.meet(hosts...)
+	}
+	one, two := hosts[0], hosts[1]
+	a, b, third, far := one.pod("aaaaaaaaaaaaaaaa"), one.pod("bbbbbbbbbbbbbbbb"), one.pod("cccccccccccccccc"), two.pod("dddddddddddddddd")
+	forged := []netip.Addr{third.ip, far.ip, one.net.Gateway(), two.net.Gateway(), one.addr, netip.MustParseAddr("10.219.1.77"), netip.MustParseAddr("203.0.113.7")}
+	for _, setting := range []string{"0", "1", "2"} {
+		one.inside(func() (err error) {
+			for _, l := range append(links(t, "pnt"), "all") {
+				err = errors.Join(err, os.WriteFile("/proc/sys/net/ipv4/conf/"+l+"/rp_filter", []byte(setting), 0o644))
+			}
+			return err
+		})
+		for what, to := range map[string]pod{"a pod beside it": b, "a pod of another node": far, "its node": {one.ns, one.net.Gateway()}} {
+			if got := heard(t, a, to, forged); got != a.ip.String() {
+				t.Errorf("rp_filter %s, %s: heard %s first; want what comes from %s alone", setting, what, got, a.ip)
+			}
+		}
+	}
+}
+
+// heard sends a datagram from each of the addresses and from the pod's own at
+// last, each of which says from where, and answers with the first that came.
+func heard(t *testing.T, from, to pod, forged []netip.Addr) string {
+	t.Helper()
 	var sink net.PacketConn
-	if err := Inside(b.ns, func() (err error) {
+	if err := Inside(to.ns, func() (err error) {
 		sink, err = (&net.ListenConfig{}).ListenPacket(t.Context(), "udp4", ":9000")
 		return err
 	}); err != nil {
 		t.Fatal(err)
 	}
 	defer sink.Close()
-	forged := netip.MustParseAddr("10.219.0.77")
-	if err := Inside(a.ns, func() error {
+	if err := Inside(from.ns, func() error {
 		l, err := netlink.LinkByName(podLink)
 		if err != nil {
 			return err
 		}
-		if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: host32(forged)}); err != nil {
-			return err
-		}
-		for _, src := range []netip.Addr{forged, a.ip} { // the honest one comes last, as the end mark
-			c, err := net.DialUDP("udp4", &net.UDPAddr{IP: src.AsSlice()}, &net.UDPAddr{IP: b.ip.AsSlice(), Port: 9000})
+		for _, src := range append(slices.Clone(forged), from.ip) {
+			if src == to.ip {
+				continue // it would not leave the pod
+			}
+			if src != from.ip {
+				if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: host32(src)}); err != nil {
+					return err
+				}
+				defer func() { _ = netlink.AddrDel(l, &netlink.Addr{IPNet: host32(src)}) }()
+			}
+			c, err := net.DialUDP("udp4", &net.UDPAddr{IP: src.AsSlice()}, &net.UDPAddr{IP: to.ip.AsSlice(), Port: 9000})
 			if err != nil {
 				return err
 			}
@@ -172,9 +204,10 @@ func TestSpoofedSourceIsDropped(t *testing.T) {
 	}
 	buf := make([]byte, 100)
 	k, _, err := sink.ReadFrom(buf)
-	if err != nil || string(buf[:k]) != a.ip.String() {
-		t.Errorf("got %q, %v; want only what comes from %s", buf[:k], err, a.ip)
+	if err != nil {
+		t.Error(err)
 	}
+	return string(buf[:k])
 }
 
 // What leaves the pod CIDR comes from the host's own address.

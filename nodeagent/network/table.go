@@ -21,14 +21,18 @@ import (
 //	    type nat hook postrouting priority srcnat;
 //	    ip saddr @pods ip daddr != @cluster masquerade
 //	  }
-//	  chain prerouting {                                  # where VXLAN may be used
+//	  chain prerouting {
 //	    type filter hook prerouting priority mangle;
-//	    ip saddr @pods udp dport 8472 drop
+//	    iifgroup 66 fib saddr . iif oif missing drop
+//	    ip saddr @pods udp dport 8472 drop                # where VXLAN may be used
 //	  }
 //	}
 //
-// and the chains that confine pods (confine.go). A pod that could send to the nodes' VXLAN port would put packets into the pod
-// network under any address.
+// and the chains that confine pods (confine.go). The first rule has a pod send from
+// its own address alone. So does its link's strict reverse path filtering, but
+// that is a setting, which a machine's rules for new links (udev, sysctl.d) may set
+// back. A pod that could send to the nodes' VXLAN port would put
+// packets into the pod network under any address.
 func (n *Network) applyTable() error {
 	c, err := nftables.New()
 	if err != nil {
@@ -45,11 +49,18 @@ func (n *Network) applyTable() error {
 	c.AddRule(&nftables.Rule{Table: t, Chain: post, Exprs: slices.Concat(
 		fromPod, inPrefix(n.c.ClusterCIDR, dstOffset, expr.CmpOpNeq), []expr.Any{&expr.Masq{}},
 	)})
+	pre := c.AddChain(&nftables.Chain{
+		Name: "prerouting", Table: t, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityMangle,
+	})
+	c.AddRule(&nftables.Rule{Table: t, Chain: pre, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFGROUP, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.NativeEndian.AppendUint32(nil, linkGroup)},
+		&expr.Fib{Register: 1, FlagSADDR: true, FlagIIF: true, ResultOIF: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: make([]byte, 4)}, // no link
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	}})
 	if !n.alone() && n.c.Overlay != OverlayNone {
-		pre := c.AddChain(&nftables.Chain{
-			Name: "prerouting", Table: t, Type: nftables.ChainTypeFilter,
-			Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityMangle,
-		})
 		c.AddRule(&nftables.Rule{Table: t, Chain: pre, Exprs: slices.Concat(fromPod, []expr.Any{
 			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},

@@ -190,6 +190,9 @@ func (w *Worker) startContainer(ctx context.Context, a Action, p *corev1.Pod, sb
 	begin := time.Now()
 	spec, err := w.containerSpec(ctx, a, p, sb)
 	var it runtime.Container
+	if err == nil && w.c.Guard != nil {
+		err = w.c.Guard(ctx, p, sb.IP)
+	}
 	if err == nil {
 		it, err = w.c.Runtime.StartContainer(ctx, spec)
 	}

@@ -34,6 +34,9 @@ type Config struct {
 	Log     *slog.Logger
 
 	Recorder Recorder // nil is none
+	// Guard is asked before a process of the pod runs, and returns when what is
+	// enforced on its address is in the kernel; nil: nothing is.
+	Guard func(ctx context.Context, p *corev1.Pod, address string) error
 	// Stage is told how a part of a start went: image, sandbox, container or ready; nil is none.
 	Stage   func(stage string, d time.Duration, err error)
 	Thawed  func(d time.Duration)                // a frozen pod runs again, which took so long; nil is none

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/test/platform"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -60,7 +61,12 @@ func become(t *testing.T, server *Node, limit time.Duration, want map[string]see
 
 // fetch has a replica of the witness function get a URL.
 func fetch(ctx context.Context, c *http.Client, through *Node, url string) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, through.URL+"/function/witness/?fetch="+url, http.NoBody)
+	return get(ctx, c, through.URL+"/function/witness/?fetch="+url)
+}
+
+// get answers with what is at a URL.
+func get(ctx context.Context, c *http.Client, url string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return "", err
 	}
@@ -205,6 +211,121 @@ func isolation(t *testing.T, client *http.Client, nodes []*Node) {
 	}
 }
 
+// addresses are those of the running pods of a namespace, by node.
+func addresses(t *testing.T, server *Node, namespace string, want int) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	platform.Eventually(t, patience, func() error {
+		clear(out)
+		pods, err := api.Items[*corev1.Pod](t.Context(), server.Objects(), api.Pods, api.ListOptions{Namespace: namespace})
+		for _, p := range pods {
+			if p.Status.PodIP != "" && p.Status.Phase == corev1.PodRunning {
+				out[p.Spec.NodeName] = p.Status.PodIP
+			}
+		}
+		if err == nil && len(out) != want {
+			err = fmt.Errorf("pods of %s run at %v, want %d", namespace, out, want)
+		}
+		return err
+	})
+	return out
+}
+
+// everywhere tries from a replica on each node to reach each address, until that
+// is as wanted.
+func everywhere(t *testing.T, client *http.Client, what string, from, to map[string]string, want bool) {
+	t.Helper()
+	for at, ip := range from {
+		for on, target := range to {
+			if ip == target && !want {
+				continue // it always reaches itself
+			}
+			platform.Eventually(t, 5*time.Second, func() error {
+				begun := time.Now()
+				got, err := get(t.Context(), client, "http://"+ip+":8080/?fetch=http://"+target+":8080/hostname")
+				switch {
+				case want && err != nil:
+					return fmt.Errorf("%s: from %s to the pod on %s: %w", what, at, on, err)
+				case !want && (err == nil || !strings.Contains(err.Error(), "connection refused") || time.Since(begun) > 2*time.Second):
+					return fmt.Errorf("%s: from %s to the pod on %s: %q, %w after %s, want a refusal at once", what, at, on, got, err, time.Since(begun))
+				}
+				return nil
+			})
+		}
+	}
+}
+
+// policies has functions of two namespaces, and a policy, on all nodes: who reaches
+// whom by the pods' addresses, and that the gateways reach all.
+func policies(t *testing.T, client *http.Client, server *Node, nodes []*Node) {
+	t.Helper()
+	const red = "red"
+	objects := server.Objects()
+	if _, err := objects.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: red, Labels: map[string]string{api.LabelFunctionNamespace: "1"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.Client.Deploy(t.Context(), openfaas.FunctionDeployment{
+		Service: "witness", Namespace: red, Image: "witness:latest", Labels: map[string]string{"com.openfaas.scale.min": "3", "com.openfaas.scale.max": "3"},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	// Pods are asked at their addresses by the server's host, which is a node.
+	inside := server.Host.HTTPClient()
+	ours, theirs := addresses(t, server, api.FunctionNamespace, 3), addresses(t, server, red, 3)
+	everywhere(t, inside, "another tenant's pods", ours, theirs, false)
+	everywhere(t, inside, "another tenant's pods, the other way", theirs, ours, false)
+	everywhere(t, inside, "the tenant's own pods", ours, ours, true)
+	everywhere(t, inside, "the other tenant's own pods", theirs, theirs, true)
+	gateways := func(what string) {
+		t.Helper()
+		for _, n := range nodes {
+			platform.Eventually(t, 5*time.Second, func() error {
+				name, err := fetch(t.Context(), client, n, "http://witness.red:8080/hostname")
+				if err == nil && !strings.HasPrefix(name, "witness-") {
+					err = fmt.Errorf("answered %q", name)
+				}
+				if err != nil {
+					err = fmt.Errorf("%s: through the gateway of %s: %w", what, n.Host.Name, err)
+				}
+				return err
+			})
+		}
+	}
+	gateways("another tenant's function")
+
+	np := &networkingv1.NetworkPolicy{
+		ObjectMeta: metav1.ObjectMeta{Namespace: red, Name: "quiet"},
+		Spec:       networkingv1.NetworkPolicySpec{PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}},
+	}
+	stored, err := api.Create(t.Context(), objects, np)
+	if err != nil {
+		t.Fatal(err)
+	}
+	everywhere(t, inside, "a policy that lets nobody in", theirs, theirs, false)
+	everywhere(t, inside, "whom the policy does not select", ours, ours, true)
+	gateways("a policy that lets nobody in")
+	next := stored.DeepCopy()
+	next.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{
+		From:  []networkingv1.NetworkPolicyPeer{{PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{api.LabelFunction: "witness"}}}},
+		Ports: []networkingv1.NetworkPolicyPort{{Port: new(intstr.FromInt32(api.FunctionPort))}},
+	}}
+	if _, err := objects.Update(t.Context(), next, api.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	everywhere(t, inside, "a policy that lets the function's pods in", theirs, theirs, true)
+	if _, err := objects.Delete(t.Context(), api.NetworkPolicies, red, "quiet", api.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Client.Delete(t.Context(), red, "witness"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := objects.Delete(t.Context(), api.Namespaces, "", red, api.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	addresses(t, server, red, 0)
+	become(t, server, patience, map[string]seenNode{"h0": {"h0", "Ready", 1}, "h1": {"h1", "Ready", 1}, "h2": {"h2", "Ready", 1}})
+}
+
 // A server and two machines that join it are one cluster: a function's replicas
 // are spread over them, every gateway serves it, and each of the machines may end
 // and come back.
@@ -249,6 +370,7 @@ func TestThreeNodes(t *testing.T) {
 	names(t, client, server, nodes)
 	ingress(t, client, server, nodes)
 	isolation(t, client, nodes)
+	policies(t, client, server, nodes)
 
 	nodes[1].Kill() // its replica goes on
 	calls(server, "while the agent of h1 is dead")
