@@ -151,6 +151,25 @@ func faults() []fault {
 		}},
 		{name: "servers: kill -9 of the leader's etcd and NATS", shape: together, through: followers(), limit: time.Second, do: func(t *testing.T, r *rig) { r.kill(t, Store) }},
 		{name: "servers: etcd and NATS of the leader stand still 8 s", shape: together, through: followers(), limit: time.Second, do: func(t *testing.T, r *rig) { r.stop(t, Store, 8*time.Second) }},
+		{name: "servers: kill -9 of all etcd and NATS", shape: together, through: followers(), limit: time.Second, do: func(t *testing.T, r *rig) {
+			for i := range r.nodes {
+				r.killAt(t, i, Store)
+			}
+		}},
+		{name: "servers: power cut of all three", shape: together, through: followers(), limit: 15 * time.Second, lost: 2000, do: func(t *testing.T, r *rig) {
+			for i := range r.nodes {
+				r.off(t, i)
+			}
+			for _, n := range r.nodes {
+				if err := n.Host.Boot(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				n.Launch() // none of them is up before most of them are
+			}
+			for _, n := range r.nodes {
+				n.Await()
+			}
+		}},
 		{name: "servers: the leader is cut off 10 s", shape: together, through: followers(), limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) {
 			r.c.Hub.Isolate(r.nodes[0].Host.Name)
 			r.moved(t, 8*time.Second)
@@ -361,15 +380,20 @@ func (r *rig) freeze(t *testing.T, i int, d time.Duration) {
 	}
 }
 
-// kill kills a process of h0's platform, which starts it again.
+// kill kills a process of the first node's platform, which starts it again.
 func (r *rig) kill(t *testing.T, p Part) {
 	t.Helper()
-	was := r.nodes[0].Process(p)
+	r.killAt(t, 0, p)
+}
+
+func (r *rig) killAt(t *testing.T, i int, p Part) {
+	t.Helper()
+	was := r.nodes[i].Process(p)
 	if err := was.Kill(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	platform.Eventually(t, patience, func() error {
-		if now := r.nodes[0].Process(p); now.Pid == was.Pid {
+		if now := r.nodes[i].Process(p); now.Pid == was.Pid {
 			return fmt.Errorf("%s is the killed one", p)
 		}
 		return nil
