@@ -158,6 +158,7 @@ func (q *Queue) Run(ctx context.Context) error {
 	defer w.stop()
 	var cons jetstream.Consumer
 	limit := openFirst
+	say := time.Now().Add(sayAfter)
 	for {
 		opened, lacking, err := q.open(ctx, limit)
 		if err == nil {
@@ -169,12 +170,23 @@ func (q *Queue) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		if cons == nil && time.Now().After(say) {
+			say = time.Now().Add(sayAgain)
+			q.c.Log.Warn("asynchronous calls are not taken yet: there is no queue for them", slog.Int("copies", q.c.Replicas), slog.Any("reason", err))
+		}
 		q.c.Log.Debug("the queue is opened again", slog.Any("error", err))
 		if !pause(ctx, 100*time.Millisecond) {
 			return nil
 		}
 	}
 }
+
+// When it is said that the queue can't be opened: a start takes a moment, and a
+// cluster of servers is without a queue until it has been complete once.
+const (
+	sayAfter = 3 * time.Second
+	sayAgain = time.Minute
+)
 
 // How long open may take: one that has been opened is used meanwhile. In a
 // cluster the leader of the calls may be there while that of all streams, which

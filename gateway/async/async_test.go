@@ -242,6 +242,33 @@ func TestLacking(t *testing.T) {
 	}
 }
 
+// What keeps a queue from being made is said, as calls are refused meanwhile.
+func TestNoQueue(t *testing.T) {
+	s := newServer(t)
+	said := make(chan string, 10)
+	_, stop := run(t, Config{URL: s.url, Handler: newFunctions(nil), Replicas: 3, Log: slog.New(slog.NewTextHandler(lines(said), nil))}) // of one server
+	select {
+	case line := <-said:
+		if !strings.Contains(line, "not taken yet") || !strings.Contains(line, "copies=3") || !strings.Contains(line, "replicas > 1") {
+			t.Errorf("it said %s", line)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("it said nothing")
+	}
+	stop()
+}
+
+// lines gets what a logger writes.
+type lines chan string
+
+func (l lines) Write(b []byte) (int, error) {
+	select {
+	case l <- string(b):
+	default:
+	}
+	return len(b), nil
+}
+
 func TestEnqueueGivesUp(t *testing.T) {
 	s := newServer(t)
 	ready, _ := run(t, Config{URL: s.url, Handler: newFunctions(nil)})

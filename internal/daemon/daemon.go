@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -33,6 +34,7 @@ import (
 	"github.com/podsnap/podsnap/nodeagent/pressure"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
@@ -288,11 +290,14 @@ func (p *platform) startNode(ctx context.Context, nc nodeConfig) error {
 		return err
 	}
 	p.node = n
+	rec := record.New(record.Config{Objects: p.objects, Component: "nodeagent", Host: p.c.NodeName, Log: p.log})
+	n.services.OnRefused(func(pod *corev1.Pod, reasons []string) {
+		rec.Eventf(pod, corev1.EventTypeWarning, "HostPortUnavailable", "the node does not lead to the pod: %s", strings.Join(reasons, "; "))
+	})
 	n.start(ctx, p.stack)
 	p.stack.start(ctx, "other nodes", func(ctx context.Context) error { return meet(ctx, p.objects, p.c.NodeName, n.network, p.log) })
 	run := n.runtime()
 	importArchives(ctx, n.engine.Images(), p.c.path("images"), p.log)
-	rec := record.New(record.Config{Objects: p.objects, Component: "nodeagent", Host: p.c.NodeName, Log: p.log})
 	p.stack.start(ctx, "events", rec.Run)
 	var clusterDNS netip.Addr
 	names, err := dns.New(ctx, dns.Config{

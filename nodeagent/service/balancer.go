@@ -71,6 +71,7 @@ type Balancer struct {
 	kernel  *kernel
 	ledger  *ledger
 	written func() // for tests: after what was known has been written
+	refused func(*corev1.Pod, []string)
 
 	services *mirror.Mirror[*corev1.Service]
 	slices   *mirror.Mirror[*discoveryv1.EndpointSlice]
@@ -116,6 +117,7 @@ func New(c Config) (*Balancer, error) {
 	b := &Balancer{
 		c: c, log: c.Log, m: newMetrics(c.Metrics), ledger: newLedger(), ready: make(chan struct{}),
 		dirty: map[types.NamespacedName]time.Time{}, wake: make(chan struct{}, 1), written: func() {},
+		refused: func(*corev1.Pod, []string) {},
 	}
 	var err error
 	if b.host, err = openHost(c); err != nil {

@@ -143,6 +143,13 @@ func TestExternalAddresses(t *testing.T) {
 func TestHostPort(t *testing.T) {
 	r := newRig(t, 3)
 	r.config.Reserved = []int32{22}
+	refused := make(chan []string, 10)
+	r.onRefused = func(_ *corev1.Pod, reasons []string) {
+		select {
+		case refused <- reasons:
+		default:
+		}
+	}
 	r.start()
 	server, other, client := r.pods[0], r.pods[1], r.pods[2]
 	create := func(name string, p *pod, ports ...corev1.ContainerPort) {
@@ -159,6 +166,9 @@ func TestHostPort(t *testing.T) {
 		corev1.ContainerPort{ContainerPort: 8080, HostPort: 8090, HostIP: "203.0.113.9"}, corev1.ContainerPort{ContainerPort: 8080, HostPort: 22},
 		corev1.ContainerPort{ContainerPort: 8080, HostPort: 8053, Protocol: corev1.ProtocolUDP}, corev1.ContainerPort{ContainerPort: 8080})
 	r.await("the pod's ports", func(l *ledger) bool { return len(l.fronts) == 3 })
+	if got := <-refused; len(got) != 2 || !strings.HasPrefix(got[0], "203.0.113.9:8090") || !strings.HasPrefix(got[1], "22/TCP") {
+		t.Errorf("refused were %q", got)
+	}
 	works := func() {
 		t.Helper()
 		for _, port := range []string{":8088", ":8089"} {

@@ -78,6 +78,10 @@ func (n node) pod(p *corev1.Pod, here []netip.Addr) (out plan, faults []string) 
 	return out, faults
 }
 
+// OnRefused has f called with a pod that does not get host ports that it wants,
+// and why. To be called before Run.
+func (b *Balancer) OnRefused(f func(p *corev1.Pod, reasons []string)) { b.refused = f }
+
 // podChanged has a pod looked at when what its host ports depend on is another.
 func (b *Balancer) podChanged(t api.EventType, old, now *corev1.Pod) {
 	was, is := hostPorts(old), hostPorts(now)
@@ -105,6 +109,7 @@ func (b *Balancer) decidePod(key types.NamespacedName, n node) plan {
 	out, faults := n.pod(p, here)
 	if len(faults) > 0 {
 		b.log.Warn("a pod does not get a host port that it wants", slog.String("pod", p.Namespace+"/"+p.Name), slog.Any("reasons", faults))
+		b.refused(p, faults)
 	}
 	return out
 }

@@ -32,15 +32,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // cluster, each a network namespace.
 type rig struct {
 	*testing.T
-	objects  *memory.Objects
-	host     *os.File
-	net      *network.Network
-	outside  *os.File
-	pods     []*pod
-	sliced   map[string]bool
-	config   Config
-	balancer *Balancer
-	stop     func()
+	objects   *memory.Objects
+	host      *os.File
+	net       *network.Network
+	outside   *os.File
+	pods      []*pod
+	sliced    map[string]bool
+	config    Config
+	balancer  *Balancer
+	onRefused func(*corev1.Pod, []string) // nil: nobody is told
+	stop      func()
 
 	mu   sync.Mutex
 	cond func(*ledger) bool
@@ -127,6 +128,9 @@ func address(l netlink.Link, cidr string) error {
 func (r *rig) start() {
 	r.Helper()
 	r.inside(r.host, func() (err error) { r.balancer, err = New(r.config); return err })
+	if r.onRefused != nil {
+		r.balancer.OnRefused(r.onRefused)
+	}
 	r.balancer.written = func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()

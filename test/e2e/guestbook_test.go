@@ -98,8 +98,14 @@ func guestbook(t *testing.T, p *platform.Platform, secure string) {
 	if _, page := ask("GET", "/", ""); !strings.Contains(page, "From zero") {
 		t.Errorf("the page does not have what was signed from zero:\n%s", page)
 	}
-	if out := run("", "get", "ingress", "-n", "guestbook"); !strings.Contains(out, "guestbook.example") || !strings.Contains(out, "podsnap") {
-		t.Errorf("kubectl get ingress:\n%s", out)
+	for args, want := range map[string]string{
+		"get ingress -n guestbook":                "podsnap guestbook.example " + run("", "get", "nodes", "-o", "jsonpath={.items[0].status.addresses[?(@.type=='InternalIP')].address}") + " 80 ",
+		"describe ingress guestbook -n guestbook": "/sign sign:8080",
+		"get ingressclass":                        "podsnap podsnap.dev/gateway <none>",
+	} {
+		if out := strings.Join(strings.Fields(run("", strings.Fields(args)...)), " "); !strings.Contains(out, want) {
+			t.Errorf("kubectl %s does not show %q:\n%s", args, want, out)
+		}
 	}
 	overTLS(t, run, secure)
 	if code, _ := ask("GET", "/system/functions", ""); code != 200 { // the page: the host is the Ingress's

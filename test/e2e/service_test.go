@@ -69,9 +69,9 @@ func services(t *testing.T, p *platform.Platform) {
 // the same.
 func ports(t *testing.T, p *platform.Platform) {
 	run := kubectlOf(t, p)
-	pod := func(name string) string {
+	pod := func(name string, port int) string {
 		return fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": %q, "namespace": "openfaas-fn"}, "spec": {"containers": [
-			{"name": "c", "image": "probe:latest", "ports": [{"containerPort": 8080, "hostPort": 18088}]}]}}`, name)
+			{"name": "c", "image": "probe:latest", "ports": [{"containerPort": 8080, "hostPort": %d}]}]}}`, name, port)
 	}
 	get := func(name, path string) string {
 		return run("", "get", "pod", name, "-n", "openfaas-fn", "-o", "jsonpath={"+path+"}")
@@ -89,10 +89,12 @@ func ports(t *testing.T, p *platform.Platform) {
 			return err
 		}
 	}
-	run(pod("first"), "apply", "-f", "-")
-	t.Cleanup(func() { run("", "delete", "pod", "first", "second", "-n", "openfaas-fn", "--ignore-not-found") })
+	run(pod("first", 18088), "apply", "-f", "-")
+	t.Cleanup(func() {
+		run("", "delete", "pod", "first", "second", "greedy", "-n", "openfaas-fn", "--ignore-not-found")
+	})
 	platform.Eventually(t, 20*time.Second, answers("first"))
-	run(pod("second"), "apply", "-f", "-")
+	run(pod("second", 18088), "apply", "-f", "-")
 	platform.Eventually(t, 20*time.Second, func() error {
 		if why := get("second", ".status.conditions[?(@.type=='PodScheduled')].message"); !strings.Contains(why, "free ports") {
 			return fmt.Errorf("it says %q, want that the port is taken", why)
@@ -101,6 +103,13 @@ func ports(t *testing.T, p *platform.Platform) {
 	})
 	run("", "delete", "pod", "first", "-n", "openfaas-fn")
 	platform.Eventually(t, 20*time.Second, answers("second"))
+	run(pod("greedy", 22), "apply", "-f", "-")
+	platform.Eventually(t, 20*time.Second, func() error {
+		if out := run("", "get", "events", "-n", "openfaas-fn", "--field-selector", "involvedObject.name=greedy"); !strings.Contains(out, "HostPortUnavailable") {
+			return fmt.Errorf("a pod that wants the node's own port is told nothing of it:\n%s", out)
+		}
+		return nil
+	})
 }
 
 // fetch makes a connection of its own.

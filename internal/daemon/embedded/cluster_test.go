@@ -416,7 +416,7 @@ func (all members) loseEtcdLeader(t *testing.T) {
 	write := func(i int) {
 		t.Helper()
 		until(t, 10*time.Second, "a write", func() error {
-			try, cancel := context.WithTimeout(ctx, time.Second)
+			try, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 			defer cancel()
 			_, err := writer.kv.Put(try, "key", strconv.Itoa(i))
 			return err
