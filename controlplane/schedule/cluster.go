@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/podsnap/podsnap/api"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -21,6 +22,7 @@ type Cluster struct {
 	pods       map[types.UID]*placed
 	anti       map[types.UID]*placed // those with required anti-affinity: they bind others
 	namespaces map[string]labels.Set
+	left       uint64 // replicas that were removed
 }
 
 // node is what the filters and scores need of a Node, worked out beforehand.
@@ -36,6 +38,7 @@ type node struct {
 	wish  resources // as used, with a least size for pods that request nothing
 	ports map[port]int
 	group map[group]int
+	warm  map[group]uint64 // functions that had replicas here, and when: larger is later
 	pods  map[types.UID]*placed
 }
 
@@ -137,6 +140,10 @@ func (c *Cluster) Remove(uid types.UID) {
 	delete(c.anti, uid)
 	delete(p.node.pods, uid)
 	p.node.add(p.r, -1)
+	if p.pod.Labels[api.LabelFunction] != "" {
+		c.left++
+		p.node.remember(p.r.group, c.left)
+	}
 	c.drop(p.node)
 }
 
@@ -152,10 +159,28 @@ func (c *Cluster) Where(uid types.UID) (name string, ok bool) {
 func (c *Cluster) node(name string) *node {
 	n := c.byName[name]
 	if n == nil {
-		n = &node{name: name, ports: map[port]int{}, group: map[group]int{}, pods: map[types.UID]*placed{}}
+		n = &node{name: name, ports: map[port]int{}, group: map[group]int{}, warm: map[group]uint64{}, pods: map[types.UID]*placed{}}
 		c.byName[name] = n
 	}
 	return n
+}
+
+// mostWarm is how many functions a node is remembered for.
+const mostWarm = 256
+
+// remember notes that a function has left a replica's traces on the node: its image
+// and a root file system, which the next replica takes over.
+func (n *node) remember(g group, when uint64) {
+	n.warm[g] = when
+	if len(n.warm) <= mostWarm {
+		return
+	}
+	for old, at := range n.warm {
+		if at < when {
+			g, when = old, at
+		}
+	}
+	delete(n.warm, g)
 }
 
 // drop forgets an entry that stands for nothing.

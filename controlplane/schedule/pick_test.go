@@ -306,3 +306,49 @@ func affinity(v string) func(*corev1.Pod) {
 		p.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: byHost(v)}}
 	}
 }
+
+// A function that comes back from zero begins where its image and its root file
+// system are; replicas beyond the first are spread nevertheless, and what is no
+// function, or was there long ago, is not remembered.
+func TestWarmNodes(t *testing.T) {
+	c := schedule.NewCluster()
+	for _, n := range []string{"a", "b", "c"} {
+		c.SetNode(node(n))
+	}
+	on := func(name string, with ...func(*corev1.Pod)) string {
+		t.Helper()
+		got, why := schedule.Pick(pod(name, with...), c)
+		if got == "" {
+			t.Fatal(why)
+		}
+		return got
+	}
+	had := func(node, name string, with ...func(*corev1.Pod)) {
+		p := pod(name, with...)
+		c.Assign(p, node)
+		c.Remove(p.UID)
+	}
+	had("c", "was", function("f"))
+	if got := on("first", function("f")); got != "c" {
+		t.Errorf("the function comes back on %s, want c", got)
+	}
+	c.Assign(pod("first", function("f")), "c")
+	if got := on("second", function("f")); got == "c" {
+		t.Error("the second replica is where the first one is")
+	}
+	if got := on("other", function("g")); got != "a" {
+		t.Errorf("another function begins on %s, want the first of those that are empty", got)
+	}
+	had("b", "plain", app("x"))
+	if got := on("again", app("x")); got != "a" {
+		t.Errorf("what is no function comes back on %s, want the first node", got)
+	}
+	for i := range 300 {
+		had("b", fmt.Sprint("many", i), function(fmt.Sprint("many", i)))
+	}
+	for name, want := range map[string]string{"many0": "a", "many43": "a", "many44": "b", "many299": "b"} {
+		if got := on("late", function(name)); got != want {
+			t.Errorf("%s comes back on %s, want %s: a node is remembered for 256 functions", name, got, want)
+		}
+	}
+}

@@ -7,6 +7,7 @@ const (
 	weightBalanced = 1 // cpu and memory used alike
 	weightSpread   = 2 // few pods of the same group
 	weightImage    = 1 // images are there already
+	weightWarm     = 1 // the function had a replica there of late
 	weightNode     = 2 // preferred node affinity
 	weightPod      = 2 // preferred pod affinity
 	weightTaint    = 3 // few untolerated PreferNoSchedule taints
@@ -52,6 +53,9 @@ func measure(r *request, n *node, nb *neighbours) raw {
 	}
 	if r.group != (group{}) {
 		o.group = n.group[r.group]
+		if n.warm[r.group] != 0 {
+			o.absolute += weightWarm * 100
+		}
 	}
 	for i := range n.soft {
 		if !tolerates(r.pod, &n.soft[i]) {
