@@ -44,9 +44,11 @@ const (
 
 // Config says which NATS is used and how calls are made.
 type Config struct {
-	URL     string       // of NATS; a token may stand before the host: nats://token@host:port
-	Handler http.Handler // serves /function/<name>.<namespace>/…
-	Retry   func(types.NamespacedName) Retry
+	URL         string       // of NATS; a token may stand before the host: nats://token@host:port
+	CA          string       // PEM file of NATS' authority; "": those that the machine trusts
+	Credentials string       // file of a JWT and its seed; "": what URL says
+	Handler     http.Handler // serves /function/<name>.<namespace>/…
+	Retry       func(types.NamespacedName) Retry
 
 	Concurrency int           // calls in flight of all functions; 0 is 256
 	PerFunction int           // of one function; 0 is 64
@@ -122,7 +124,14 @@ func New(c Config) (*Queue, error) {
 	if c.Handler == nil {
 		return nil, errors.New("async: a handler is required")
 	}
-	conn, err := nats.Connect(c.URL,
+	var more []nats.Option
+	if c.CA != "" {
+		more = append(more, nats.RootCAs(c.CA))
+	}
+	if c.Credentials != "" {
+		more = append(more, nats.UserCredentials(c.Credentials))
+	}
+	conn, err := nats.Connect(c.URL, append(more,
 		nats.Name("podsnap gateway"), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
 		nats.ReconnectWait(50*time.Millisecond), nats.ReconnectJitter(50*time.Millisecond, 50*time.Millisecond),
 		nats.Timeout(2*time.Second), nats.PingInterval(5*time.Second), nats.MaxPingsOutstanding(2),
@@ -135,7 +144,7 @@ func New(c Config) (*Queue, error) {
 				c.Log.Warn("the connection to NATS broke", slog.Any("error", err))
 			}
 		}),
-	)
+	)...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
@@ -222,17 +231,32 @@ func (q *Queue) open(ctx context.Context, limit time.Duration) (cons jetstream.C
 	return cons, errors.Join(lacking, deadLacking), err
 }
 
+// leastBytes is the smallest queue that is made where there is little room.
+const leastBytes = 16 << 20
+
 // ensure makes or changes a stream. One that is there and can't be changed now,
 // as for more copies than there are servers, is used as it is.
 func (q *Queue) ensure(ctx context.Context, c jetstream.StreamConfig) (s jetstream.Stream, lacking, err error) {
-	s, err = q.js.CreateOrUpdateStream(ctx, c)
-	if err == nil {
-		return s, nil, nil
+	full := false // there is no room for what it might hold
+	for {
+		s, err = q.js.CreateOrUpdateStream(ctx, c)
+		if err == nil {
+			return s, nil, nil
+		}
+		e, is := errors.AsType[*jetstream.APIError](err)
+		full = is && e.ErrorCode == codeNoStorage
+		if !full || c.MaxBytes <= leastBytes {
+			break
+		}
+		c.MaxBytes /= 2 // a small disk has room for a smaller queue
 	}
 	err = fmt.Errorf("stream %s: %w", c.Name, err)
 	old, missing := q.js.Stream(ctx, c.Name)
 	if missing != nil {
 		return nil, nil, err
+	}
+	if full && old.CachedInfo().Config.Replicas == c.Replicas {
+		return old, nil, nil // it was made when the disk had more room, and lacks nothing
 	}
 	return old, err, nil
 }

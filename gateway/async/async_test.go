@@ -30,6 +30,7 @@ func TestMain(m *testing.M) {
 type server struct {
 	t   *testing.T
 	dir string
+	max int64 // bytes that it may store; 0 is what the disk has
 	s   *natsserver.Server
 	url string
 }
@@ -45,6 +46,7 @@ func (s *server) start(port int) {
 	s.t.Helper()
 	n, err := natsserver.NewServer(&natsserver.Options{
 		Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: s.dir, SyncAlways: true, NoSigs: true, NoLog: true, MaxPayload: 8 << 20,
+		JetStreamMaxStore: s.max,
 	})
 	if err != nil {
 		s.t.Fatal(err)
@@ -413,6 +415,50 @@ func TestFull(t *testing.T) {
 	}
 	if err == nil || !strings.Contains(err.Error(), ErrFull.Error()) {
 		t.Errorf("a queue over its limit: %v", err)
+	}
+}
+
+// Where there is little room the queue is a smaller one, and one that was made when
+// there was more goes on.
+func TestLittleRoom(t *testing.T) {
+	s := newServer(t)
+	s.stop()
+	s.max = 200 << 20
+	s.start(s.port())
+	f := newFunctions(nil)
+	q, end := run(t, Config{URL: s.url, Handler: f})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	enqueue := func(id string) {
+		t.Helper()
+		c := call(1, "echo")
+		c.ID = id
+		if err := q.Enqueue(ctx, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	enqueue("first")
+	bounds := func() (sum int64) {
+		for _, name := range []string{stream, deadStream} {
+			st, err := q.js.Stream(ctx, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum += st.CachedInfo().Config.MaxBytes
+		}
+		return sum
+	}
+	if n := bounds(); n > s.max || n < s.max/4 {
+		t.Errorf("the queues may hold %d bytes, want no more than %d and a good part of it", n, s.max)
+	}
+	end()
+	s.stop()
+	s.max = 50 << 20
+	s.start(s.port())
+	q, _ = run(t, Config{URL: s.url, Handler: f})
+	enqueue("second")
+	if _, lacking, err := q.open(ctx, 10*time.Second); lacking != nil || err != nil {
+		t.Errorf("the queue lacks %v, %v", lacking, err)
 	}
 }
 

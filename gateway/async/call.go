@@ -86,6 +86,8 @@ const (
 	codeMaxBytes = 10077
 	codeMaxMsgs  = 10084
 	codeNoSpace  = 10023
+	// The streams' bounds together are more than the server may store.
+	codeNoStorage = 10047
 )
 
 // message is the call as it is stored. The message id names the attempt and its

@@ -37,7 +37,12 @@ type Config struct {
 
 	Etcd       []string // endpoints of an external etcd; empty: embedded
 	EtcdPrefix string   // "" is /registry
+	EtcdCA     string   // PEM file of the authority of an external etcd; "": those that the machine trusts
+	EtcdCert   string   // PEM file of a certificate that it wants to see; "": none
+	EtcdKey    string   // and of its key
 	NATS       string   // URL of an external NATS; "": embedded
+	NATSCA     string   // PEM file of its authority; "": those that the machine trusts, for tls:// URLs
+	NATSCreds  string   // file of credentials (JWT and seed); "": what the URL says
 	Containerd string   // socket of an existing containerd; "": one of our own
 
 	// Servers are the addresses of all servers, the same list on each, whose
@@ -219,6 +224,20 @@ func (c *Config) validate() error {
 		}
 	}
 	faults = append(faults, c.validateServers()...)
+	if _, err := c.etcdTLS(); err != nil {
+		faults = append(faults, err)
+	}
+	for flag, file := range map[string]string{"nats-ca": c.NATSCA, "nats-creds": c.NATSCreds} {
+		if file == "" {
+			continue
+		}
+		if _, err := os.Stat(file); err != nil {
+			fault("--%s: %w", flag, err)
+		}
+		if c.NATS == "" {
+			fault("--%s: it is for an external NATS: name that with --nats", flag)
+		}
+	}
 	if c.NodeIP != "" {
 		if a, err := netip.ParseAddr(c.NodeIP); err != nil || !a.Is4() || a.IsUnspecified() {
 			fault("--node-ip %q: it must be an IPv4 address of this machine", c.NodeIP)

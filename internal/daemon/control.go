@@ -122,7 +122,7 @@ func (k *control) startDeciding(ctx context.Context, agents func(context.Context
 
 // newQueue makes what accepts asynchronous calls and has a gateway make them.
 func (k *control) newQueue(natsURL string, g *gateway.Gateway) (err error) {
-	k.queue, err = async.New(async.Config{URL: natsURL, Handler: g.Invoker(), Retry: k.retry, Replicas: k.c.natsCopies(), Log: k.log, Metrics: k.metrics})
+	k.queue, err = async.New(async.Config{URL: natsURL, CA: k.c.NATSCA, Credentials: k.c.NATSCreds, Handler: g.Invoker(), Retry: k.retry, Replicas: k.c.natsCopies(), Log: k.log, Metrics: k.metrics})
 	if err != nil {
 		return err
 	}

@@ -182,7 +182,11 @@ func (p *platform) startControl(ctx context.Context) (*control, error) {
 
 // dialStore makes etcd's client, which ends with the stack.
 func (p *platform) dialStore(ctx context.Context) (*store.Client, error) {
-	client, err := store.Dial(p.c.Etcd, nil, p.log)
+	secure, err := p.c.etcdTLS()
+	if err != nil {
+		return nil, err
+	}
+	client, err := store.Dial(p.c.Etcd, secure, p.log)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/podsnap/podsnap/controlplane/access"
@@ -177,4 +178,37 @@ func keep(der []byte, k *ecdsa.PrivateKey, crt, key string) error {
 		return err
 	}
 	return writeFile(crt, string(crtPEM))
+}
+
+// etcdTLS is how an external etcd is reached; nil: without TLS, or as the machine
+// trusts.
+func (c *Config) etcdTLS() (*tls.Config, error) {
+	if c.EtcdCA == "" && c.EtcdCert == "" && c.EtcdKey == "" {
+		return nil, nil //nolint:nilnil // see above
+	}
+	if slices.ContainsFunc(c.Etcd, func(e string) bool { return !strings.HasPrefix(e, "https://") }) || len(c.Etcd) == 0 {
+		return nil, errors.New("--etcd-ca, --etcd-cert and --etcd-key are for an external etcd over TLS: its --etcd endpoints begin with https://")
+	}
+	t := &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.EtcdCA != "" {
+		b, err := os.ReadFile(c.EtcdCA)
+		if err != nil {
+			return nil, fmt.Errorf("--etcd-ca: %w", err)
+		}
+		t.RootCAs = x509.NewCertPool()
+		if !t.RootCAs.AppendCertsFromPEM(b) {
+			return nil, fmt.Errorf("--etcd-ca: %s holds no certificate", c.EtcdCA)
+		}
+	}
+	if (c.EtcdCert == "") != (c.EtcdKey == "") {
+		return nil, errors.New("--etcd-cert and --etcd-key belong together: give both")
+	}
+	if c.EtcdCert != "" {
+		pair, err := tls.LoadX509KeyPair(c.EtcdCert, c.EtcdKey)
+		if err != nil {
+			return nil, fmt.Errorf("--etcd-cert, --etcd-key: %w", err)
+		}
+		t.Certificates = []tls.Certificate{pair}
+	}
+	return t, nil
 }

@@ -18,10 +18,20 @@ import (
 // when there is room again everything that was accepted is there and is done.
 func TestStoreDiskFull(t *testing.T) {
 	p := platform.New(t)
+	store, mounted := filepath.Join(p.StateDir, "store"), false
+	t.Cleanup(func() {
+		if t.Failed() {
+			b, err := os.ReadFile(filepath.Join(p.StateDir, "log", "store.log"))
+			t.Logf("the store's log: %v\n%s", err, b)
+		}
+		p.Stop()
+		if err := unix.Unmount(store, 0); mounted && err != nil {
+			t.Errorf("unmount the small disk: %v", err)
+		}
+	})
 	build(t, p)
 	deploy(t, p, openfaas.FunctionDeployment{Service: "warm"})
 	p.Terminate()
-	store := filepath.Join(p.StateDir, "store")
 	kept := store + ".kept"
 	if err := os.Rename(store, kept); err != nil {
 		t.Fatal(err)
@@ -32,12 +42,7 @@ func TestStoreDiskFull(t *testing.T) {
 	if err := unix.Mount("tmpfs", store, "tmpfs", 0, "size=400m,mode=700"); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		p.Stop()
-		if err := unix.Unmount(store, 0); err != nil {
-			t.Errorf("unmount the small disk: %v", err)
-		}
-	})
+	mounted = true
 	if out, err := exec.CommandContext(t.Context(), "cp", "-a", kept+"/.", store).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

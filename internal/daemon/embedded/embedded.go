@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
@@ -159,22 +160,93 @@ func startNATS(c Config, free int64) (stop func(), err error) {
 			return nil, fmt.Errorf("NATS as one of several: %w", err)
 		}
 	}
-	s, err := natsserver.NewServer(o)
-	if err != nil {
-		return nil, fmt.Errorf("start NATS: %w", err)
+	n := &queueServer{c: c, o: o}
+	if err := n.start(); err != nil {
+		return nil, err
 	}
-	s.SetLoggerV2(natsLog{c.Log}, false, false, false)
-	s.Start()
-	if !s.ReadyForConnections(20 * time.Second) {
-		s.Shutdown()
-		return nil, fmt.Errorf("start NATS on %s: it does not answer", c.NATS)
+	quit := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() { n.watch(quit) })
+	return func() {
+		close(quit)
+		wg.Wait()
+		n.stop()
+	}, nil
+}
+
+// queueServer is NATS, which does not store again by itself once a disk was full.
+type queueServer struct {
+	c    Config
+	o    *natsserver.Options
+	s    *natsserver.Server
+	quit func() // ends watchLeader
+}
+
+func (n *queueServer) start() (err error) {
+	if n.s, err = natsserver.NewServer(n.o); err != nil {
+		return fmt.Errorf("start NATS: %w", err)
 	}
-	stop = func() { s.Shutdown(); s.WaitForShutdown() }
-	if c.Cluster == nil {
-		return stop, nil
+	n.s.SetLoggerV2(natsLog{n.c.Log}, false, false, false)
+	n.s.Start()
+	n.quit = func() {}
+	if !n.s.ReadyForConnections(20 * time.Second) {
+		n.stop()
+		return fmt.Errorf("start NATS on %s: it does not answer", n.c.NATS)
 	}
-	quit := watchLeader(s, c.Cluster, c.Log)
-	return func() { quit(); stop() }, nil
+	if n.c.Cluster != nil {
+		n.quit = watchLeader(n.s, n.c.Cluster, n.c.Log)
+	}
+	return nil
+}
+
+func (n *queueServer) stop() {
+	n.quit()
+	n.s.Shutdown()
+	n.s.WaitForShutdown()
+}
+
+const (
+	lookEvery = 2 * time.Second
+	// roomAgain is how much has to be free until NATS is started again.
+	roomAgain = 64 << 20
+)
+
+// watch starts NATS again when it stores nothing any more and there is room.
+func (n *queueServer) watch(quit <-chan struct{}) {
+	t := time.NewTicker(lookEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-quit:
+			return
+		}
+		why := n.stuck()
+		if free, err := freeBytes(n.o.StoreDir); why == "" || err != nil || free < roomAgain {
+			continue
+		}
+		n.c.Log.Warn("NATS stores nothing any more, and there is room: it is started again", slog.String("reason", why))
+		n.stop()
+		if err := n.start(); err != nil {
+			n.c.Log.Error("NATS", slog.Any("error", err)) // and it is tried again
+		}
+	}
+}
+
+// stuck is why NATS stores nothing until it is started again; "" when it does.
+func (n *queueServer) stuck() string {
+	if !n.s.Running() {
+		return "it does not run"
+	}
+	if !n.s.JetStreamEnabled() {
+		return "JetStream has switched itself off"
+	}
+	for _, e := range n.s.Healthz(&natsserver.HealthzOptions{Details: true}).Errors {
+		if strings.Contains(e.Error, "write error") {
+			return e.Error
+		}
+	}
+	return ""
 }
 
 func unixURL(path string) url.URL { return url.URL{Scheme: "unix", Path: path} }
