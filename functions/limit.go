@@ -88,3 +88,6 @@ func parseCount(s string) (int, error) {
 	}
 	return int(n), nil
 }
+
+// LimitVariables are what the functions here read of a function's environment.
+func LimitVariables() []string { return []string{envExecTimeout, envWriteTimeout, envMaxInflight} }

@@ -28,6 +28,9 @@ func (s *Server) get(c *call) error {
 	if err != nil {
 		return err
 	}
+	if c.trim != nil {
+		obj = c.trim(obj)
+	}
 	return s.answer(c, http.StatusOK, obj)
 }
 
