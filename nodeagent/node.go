@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -23,6 +24,11 @@ const (
 	statusEvery  = 10 * time.Second
 	heartbeatsOf = time.Minute
 )
+
+// firstAgain is the longest wait after a heartbeat that failed; those that fail
+// after it wait for longer, up to the usual pace. The waits differ from node to
+// node: all of a cluster's at once are what kept the server from answering.
+const firstAgain = 200 * time.Millisecond
 
 // view is what of a node is told at once when it changes.
 type view struct {
@@ -45,6 +51,7 @@ func (a *Agent) register(ctx context.Context) {
 	var next time.Time // when the Node's status is told again
 	var memory pressure.Gauge
 	stalled := false
+	again := min(firstAgain, a.c.HeartbeatEvery)
 	for {
 		ready := isClosed(a.adopted)
 		if ready {
@@ -72,9 +79,13 @@ func (a *Agent) register(ctx context.Context) {
 			if healthy {
 				a.log.WarnContext(ctx, "heartbeat", slog.Any("error", err))
 			}
-			next, pace = time.Time{}, min(pace, 200*time.Millisecond)
+			next, pace = time.Time{}, again/2+rand.N(again/2)
+			again = min(2*again, a.c.HeartbeatEvery)
 		case !healthy:
 			a.log.InfoContext(ctx, "heartbeat works again")
+			fallthrough
+		default:
+			again = min(firstAgain, a.c.HeartbeatEvery)
 		}
 		healthy = err == nil
 		wait.Reset(pace)
@@ -155,9 +166,10 @@ func (a *Agent) describe(n *corev1.Node) {
 
 func (a *Agent) nodeStatus(ctx context.Context, v view) corev1.NodeStatus {
 	st := corev1.NodeStatus{
-		Capacity: machineCapacity(a.c.StateDir), NodeInfo: machineInfo(a.c.Version),
+		Capacity: machineCapacity(a.c.StateDir, a.c.Memory().Total), NodeInfo: machineInfo(),
 		Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: a.c.NodeIP}, {Type: corev1.NodeHostName, Address: a.c.NodeName}},
 	}
+	st.NodeInfo.KubeletVersion = a.c.Version
 	st.DaemonEndpoints.KubeletEndpoint.Port = a.c.Port
 	st.Capacity[corev1.ResourcePods] = *resource.NewQuantity(a.c.MaxPods, resource.DecimalSI)
 	maps.Copy(st.Capacity, a.c.Capacity)

@@ -31,7 +31,7 @@ func Replicas(old, next api.Object) bool {
 	case *corev1.Event:
 		return true
 	case *coordinationv1.Lease:
-		return IsRenewal(old, next)
+		return old == nil && isSign(next) || IsRenewal(old, next)
 	case *corev1.Endpoints, *discoveryv1.EndpointSlice:
 		return isDerived(next) && (old == nil || isDerived(old))
 	case *appsv1.Deployment:
@@ -83,6 +83,12 @@ func IsRenewal(old, next api.Object) bool {
 	spec := was.Spec
 	spec.RenewTime = is.Spec.RenewTime
 	return maps.Equal(was.Annotations, is.Annotations) && equality.Semantic.DeepEqual(&spec, &is.Spec)
+}
+
+// isSign reports whether a lease is a node's: held by the one whose name it has. It
+// is made anew by the node if it is not there.
+func isSign(l *coordinationv1.Lease) bool {
+	return l.Namespace == api.SystemNamespace && l.Spec.HolderIdentity != nil && *l.Spec.HolderIdentity == l.Name && len(l.OwnerReferences) == 0
 }
 
 // isDerived reports whether a controller keeps an object in line with pods, so
