@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
@@ -82,6 +83,8 @@ type Agent struct {
 	m       *metrics
 	hub     hub
 	logs    string
+
+	lease *coordinationv1.Lease // as register wrote it last; nil: not known. It alone uses it
 
 	launch  chan *pod.Worker
 	adopted chan struct{} // closed when what the engine runs is known

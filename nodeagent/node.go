@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -122,30 +123,31 @@ func isClosed(ch <-chan struct{}) bool {
 	}
 }
 
-// tell writes the Node as it is.
+// tell writes the Node as it is, where that is news.
 func (a *Agent) tell(ctx context.Context, v view) error {
 	status := a.nodeStatus(ctx, v)
-	_, err := api.Mutate(ctx, a.c.Objects, api.Nodes, "", a.c.NodeName, api.UpdateOptions{}, func(n *corev1.Node) (bool, error) {
-		old := n.DeepCopy()
-		a.describe(n)
-		return !equality.Semantic.DeepEqual(old, n), nil
-	})
-	if apierrors.IsNotFound(err) {
-		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: a.c.NodeName}, Spec: corev1.NodeSpec{Taints: a.c.Taints}}
+	n, err := api.Get[*corev1.Node](ctx, a.c.Objects, api.Nodes, "", a.c.NodeName)
+	switch {
+	case apierrors.IsNotFound(err):
+		n = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: a.c.NodeName}, Spec: corev1.NodeSpec{Taints: a.c.Taints}}
 		a.describe(n)
 		n.Status = status
-		_, err = api.Create(ctx, a.c.Objects, n)
+		n, err = api.Create(ctx, a.c.Objects, n)
+	case err == nil && !a.described(n):
+		n, err = api.Mutate(ctx, a.c.Objects, api.Nodes, "", a.c.NodeName, api.UpdateOptions{}, func(n *corev1.Node) (bool, error) {
+			a.describe(n)
+			return true, nil
+		})
 	}
-	if err != nil {
+	if err != nil || !isNews(&n.Status, &status) {
 		return err
 	}
 	_, err = api.Mutate(ctx, a.c.Objects, api.Nodes, "", a.c.NodeName, api.UpdateOptions{Subresource: "status"}, func(n *corev1.Node) (bool, error) {
-		next := status.DeepCopy()
-		next.Conditions = mergeConditions(n.Status.Conditions, next.Conditions)
-		next.VolumesAttached, next.VolumesInUse = n.Status.VolumesAttached, n.Status.VolumesInUse
-		changed := !equality.Semantic.DeepEqual(quietly(&n.Status), quietly(next)) || stale(n.Status.Conditions)
-		n.Status = *next
-		return changed, nil
+		old := n.Status
+		n.Status = *status.DeepCopy()
+		n.Status.Conditions = mergeConditions(old.Conditions, n.Status.Conditions)
+		n.Status.VolumesAttached, n.Status.VolumesInUse = old.VolumesAttached, old.VolumesInUse
+		return isNews(&old, &status), nil
 	})
 	return err
 }
@@ -162,6 +164,14 @@ func (a *Agent) describe(n *corev1.Node) {
 	if a.c.PodCIDR != "" {
 		n.Spec.PodCIDR, n.Spec.PodCIDRs = a.c.PodCIDR, []string{a.c.PodCIDR}
 	}
+}
+
+// described says whether describe would change nothing.
+func (a *Agent) described(n *corev1.Node) bool {
+	next := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: n.Labels}}
+	next.Spec.PodCIDR, next.Spec.PodCIDRs = n.Spec.PodCIDR, n.Spec.PodCIDRs
+	a.describe(next)
+	return maps.Equal(next.Labels, n.Labels) && next.Spec.PodCIDR == n.Spec.PodCIDR && slices.Equal(next.Spec.PodCIDRs, n.Spec.PodCIDRs)
 }
 
 func (a *Agent) nodeStatus(ctx context.Context, v view) corev1.NodeStatus {
@@ -228,12 +238,23 @@ func mergeConditions(old, next []corev1.NodeCondition) []corev1.NodeCondition {
 	return next
 }
 
-// quietly is a status without its heartbeats.
-func quietly(s *corev1.NodeStatus) *corev1.NodeStatus {
-	out := s.DeepCopy()
-	for i := range out.Conditions {
-		out.Conditions[i].LastHeartbeatTime = metav1.Time{}
-		out.Conditions[i].LastTransitionTime = metav1.Time{}
+// isNews says whether a node's status next has to be written in the place of old.
+func isNews(old, next *corev1.NodeStatus) bool {
+	if stale(old.Conditions) {
+		return true
+	}
+	was, is := *old, *next
+	is.VolumesAttached, is.VolumesInUse = old.VolumesAttached, old.VolumesInUse // not ours
+	was.Conditions = quietly(old.Conditions)
+	is.Conditions = quietly(mergeConditions(old.Conditions, slices.Clone(next.Conditions)))
+	return !equality.Semantic.DeepEqual(&was, &is)
+}
+
+// quietly are conditions without their times.
+func quietly(conds []corev1.NodeCondition) []corev1.NodeCondition {
+	out := slices.Clone(conds)
+	for i := range out {
+		out[i].LastHeartbeatTime, out[i].LastTransitionTime = metav1.Time{}, metav1.Time{}
 	}
 	return out
 }
@@ -247,19 +268,35 @@ func stale(conds []corev1.NodeCondition) bool {
 	return true
 }
 
-// renew says that the node is alive.
+// renew says that the node is alive. It writes upon the lease as it wrote it last:
+// who renews each second need not read what nobody else writes.
 func (a *Agent) renew(ctx context.Context) error {
 	now := metav1.NewMicroTime(time.Now())
 	seconds := int32(max(40*a.c.HeartbeatEvery/time.Second, 1))
-	_, err := api.Mutate(ctx, a.c.Objects, api.Leases, api.SystemNamespace, a.c.NodeName, api.UpdateOptions{}, func(l *coordinationv1.Lease) (bool, error) {
+	sign := func(l *coordinationv1.Lease) {
 		l.Spec.HolderIdentity, l.Spec.LeaseDurationSeconds, l.Spec.RenewTime = &a.c.NodeName, &seconds, &now
+	}
+	if a.lease != nil {
+		next := *a.lease // what it shares with that is only read
+		sign(&next)
+		l, err := api.Update(ctx, a.c.Objects, &next, api.UpdateOptions{})
+		a.lease = l
+		if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	l, err := api.Mutate(ctx, a.c.Objects, api.Leases, api.SystemNamespace, a.c.NodeName, api.UpdateOptions{}, func(l *coordinationv1.Lease) (bool, error) {
+		sign(l)
 		return true, nil
 	})
 	if apierrors.IsNotFound(err) {
-		_, err = api.Create(ctx, a.c.Objects, &coordinationv1.Lease{
-			ObjectMeta: metav1.ObjectMeta{Namespace: api.SystemNamespace, Name: a.c.NodeName},
-			Spec:       coordinationv1.LeaseSpec{HolderIdentity: &a.c.NodeName, LeaseDurationSeconds: &seconds, RenewTime: &now},
-		})
+		l = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: api.SystemNamespace, Name: a.c.NodeName}}
+		sign(l)
+		l, err = api.Create(ctx, a.c.Objects, l)
 	}
+	if err != nil {
+		l = nil
+	}
+	a.lease = l
 	return err
 }

@@ -25,6 +25,9 @@ type Config struct {
 	// History is how many changes are kept for watches that resume and for
 	// continued lists; 0 is 4096.
 	History int
+	// PerObject is how many changes are kept for each object there is, where that
+	// is more: for a kind all of whose objects change all the time.
+	PerObject int
 	// Revision, when not nil, is the newest revision of which the caches that
 	// share it have taken in every change. The owner stores to it after Apply.
 	Revision *atomic.Int64
@@ -136,6 +139,7 @@ func (c *Cache) apply(rev int64, namespace, name string, obj api.Object) {
 	if obj == nil {
 		ch.gone = rules.WithRevision(ch.old, strconv.FormatInt(rev, 10))
 	}
+	c.history.limit = max(c.history.limit, c.c.PerObject*c.tree.Len())
 	if dropped := c.history.push(ch); dropped != nil {
 		c.oldest = dropped.rev
 	}
@@ -154,7 +158,7 @@ func (c *Cache) wake(ch *change) {
 			notify(c.byNode[was], ch)
 		}
 	}
-	if c.history.next%uint64(max(c.c.History/16, 1)) == 0 {
+	if c.history.next%uint64(max(c.history.limit/16, 1)) == 0 {
 		c.press()
 	}
 }
@@ -173,13 +177,13 @@ func (c *Cache) press() {
 	for _, w := range c.watchers {
 		lag := c.history.next - w.cursor.Load()
 		switch {
-		case lag > uint64(c.c.History)*3/4 && w.blocked.Load():
+		case lag > uint64(c.history.limit)*3/4 && w.blocked.Load():
 			if !w.cutOff {
 				w.cutOff = true
 				c.cut++
 				close(w.slow)
 			}
-		case lag > uint64(c.c.History)/4:
+		case lag > uint64(c.history.limit)/4:
 			w.wake()
 		}
 	}

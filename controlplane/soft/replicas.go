@@ -2,8 +2,10 @@ package soft
 
 import (
 	"maps"
+	"slices"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/rules"
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -82,7 +84,7 @@ func IsRenewal(old, next api.Object) bool {
 	}
 	spec := was.Spec
 	spec.RenewTime = is.Spec.RenewTime
-	return maps.Equal(was.Annotations, is.Annotations) && equality.Semantic.DeepEqual(&spec, &is.Spec)
+	return maps.Equal(was.Annotations, is.Annotations) && rules.SameLease(&spec, &is.Spec)
 }
 
 // isSign reports whether a lease is a node's: held by the one whose name it has. It
@@ -113,7 +115,7 @@ func isReplica(p *corev1.Pod) bool {
 // it is to stay.
 func sameIdentity(a, b api.Object) bool {
 	return maps.Equal(a.GetLabels(), b.GetLabels()) &&
-		equality.Semantic.DeepEqual(a.GetOwnerReferences(), b.GetOwnerReferences()) &&
-		equality.Semantic.DeepEqual(a.GetFinalizers(), b.GetFinalizers()) &&
+		rules.SameOwners(a.GetOwnerReferences(), b.GetOwnerReferences()) &&
+		slices.Equal(a.GetFinalizers(), b.GetFinalizers()) &&
 		(a.GetDeletionTimestamp() == nil) == (b.GetDeletionTimestamp() == nil)
 }
