@@ -243,11 +243,19 @@ func isNews(old, next *corev1.NodeStatus) bool {
 	if stale(old.Conditions) {
 		return true
 	}
+	if !sameResources(old.Capacity, next.Capacity) || !sameResources(old.Allocatable, next.Allocatable) {
+		return true
+	}
 	was, is := *old, *next
+	is.Capacity, is.Allocatable = old.Capacity, old.Allocatable
 	is.VolumesAttached, is.VolumesInUse = old.VolumesAttached, old.VolumesInUse // not ours
 	was.Conditions = quietly(old.Conditions)
 	is.Conditions = quietly(mergeConditions(old.Conditions, slices.Clone(next.Conditions)))
 	return !equality.Semantic.DeepEqual(&was, &is)
+}
+
+func sameResources(a, b corev1.ResourceList) bool {
+	return maps.EqualFunc(a, b, func(x, y resource.Quantity) bool { return x.Cmp(y) == 0 })
 }
 
 // quietly are conditions without their times.
