@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -84,6 +85,7 @@ type Agent struct {
 	hub     hub
 	logs    string
 
+	beat  time.Duration         // see statusEvery
 	lease *coordinationv1.Lease // as register wrote it last; nil: not known. It alone uses it
 
 	launch  chan *pod.Worker
@@ -119,6 +121,7 @@ func New(c Config) (*Agent, error) {
 	a := &Agent{
 		c: c, log: c.Log, volumes: volumes, logs: filepath.Join(c.StateDir, "logs"),
 		launch: make(chan *pod.Worker), adopted: make(chan struct{}), over: make(chan struct{}), idle: make(chan struct{}),
+		beat:    heartbeatsOf - rand.N(heartbeatsOf/4),
 		stalls:  make(chan struct{}, 1),
 		workers: map[types.UID]*pod.Worker{}, boxes: map[string]*pod.Worker{},
 		orphans: map[types.UID]runtime.Sandbox{}, ended: map[types.UID]bool{},

@@ -20,7 +20,8 @@ import (
 )
 
 // statusEvery is how often the Node's status is looked over; it is written when
-// it has changed, and each heartbeatsOf at the latest.
+// it has changed, and each heartbeatsOf at the latest: a node at some time in the
+// last quarter of that, lest those that began together write together for ever.
 const (
 	statusEvery  = 10 * time.Second
 	heartbeatsOf = time.Minute
@@ -139,7 +140,7 @@ func (a *Agent) tell(ctx context.Context, v view) error {
 			return true, nil
 		})
 	}
-	if err != nil || !isNews(&n.Status, &status) {
+	if err != nil || !a.isNews(&n.Status, &status) {
 		return err
 	}
 	_, err = api.Mutate(ctx, a.c.Objects, api.Nodes, "", a.c.NodeName, api.UpdateOptions{Subresource: "status"}, func(n *corev1.Node) (bool, error) {
@@ -147,7 +148,7 @@ func (a *Agent) tell(ctx context.Context, v view) error {
 		n.Status = *status.DeepCopy()
 		n.Status.Conditions = mergeConditions(old.Conditions, n.Status.Conditions)
 		n.Status.VolumesAttached, n.Status.VolumesInUse = old.VolumesAttached, old.VolumesInUse
-		return isNews(&old, &status), nil
+		return a.isNews(&old, &status), nil
 	})
 	return err
 }
@@ -239,8 +240,8 @@ func mergeConditions(old, next []corev1.NodeCondition) []corev1.NodeCondition {
 }
 
 // isNews says whether a node's status next has to be written in the place of old.
-func isNews(old, next *corev1.NodeStatus) bool {
-	if stale(old.Conditions) {
+func (a *Agent) isNews(old, next *corev1.NodeStatus) bool {
+	if stale(old.Conditions, a.beat) {
 		return true
 	}
 	if !sameResources(old.Capacity, next.Capacity) || !sameResources(old.Allocatable, next.Allocatable) {
@@ -267,10 +268,10 @@ func quietly(conds []corev1.NodeCondition) []corev1.NodeCondition {
 	return out
 }
 
-func stale(conds []corev1.NodeCondition) bool {
+func stale(conds []corev1.NodeCondition, limit time.Duration) bool {
 	for _, c := range conds {
 		if c.Type == corev1.NodeReady {
-			return time.Since(c.LastHeartbeatTime.Time) >= heartbeatsOf
+			return time.Since(c.LastHeartbeatTime.Time) >= limit
 		}
 	}
 	return true
