@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
@@ -83,6 +85,9 @@ type Agent struct {
 	hub     hub
 	logs    string
 
+	beat  time.Duration         // see statusEvery
+	lease *coordinationv1.Lease // as register wrote it last; nil: not known. It alone uses it
+
 	launch  chan *pod.Worker
 	adopted chan struct{} // closed when what the engine runs is known
 	over    chan struct{} // closed when Run ends
@@ -116,6 +121,7 @@ func New(c Config) (*Agent, error) {
 	a := &Agent{
 		c: c, log: c.Log, volumes: volumes, logs: filepath.Join(c.StateDir, "logs"),
 		launch: make(chan *pod.Worker), adopted: make(chan struct{}), over: make(chan struct{}), idle: make(chan struct{}),
+		beat:    heartbeatsOf - rand.N(heartbeatsOf/4),
 		stalls:  make(chan struct{}, 1),
 		workers: map[types.UID]*pod.Worker{}, boxes: map[string]*pod.Worker{},
 		orphans: map[types.UID]runtime.Sandbox{}, ended: map[types.UID]bool{},

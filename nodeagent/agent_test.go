@@ -146,6 +146,52 @@ func TestNodeAndLease(t *testing.T) {
 	})
 }
 
+// A renewal is one request, whatever others do to the lease; while nobody answers
+// a node asks no more often than otherwise.
+func TestRenewals(t *testing.T) {
+	node(t, func(r *rig) {
+		t := r.t
+		alive := func(what string) {
+			t.Helper()
+			l, err := api.Get[*coordinationv1.Lease](t.Context(), r.o, api.Leases, api.SystemNamespace, "n1")
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			if age := time.Since(l.Spec.RenewTime.Time); age > time.Second {
+				t.Errorf("%s: the lease is %s old", what, age)
+			}
+		}
+		r.after(30 * time.Second)
+		r.o.requests()
+		r.after(10 * time.Second)
+		if n := r.o.requests(); n < 10 || n > 13 {
+			t.Errorf("%d requests in ten seconds, want ten renewals and a look at the Node", n)
+		}
+		if _, err := r.o.Patch(t.Context(), api.Leases, api.SystemNamespace, "n1", api.Patch{
+			Type: "application/merge-patch+json", Data: []byte(`{"metadata":{"labels":{"x":"y"}}}`),
+		}); err != nil {
+			t.Fatal(err)
+		}
+		r.after(2 * time.Second)
+		alive("somebody else wrote it")
+		if _, err := r.o.Delete(t.Context(), api.Leases, api.SystemNamespace, "n1", api.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		r.after(2 * time.Second)
+		alive("somebody removed it")
+		r.o.set(true)
+		r.after(2 * time.Second)
+		r.o.requests()
+		r.after(time.Minute)
+		if n := r.o.requests(); n < 60 || n > 120 {
+			t.Errorf("%d requests in a minute without an answer", n)
+		}
+		r.o.set(false)
+		r.after(time.Second)
+		alive("it answers again")
+	})
+}
+
 func TestEvict(t *testing.T) {
 	node(t, func(r *rig) {
 		t := r.t

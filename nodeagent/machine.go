@@ -8,6 +8,7 @@ import (
 	goruntime "runtime"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -18,12 +19,11 @@ func quantity(s string) resource.Quantity { return resource.MustParse(s) }
 
 func machineOS() (system, arch string) { return goruntime.GOOS, goruntime.GOARCH }
 
-// machineCapacity is what the machine has: CPUs, memory, and the disk that dir
-// is on.
-func machineCapacity(dir string) corev1.ResourceList {
+// machineCapacity is what the machine has: CPUs, memory (so many bytes), and the
+// disk that dir is on.
+func machineCapacity(dir string, memory int64) corev1.ResourceList {
 	out := corev1.ResourceList{corev1.ResourceCPU: *resource.NewQuantity(int64(goruntime.NumCPU()), resource.DecimalSI)}
-	total, _ := meminfo()
-	out[corev1.ResourceMemory] = *resource.NewQuantity(total, resource.BinarySI)
+	out[corev1.ResourceMemory] = *resource.NewQuantity(memory, resource.BinarySI)
 	var fs unix.Statfs_t
 	if unix.Statfs(dir, &fs) == nil {
 		out[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(fs.Blocks)*fs.Bsize, resource.BinarySI)
@@ -74,16 +74,17 @@ func machineUse() (cpu float64, memory uint64) {
 	return cpu, uint64(max(total-available, 0))
 }
 
-func machineInfo(version string) corev1.NodeSystemInfo {
+// machineInfo says what machine this is. It is asked once: no process sees it
+// change.
+var machineInfo = sync.OnceValue(func() corev1.NodeSystemInfo {
 	system, arch := machineOS()
-	info := corev1.NodeSystemInfo{
+	return corev1.NodeSystemInfo{
 		MachineID: word("/etc/machine-id"), SystemUUID: word("/sys/class/dmi/id/product_uuid"),
 		BootID: word("/proc/sys/kernel/random/boot_id"), KernelVersion: word("/proc/sys/kernel/osrelease"),
 		OperatingSystem: system, Architecture: arch, OSImage: osImage(),
-		ContainerRuntimeVersion: "containerd://2", KubeletVersion: version,
+		ContainerRuntimeVersion: "containerd://2",
 	}
-	return info
-}
+})
 
 func word(path string) string {
 	b, _ := os.ReadFile(path)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
+	"slices"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -18,11 +20,17 @@ import (
 )
 
 // statusEvery is how often the Node's status is looked over; it is written when
-// it has changed, and each heartbeatsOf at the latest.
+// it has changed, and each heartbeatsOf at the latest: a node at some time in the
+// last quarter of that, lest those that began together write together for ever.
 const (
 	statusEvery  = 10 * time.Second
 	heartbeatsOf = time.Minute
 )
+
+// firstAgain is the longest wait after a heartbeat that failed; those that fail
+// after it wait for longer, up to the usual pace. The waits differ from node to
+// node: all of a cluster's at once are what kept the server from answering.
+const firstAgain = 200 * time.Millisecond
 
 // view is what of a node is told at once when it changes.
 type view struct {
@@ -45,6 +53,7 @@ func (a *Agent) register(ctx context.Context) {
 	var next time.Time // when the Node's status is told again
 	var memory pressure.Gauge
 	stalled := false
+	again := min(firstAgain, a.c.HeartbeatEvery)
 	for {
 		ready := isClosed(a.adopted)
 		if ready {
@@ -72,9 +81,13 @@ func (a *Agent) register(ctx context.Context) {
 			if healthy {
 				a.log.WarnContext(ctx, "heartbeat", slog.Any("error", err))
 			}
-			next, pace = time.Time{}, min(pace, 200*time.Millisecond)
+			next, pace = time.Time{}, again/2+rand.N(again/2)
+			again = min(2*again, a.c.HeartbeatEvery)
 		case !healthy:
 			a.log.InfoContext(ctx, "heartbeat works again")
+			fallthrough
+		default:
+			again = min(firstAgain, a.c.HeartbeatEvery)
 		}
 		healthy = err == nil
 		wait.Reset(pace)
@@ -111,30 +124,31 @@ func isClosed(ch <-chan struct{}) bool {
 	}
 }
 
-// tell writes the Node as it is.
+// tell writes the Node as it is, where that is news.
 func (a *Agent) tell(ctx context.Context, v view) error {
 	status := a.nodeStatus(ctx, v)
-	_, err := api.Mutate(ctx, a.c.Objects, api.Nodes, "", a.c.NodeName, api.UpdateOptions{}, func(n *corev1.Node) (bool, error) {
-		old := n.DeepCopy()
-		a.describe(n)
-		return !equality.Semantic.DeepEqual(old, n), nil
-	})
-	if apierrors.IsNotFound(err) {
-		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: a.c.NodeName}, Spec: corev1.NodeSpec{Taints: a.c.Taints}}
+	n, err := api.Get[*corev1.Node](ctx, a.c.Objects, api.Nodes, "", a.c.NodeName)
+	switch {
+	case apierrors.IsNotFound(err):
+		n = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: a.c.NodeName}, Spec: corev1.NodeSpec{Taints: a.c.Taints}}
 		a.describe(n)
 		n.Status = status
-		_, err = api.Create(ctx, a.c.Objects, n)
+		n, err = api.Create(ctx, a.c.Objects, n)
+	case err == nil && !a.described(n):
+		n, err = api.Mutate(ctx, a.c.Objects, api.Nodes, "", a.c.NodeName, api.UpdateOptions{}, func(n *corev1.Node) (bool, error) {
+			a.describe(n)
+			return true, nil
+		})
 	}
-	if err != nil {
+	if err != nil || !a.isNews(&n.Status, &status) {
 		return err
 	}
 	_, err = api.Mutate(ctx, a.c.Objects, api.Nodes, "", a.c.NodeName, api.UpdateOptions{Subresource: "status"}, func(n *corev1.Node) (bool, error) {
-		next := status.DeepCopy()
-		next.Conditions = mergeConditions(n.Status.Conditions, next.Conditions)
-		next.VolumesAttached, next.VolumesInUse = n.Status.VolumesAttached, n.Status.VolumesInUse
-		changed := !equality.Semantic.DeepEqual(quietly(&n.Status), quietly(next)) || stale(n.Status.Conditions)
-		n.Status = *next
-		return changed, nil
+		old := n.Status
+		n.Status = *status.DeepCopy()
+		n.Status.Conditions = mergeConditions(old.Conditions, n.Status.Conditions)
+		n.Status.VolumesAttached, n.Status.VolumesInUse = old.VolumesAttached, old.VolumesInUse
+		return a.isNews(&old, &status), nil
 	})
 	return err
 }
@@ -153,11 +167,20 @@ func (a *Agent) describe(n *corev1.Node) {
 	}
 }
 
+// described says whether describe would change nothing.
+func (a *Agent) described(n *corev1.Node) bool {
+	next := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: n.Labels}}
+	next.Spec.PodCIDR, next.Spec.PodCIDRs = n.Spec.PodCIDR, n.Spec.PodCIDRs
+	a.describe(next)
+	return maps.Equal(next.Labels, n.Labels) && next.Spec.PodCIDR == n.Spec.PodCIDR && slices.Equal(next.Spec.PodCIDRs, n.Spec.PodCIDRs)
+}
+
 func (a *Agent) nodeStatus(ctx context.Context, v view) corev1.NodeStatus {
 	st := corev1.NodeStatus{
-		Capacity: machineCapacity(a.c.StateDir), NodeInfo: machineInfo(a.c.Version),
+		Capacity: machineCapacity(a.c.StateDir, a.c.Memory().Total), NodeInfo: machineInfo(),
 		Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: a.c.NodeIP}, {Type: corev1.NodeHostName, Address: a.c.NodeName}},
 	}
+	st.NodeInfo.KubeletVersion = a.c.Version
 	st.DaemonEndpoints.KubeletEndpoint.Port = a.c.Port
 	st.Capacity[corev1.ResourcePods] = *resource.NewQuantity(a.c.MaxPods, resource.DecimalSI)
 	maps.Copy(st.Capacity, a.c.Capacity)
@@ -216,38 +239,73 @@ func mergeConditions(old, next []corev1.NodeCondition) []corev1.NodeCondition {
 	return next
 }
 
-// quietly is a status without its heartbeats.
-func quietly(s *corev1.NodeStatus) *corev1.NodeStatus {
-	out := s.DeepCopy()
-	for i := range out.Conditions {
-		out.Conditions[i].LastHeartbeatTime = metav1.Time{}
-		out.Conditions[i].LastTransitionTime = metav1.Time{}
+// isNews says whether a node's status next has to be written in the place of old.
+func (a *Agent) isNews(old, next *corev1.NodeStatus) bool {
+	if stale(old.Conditions, a.beat) {
+		return true
+	}
+	if !sameResources(old.Capacity, next.Capacity) || !sameResources(old.Allocatable, next.Allocatable) {
+		return true
+	}
+	was, is := *old, *next
+	is.Capacity, is.Allocatable = old.Capacity, old.Allocatable
+	is.VolumesAttached, is.VolumesInUse = old.VolumesAttached, old.VolumesInUse // not ours
+	was.Conditions = quietly(old.Conditions)
+	is.Conditions = quietly(mergeConditions(old.Conditions, slices.Clone(next.Conditions)))
+	return !equality.Semantic.DeepEqual(&was, &is)
+}
+
+func sameResources(a, b corev1.ResourceList) bool {
+	return maps.EqualFunc(a, b, func(x, y resource.Quantity) bool { return x.Cmp(y) == 0 })
+}
+
+// quietly are conditions without their times.
+func quietly(conds []corev1.NodeCondition) []corev1.NodeCondition {
+	out := slices.Clone(conds)
+	for i := range out {
+		out[i].LastHeartbeatTime, out[i].LastTransitionTime = metav1.Time{}, metav1.Time{}
 	}
 	return out
 }
 
-func stale(conds []corev1.NodeCondition) bool {
+func stale(conds []corev1.NodeCondition, limit time.Duration) bool {
 	for _, c := range conds {
 		if c.Type == corev1.NodeReady {
-			return time.Since(c.LastHeartbeatTime.Time) >= heartbeatsOf
+			return time.Since(c.LastHeartbeatTime.Time) >= limit
 		}
 	}
 	return true
 }
 
-// renew says that the node is alive.
+// renew says that the node is alive. It writes upon the lease as it wrote it last:
+// who renews each second need not read what nobody else writes.
 func (a *Agent) renew(ctx context.Context) error {
 	now := metav1.NewMicroTime(time.Now())
 	seconds := int32(max(40*a.c.HeartbeatEvery/time.Second, 1))
-	_, err := api.Mutate(ctx, a.c.Objects, api.Leases, api.SystemNamespace, a.c.NodeName, api.UpdateOptions{}, func(l *coordinationv1.Lease) (bool, error) {
+	sign := func(l *coordinationv1.Lease) {
 		l.Spec.HolderIdentity, l.Spec.LeaseDurationSeconds, l.Spec.RenewTime = &a.c.NodeName, &seconds, &now
+	}
+	if a.lease != nil {
+		next := *a.lease // what it shares with that is only read
+		sign(&next)
+		l, err := api.Update(ctx, a.c.Objects, &next, api.UpdateOptions{})
+		a.lease = l
+		if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	l, err := api.Mutate(ctx, a.c.Objects, api.Leases, api.SystemNamespace, a.c.NodeName, api.UpdateOptions{}, func(l *coordinationv1.Lease) (bool, error) {
+		sign(l)
 		return true, nil
 	})
 	if apierrors.IsNotFound(err) {
-		_, err = api.Create(ctx, a.c.Objects, &coordinationv1.Lease{
-			ObjectMeta: metav1.ObjectMeta{Namespace: api.SystemNamespace, Name: a.c.NodeName},
-			Spec:       coordinationv1.LeaseSpec{HolderIdentity: &a.c.NodeName, LeaseDurationSeconds: &seconds, RenewTime: &now},
-		})
+		l = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: api.SystemNamespace, Name: a.c.NodeName}}
+		sign(l)
+		l, err = api.Create(ctx, a.c.Objects, l)
 	}
+	if err != nil {
+		l = nil
+	}
+	a.lease = l
 	return err
 }

@@ -49,6 +49,7 @@ type shaky struct {
 	mu     sync.Mutex
 	down   bool
 	writes int
+	asked  int // requests of all kinds but watches
 }
 
 // count answers with the writes since the last count.
@@ -60,9 +61,19 @@ func (s *shaky) count() int {
 	return n
 }
 
+// requests answers with the number of requests since it was asked last.
+func (s *shaky) requests() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.asked
+	s.asked = 0
+	return n
+}
+
 func (s *shaky) fail() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.asked++
 	if s.down {
 		return apierrors.NewServiceUnavailable("the store does not answer")
 	}

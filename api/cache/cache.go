@@ -25,6 +25,9 @@ type Config struct {
 	// History is how many changes are kept for watches that resume and for
 	// continued lists; 0 is 4096.
 	History int
+	// PerObject is how many changes are kept for each object there is, where that
+	// is more: for a kind all of whose objects change all the time.
+	PerObject int
 	// Revision, when not nil, is the newest revision of which the caches that
 	// share it have taken in every change. The owner stores to it after Apply.
 	Revision *atomic.Int64
@@ -46,7 +49,9 @@ type Cache struct {
 	history  ring
 	aged     uint64 // number of the change that was next at the last Age
 	watchers []*watch
-	cut      uint64 // watches that were too slow
+	broad    []*watch            // those of them that may want any object
+	byNode   map[string][]*watch // the others, by the node whose pods they want
+	cut      uint64              // watches that were too slow
 }
 
 type entry struct {
@@ -63,7 +68,7 @@ func New(r *api.Resource, c Config) *Cache {
 	if c.History == 0 {
 		c.History = 4096
 	}
-	return &Cache{r: r, c: c, tree: btree.New(32, entry.before), history: ring{limit: c.History}}
+	return &Cache{r: r, c: c, tree: btree.New(32, entry.before), byNode: map[string][]*watch{}, history: ring{limit: c.History}}
 }
 
 // Get looks an object up.
@@ -134,30 +139,52 @@ func (c *Cache) apply(rev int64, namespace, name string, obj api.Object) {
 	if obj == nil {
 		ch.gone = rules.WithRevision(ch.old, strconv.FormatInt(rev, 10))
 	}
+	c.history.limit = max(c.history.limit, c.c.PerObject*c.tree.Len())
 	if dropped := c.history.push(ch); dropped != nil {
 		c.oldest = dropped.rev
 	}
 	c.wake(ch)
 }
 
-// wake tells the watches that a change may concern, and those that fall
-// behind: the latter have to move on or be cut off.
+// wake tells the watches that a change may concern. Those of single nodes are
+// found by the node: there may be thousands of them. Now and then it looks after
+// all, too.
 func (c *Cache) wake(ch *change) {
-	next := c.history.next
+	notify(c.broad, ch)
+	if len(c.byNode) > 0 {
+		was, is := nodeOf(ch.old), nodeOf(ch.now)
+		notify(c.byNode[is], ch)
+		if was != is {
+			notify(c.byNode[was], ch)
+		}
+	}
+	if c.history.next%uint64(max(c.history.limit/16, 1)) == 0 {
+		c.press()
+	}
+}
+
+func notify(watchers []*watch, ch *change) {
+	for _, w := range watchers {
+		if w.concerns(ch) {
+			w.due = true
+			w.wake()
+		}
+	}
+}
+
+// press tells the watches that fall behind: they have to move on or be cut off.
+func (c *Cache) press() {
 	for _, w := range c.watchers {
-		lag := next - w.cursor.Load()
+		lag := c.history.next - w.cursor.Load()
 		switch {
-		case lag > uint64(c.c.History)*3/4 && w.blocked.Load():
+		case lag > uint64(c.history.limit)*3/4 && w.blocked.Load():
 			if !w.cutOff {
 				w.cutOff = true
 				c.cut++
 				close(w.slow)
 			}
-		case lag > uint64(c.c.History)/4, w.concerns(ch):
-			select {
-			case w.more <- struct{}{}:
-			default:
-			}
+		case lag > uint64(c.history.limit)/4:
+			w.wake()
 		}
 	}
 }
@@ -171,10 +198,7 @@ func (c *Cache) Age() {
 	to := c.aged
 	for _, w := range c.watchers {
 		to = min(to, w.cursor.Load())
-		select { // it moves on past what does not concern it
-		case w.more <- struct{}{}:
-		default:
-		}
+		w.wake() // it moves on past what does not concern it
 	}
 	if dropped := c.history.drop(to); dropped != nil {
 		c.oldest = dropped.rev

@@ -308,3 +308,79 @@ func compare(t *rapid.T, c *Cache, rev int64, states []map[string]int64) {
 		}
 	}
 }
+
+// Where every object changes all the time, a reader gets as many changes of each.
+func TestHistoryGrowsWithObjects(t *testing.T) {
+	c := New(api.Pods, Config{History: 10, PerObject: 3})
+	c.Load(nil, 1)
+	rev := int64(1)
+	round := func(objects int) {
+		for i := range objects {
+			rev++
+			put(c, rev, fmt.Sprint("p", i), "")
+		}
+	}
+	kept := func() int64 { return rev - c.oldest }
+	for range 5 {
+		round(2)
+	}
+	round(2)
+	if kept() != 10 {
+		t.Errorf("%d changes of two objects are kept, want 10", kept())
+	}
+	for range 4 {
+		round(40)
+	}
+	if kept() != 120 {
+		t.Errorf("%d changes of 40 objects are kept, want 120", kept())
+	}
+}
+
+// Each of many watches of one node is woken by changes of its node alone, and
+// sees them all.
+func TestWatchesOfNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const nodes = 20
+		c := New(api.Pods, Config{History: 4096})
+		c.Load(nil, 1)
+		var all [nodes]api.Watch
+		for i := range all {
+			w, err := c.Watch(t.Context(), api.WatchOptions{ResourceVersion: "1", Fields: fields.OneTermEqualSelector("spec.nodeName", fmt.Sprint("n", i))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.Stop()
+			all[i] = w
+		}
+		next := func(i int, want string) {
+			t.Helper()
+			synctest.Wait()
+			select {
+			case e := <-all[i].Events():
+				if got := fmt.Sprint(e.Type, " ", e.Object.GetName(), " ", e.Object.GetResourceVersion()); got != want {
+					t.Fatalf("node %d sees %s, want %s", i, got, want)
+				}
+			default:
+				t.Fatalf("node %d sees nothing, want %s", i, want)
+			}
+		}
+		synctest.Wait()
+		before := all[7].(*watch).cursor.Load()
+		put(c, 2, "a", "n3")
+		put(c, 3, "a", "n4") // as no pod does, but a watch has to be right
+		c.Apply(4, Change{"a", "a", nil})
+		next(3, "ADDED a 2")
+		next(3, "DELETED a 3")
+		next(4, "ADDED a 3")
+		next(4, "DELETED a 4")
+		if now := all[7].(*watch).cursor.Load(); now != before {
+			t.Errorf("a watch of another node was woken: it has read %d changes", now-before)
+		}
+		put(c, 5, "b", "n7")
+		next(7, "ADDED b 5")
+		all[7].Stop()
+		if left := c.byNode["n7"]; left != nil {
+			t.Errorf("%d watches of the node are left", len(left))
+		}
+	})
+}

@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -36,6 +37,7 @@ type watch struct {
 	cursor  atomic.Uint64 // number of the next change to read
 	blocked atomic.Bool   // the reader does not take the event that is offered
 	cutOff  bool          // guarded by the cache's lock
+	due     bool          // a change from cursor on may concern it; guarded by the cache's lock, and cleared by the reader alone
 	place   int           // in the cache's list; guarded by its lock
 	skipped int           // changes since the last event
 	passed  int64         // revision of the last change that was read
@@ -86,9 +88,15 @@ func (c *Cache) join(w *watch, rev int64) (*btree.BTree[entry], int64, error) {
 		return nil, 0, tooNew(rev)
 	default:
 		w.cursor.Store(c.history.after(rev))
+		w.due = true
 	}
 	w.place = len(c.watchers)
 	c.watchers = append(c.watchers, w)
+	if w.selector.byNode {
+		c.byNode[w.selector.node] = append(c.byNode[w.selector.node], w)
+	} else {
+		c.broad = append(c.broad, w)
+	}
 	return tree, now, nil
 }
 
@@ -100,20 +108,56 @@ func (c *Cache) leave(w *watch) {
 	c.watchers[w.place].place = w.place
 	c.watchers[last] = nil
 	c.watchers = c.watchers[:last]
+	if !w.selector.byNode {
+		c.broad = without(c.broad, w)
+		return
+	}
+	left := without(c.byNode[w.selector.node], w)
+	if c.byNode[w.selector.node] = left; len(left) == 0 {
+		delete(c.byNode, w.selector.node)
+	}
 }
 
-// read appends to buf the changes from number i on, at most a batch; false
-// when some of them are dropped already.
-func (c *Cache) read(i uint64, buf []*change) ([]*change, bool) {
+// without is the list without one of its watches, in another order.
+func without(list []*watch, w *watch) []*watch {
+	i, last := slices.Index(list, w), len(list)-1
+	list[i] = list[last]
+	list[last] = nil
+	return list[:last]
+}
+
+// read appends to buf the changes that w has to look at, at most a batch, or has it
+// pass over all of them when it knows that none concerns it; false when some are
+// dropped already.
+func (c *Cache) read(w *watch, buf []*change) ([]*change, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	if i < c.history.first {
+	i, next := w.cursor.Load(), c.history.next
+	switch {
+	case i < c.history.first:
 		return nil, false
+	case i == next:
+		return buf, true
+	case !w.due:
+		w.skipped += int(next - i)
+		w.passed = c.history.at(next - 1).rev
+		w.cursor.Store(next)
+		return buf, true
 	}
-	for end := min(c.history.next, i+batch); i < end; i++ {
+	end := min(next, i+batch)
+	w.due = end < next
+	for ; i < end; i++ {
 		buf = append(buf, c.history.at(i))
 	}
 	return buf, true
+}
+
+// wake has the reader look whether there is something to read.
+func (w *watch) wake() {
+	select {
+	case w.more <- struct{}{}:
+	default:
+	}
 }
 
 func (w *watch) Events() <-chan api.Event { return w.events }
@@ -147,11 +191,11 @@ func (w *watch) run(ctx context.Context, tree *btree.BTree[entry], rev int64) {
 	buf := make([]*change, 0, batch)
 	for {
 		var ok bool
-		if buf, ok = w.c.read(w.cursor.Load(), buf[:0]); !ok {
+		if buf, ok = w.c.read(w, buf[:0]); !ok {
 			w.err = w.tooSlow()
 			return
 		}
-		if len(buf) == 0 && !w.wait(ctx) {
+		if len(buf) == 0 && (!w.mark(ctx) || !w.wait(ctx)) {
 			return
 		}
 		for _, ch := range buf {
@@ -193,7 +237,13 @@ func (w *watch) pass(ctx context.Context, ch *change) bool {
 		}
 		return true
 	}
-	if w.skipped++; w.skipped < quiet {
+	w.skipped++
+	return w.mark(ctx)
+}
+
+// mark sends a bookmark when it is time for one; false when the watch ends.
+func (w *watch) mark(ctx context.Context) bool {
+	if w.skipped < quiet {
 		return true
 	}
 	w.skipped = 0

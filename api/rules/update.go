@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/podsnap/podsnap/api"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -100,7 +101,7 @@ func merge(r *api.Resource, old, obj api.Object) api.Object {
 // settle compares the two states, part by part so that nothing is compared
 // twice, and says what is to be done.
 func settle(r *api.Resource, old, next api.Object) (Verdict, error) {
-	sameMeta := equality.Semantic.DeepEqual(value(old, "ObjectMeta"), value(next, "ObjectMeta"))
+	sameMeta := sameMeta(old, next)
 	sameStatus := !r.Status || equality.Semantic.DeepEqual(value(old, "Status"), value(next, "Status"))
 	sameRest := sameButMetaAndStatus(r, old, next)
 	if sameMeta && sameStatus && sameRest {
@@ -118,6 +119,9 @@ func settle(r *api.Resource, old, next api.Object) (Verdict, error) {
 }
 
 func sameButMetaAndStatus(r *api.Resource, old, next api.Object) bool {
+	if l, ok := old.(*coordinationv1.Lease); ok {
+		return SameLease(&l.Spec, &next.(*coordinationv1.Lease).Spec)
+	}
 	o := shallow(old)
 	copyField(o, next, "TypeMeta")
 	copyField(o, next, "ObjectMeta")

@@ -2,8 +2,10 @@ package soft
 
 import (
 	"maps"
+	"slices"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/rules"
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -31,7 +33,7 @@ func Replicas(old, next api.Object) bool {
 	case *corev1.Event:
 		return true
 	case *coordinationv1.Lease:
-		return IsRenewal(old, next)
+		return old == nil && isSign(next) || IsRenewal(old, next)
 	case *corev1.Endpoints, *discoveryv1.EndpointSlice:
 		return isDerived(next) && (old == nil || isDerived(old))
 	case *appsv1.Deployment:
@@ -82,7 +84,13 @@ func IsRenewal(old, next api.Object) bool {
 	}
 	spec := was.Spec
 	spec.RenewTime = is.Spec.RenewTime
-	return maps.Equal(was.Annotations, is.Annotations) && equality.Semantic.DeepEqual(&spec, &is.Spec)
+	return maps.Equal(was.Annotations, is.Annotations) && rules.SameLease(&spec, &is.Spec)
+}
+
+// isSign reports whether a lease is a node's: held by the one whose name it has. It
+// is made anew by the node if it is not there.
+func isSign(l *coordinationv1.Lease) bool {
+	return l.Namespace == api.SystemNamespace && l.Spec.HolderIdentity != nil && *l.Spec.HolderIdentity == l.Name && len(l.OwnerReferences) == 0
 }
 
 // isDerived reports whether a controller keeps an object in line with pods, so
@@ -107,7 +115,7 @@ func isReplica(p *corev1.Pod) bool {
 // it is to stay.
 func sameIdentity(a, b api.Object) bool {
 	return maps.Equal(a.GetLabels(), b.GetLabels()) &&
-		equality.Semantic.DeepEqual(a.GetOwnerReferences(), b.GetOwnerReferences()) &&
-		equality.Semantic.DeepEqual(a.GetFinalizers(), b.GetFinalizers()) &&
+		rules.SameOwners(a.GetOwnerReferences(), b.GetOwnerReferences()) &&
+		slices.Equal(a.GetFinalizers(), b.GetFinalizers()) &&
 		(a.GetDeletionTimestamp() == nil) == (b.GetDeletionTimestamp() == nil)
 }

@@ -65,7 +65,9 @@ func TestReplicas(t *testing.T) {
 		"an event":                  {nil, &corev1.Event{}, true},
 		"a node renews its lease":   {lease("n", now), lease("n", metav1.NewTime(time.Unix(2, 0))), true},
 		"a lease's holder changes":  {lease("n", now), lease("m", now), false},
-		"the first lease":           {nil, lease("n", now), false},
+		"a node's first lease":      {nil, lease("n", now), true},
+		"a lease of somebody else":  {nil, lease("m", now), false},
+		"the end of a lease":        {lease("n", now), nil, false},
 		"a replica that is let go ": {replica(nil), replica(func(p *corev1.Pod) { p.OwnerReferences = nil }), false},
 	} {
 		if got := soft.Replicas(c.old, c.next); got != c.want {

@@ -23,7 +23,7 @@ import (
 )
 
 // etcd starts one that ends with the test, and answers with its address.
-func etcd(t *testing.T) string {
+func etcd(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "soft") // a socket's path is short
 	if err != nil {
@@ -54,7 +54,7 @@ func etcd(t *testing.T) string {
 }
 
 // durable starts a store on an etcd, and answers with it and what ends it.
-func durable(t *testing.T, url, prefix string) *store.Store {
+func durable(t testing.TB, url, prefix string) *store.Store {
 	t.Helper()
 	client, err := store.Dial([]string{url}, nil, nil)
 	if err != nil {
@@ -73,7 +73,7 @@ func durable(t *testing.T, url, prefix string) *store.Store {
 	return d
 }
 
-func run(t *testing.T, f func(context.Context) error) (end func()) {
+func run(t testing.TB, f func(context.Context) error) (end func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- f(ctx) }()
@@ -86,7 +86,7 @@ func run(t *testing.T, f func(context.Context) error) (end func()) {
 }
 
 // open starts a soft store; end ends it as a process would.
-func open(t *testing.T, c soft.Config) (s *soft.Store, end func()) {
+func open(t testing.TB, c soft.Config) (s *soft.Store, end func()) {
 	t.Helper()
 	if c.History == 0 {
 		c.History = 512
@@ -186,7 +186,7 @@ func pod(name string) *corev1.Pod {
 	}
 }
 
-func create(t *testing.T, o api.Objects, obj api.Object) api.Object {
+func create(t testing.TB, o api.Objects, obj api.Object) api.Object {
 	t.Helper()
 	got, err := o.Create(t.Context(), obj)
 	if err != nil {

@@ -103,6 +103,11 @@ func Base() int64 { return time.Now().UnixMilli() << 20 }
 // Span is more than the versions that one store can use.
 const Span = 1 << 40
 
+// renewals is how many changes of each Lease are kept for watches at least. Nodes
+// renew theirs each second: a reader has as many seconds, however many nodes there
+// are.
+const renewals = 4
+
 // New makes a store; it does nothing before Run.
 func New(c Config) (*Store, error) {
 	if c.Durable == nil || len(c.Kinds) == 0 || c.Soft == nil {
@@ -128,7 +133,11 @@ func New(c Config) (*Store, error) {
 	}
 	s.rev = s.base
 	for _, r := range c.Kinds {
-		s.kinds[r] = &kind{r: r, cache: cache.New(r, cache.Config{History: c.History, Revision: &s.shown})}
+		h := cache.Config{History: c.History, Revision: &s.shown}
+		if r == api.Leases {
+			h.PerObject = renewals
+		}
+		s.kinds[r] = &kind{r: r, cache: cache.New(r, h)}
 	}
 	s.m = newMetrics(c.Metrics, s.behind)
 	return s, nil

@@ -53,6 +53,8 @@ type Store struct {
 	rev    atomic.Int64 // the newest revision that the caches have taken in
 	gaps   atomic.Int64 // times that the feed has not seen each single change
 	waits  waits
+	turns  chan struct{} // holds one for each transaction that is under way
+	asking chan struct{} // holds one while etcd is asked for the watch's progress
 	own    own
 	leases leases
 	m      *metrics
@@ -84,6 +86,7 @@ func New(c Config) (*Store, error) {
 	}
 	s := &Store{
 		c: c, etcd: c.Client, caches: make(map[*api.Resource]*cache.Cache, len(api.Resources)),
+		turns: make(chan struct{}, atOnce), asking: make(chan struct{}, 1),
 		own:   own{process: rand.String(8)},
 		ready: make(chan struct{}), ended: make(chan struct{}),
 	}

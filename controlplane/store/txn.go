@@ -65,7 +65,7 @@ func (s *Store) commitAll(ctx context.Context, xs []txn) ([]outcome, []error) {
 		}
 	}
 	conds = append(conds, s.c.Fence.conds()...)
-	resp, err := s.etcd.Txn(ctx).If(conds...).Then(ops...).Commit()
+	resp, err := s.carry(ctx, conds, ops, nil)
 	whole := err == nil && resp.Succeeded
 	var wg sync.WaitGroup
 	for n, p := range ps {
@@ -197,6 +197,23 @@ func (s *Store) lease(ctx context.Context) (clientv3.LeaseID, error) {
 	return l.ID, nil
 }
 
+// atOnce is how many transactions are under way at a time. etcd is not faster with
+// more of them; but thousands at once, as when all nodes of a large cluster
+// register, would all be so late that their senders give up and send again. Those
+// that wait here are in nobody's way.
+const atOnce = 64
+
+// carry has etcd carry out a transaction when it is its turn.
+func (s *Store) carry(ctx context.Context, conds []clientv3.Cmp, then, other []clientv3.Op) (*clientv3.TxnResponse, error) {
+	select {
+	case s.turns <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-s.turns }()
+	return s.etcd.Txn(ctx).If(conds...).Then(then...).Else(other...).Commit()
+}
+
 // try sends p until there is an answer. unknown says whether an earlier attempt
 // may have been carried out.
 func (s *Store) try(ctx context.Context, p proposal, unknown bool) (outcome, error) {
@@ -207,7 +224,7 @@ func (s *Store) try(ctx context.Context, p proposal, unknown bool) (outcome, err
 	}
 	gaps := s.gaps.Load()
 	for wait := firstWait; ; wait = min(wait*2, lastWait) {
-		resp, err := s.etcd.Txn(ctx).If(conds...).Then(p.op).Else(look...).Commit()
+		resp, err := s.carry(ctx, conds, []clientv3.Op{p.op}, look)
 		if err == nil && !resp.Succeeded && !s.c.Fence.seen(resp) {
 			return outcome{}, errDeposed(unknown)
 		}
@@ -286,19 +303,49 @@ func (s *Store) settle(ctx context.Context, rev int64) {
 }
 
 // catchUp waits until the caches hold revision rev, which may be one of a key
-// that is not watched: so etcd is asked for the watch's progress.
+// that is not watched: so etcd is asked for the watch's progress. One asks for
+// all: the questions of thousands on the one stream of the watch would hold up its
+// answers, until neither end of it reads any more.
 func (s *Store) catchUp(ctx context.Context, rev int64) {
-	for s.rev.Load() < rev && ctx.Err() == nil {
-		if err := s.etcd.RequestProgress(clientv3.WithRequireLeader(ctx)); err != nil {
+	w := s.waits.add(rev)
+	defer s.waits.drop(w)
+	if s.rev.Load() >= rev {
+		return
+	}
+	for {
+		select {
+		case <-w.done:
 			return
+		case <-s.ended:
+			return
+		case <-ctx.Done():
+			return
+		case s.asking <- struct{}{}:
 		}
-		once, cancel := context.WithTimeout(ctx, lastWait)
-		err := s.reach(once, rev)
-		cancel()
-		if err == nil {
+		going := s.ask(ctx, w)
+		<-s.asking
+		if !going {
 			return
 		}
 	}
+}
+
+// ask asks etcd for the watch's progress, and gives it some time to answer; false
+// when there is nothing more to wait for.
+func (s *Store) ask(ctx context.Context, w waiter) bool {
+	if err := s.etcd.RequestProgress(clientv3.WithRequireLeader(ctx)); err != nil {
+		return false
+	}
+	t := time.NewTimer(lastWait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-w.done:
+	case <-s.ended:
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // pause waits; false when ctx is done first.

@@ -27,10 +27,7 @@ func (s *Store) reach(ctx context.Context, rev int64) error {
 	if s.rev.Load() >= rev {
 		return nil
 	}
-	w := waiter{rev, make(chan struct{})}
-	s.waits.mu.Lock()
-	s.waits.list = append(s.waits.list, w)
-	s.waits.mu.Unlock()
+	w := s.waits.add(rev)
 	if s.rev.Load() >= rev { // it may have come between
 		s.reached()
 	}
@@ -43,6 +40,14 @@ func (s *Store) reach(ctx context.Context, rev int64) error {
 		s.waits.drop(w)
 		return context.Cause(ctx)
 	}
+}
+
+func (w *waits) add(rev int64) waiter {
+	x := waiter{rev, make(chan struct{})}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.list = append(w.list, x)
+	return x
 }
 
 // reached wakes those whose revision is there.
@@ -62,7 +67,13 @@ func (s *Store) reached() {
 	s.waits.list = kept
 }
 
+// drop forgets one that waits no longer.
 func (w *waits) drop(gone waiter) {
+	select {
+	case <-gone.done: // it is forgotten already
+		return
+	default:
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i, x := range w.list {

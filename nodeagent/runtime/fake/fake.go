@@ -292,7 +292,7 @@ func (r *Runtime) List(ctx context.Context) ([]runtime.Sandbox, error) {
 
 // Events implements runtime.Runtime.
 func (r *Runtime) Events(ctx context.Context) <-chan runtime.Exit {
-	ch := make(chan runtime.Exit, 4096)
+	ch := make(chan runtime.Exit, 256)
 	r.mu.Lock()
 	r.subs[ch] = true
 	r.mu.Unlock()
