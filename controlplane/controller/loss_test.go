@@ -129,3 +129,39 @@ func TestPodsOfARemovedNode(t *testing.T) {
 		})
 	})
 }
+
+// A node whose lease was lost with a server gets another one, which it renews; one
+// that does not is lost.
+func TestLostLease(t *testing.T) {
+	start(t, controller.Config{}, func(c *cluster) {
+		a := c.node("a")
+		c.create(deployment("web", "i:1", 1))
+		c.eventually("one", c.complete(1))
+		take := func() {
+			if _, err := c.Delete(c.ctx, api.Leases, api.SystemNamespace, "a", api.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.die() // so that it does not make it itself
+		take()
+		took := c.eventually("a lease", func() error {
+			_, err := c.Get(c.ctx, api.Leases, api.SystemNamespace, "a")
+			return err
+		})
+		if took > 5*time.Second {
+			t.Errorf("the lease was there after %v", took)
+		}
+		took = c.eventually("the node is lost", func() error {
+			n, err := api.Get[*corev1.Node](c.ctx, c, api.Nodes, "", "a")
+			if err == nil && !slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+				return c.Type == corev1.NodeReady && c.Status == corev1.ConditionUnknown
+			}) {
+				err = fmt.Errorf("its conditions are %+v", n.Status.Conditions)
+			}
+			return err
+		})
+		if took < 3*time.Second || took > 6*time.Second {
+			t.Errorf("the node was lost %v after it got a lease, want some 4 s", took)
+		}
+	})
+}

@@ -184,6 +184,9 @@ func (r *Controller) judge(ctx context.Context, name string) {
 	ctx, cancel := context.WithTimeout(ctx, r.health.gap())
 	defer cancel()
 	l, err := api.Get[*coordinationv1.Lease](ctx, r.c.Objects, api.Leases, api.SystemNamespace, name)
+	if apierrors.IsNotFound(err) && r.lend(ctx, name) {
+		return // from now on it has the usual time to renew it
+	}
 	now := time.Now()
 	r.mu.Lock()
 	switch {
@@ -200,6 +203,21 @@ func (r *Controller) judge(ctx context.Context, name string) {
 	r.mu.Unlock()
 	r.c.Log.Warn("node is lost", slog.String("node", name), slog.Duration("grace", r.c.Grace))
 	r.loop.Add(name)
+}
+
+// lend makes the lease of a node that has none: a first lease is stored behind, and
+// may be lost with the server that took the node in; a node itself may renew one
+// only. It reports whether there is one now that was not there.
+func (r *Controller) lend(ctx context.Context, name string) bool {
+	if _, there := r.c.View.Nodes.Get("", name); !there {
+		return false
+	}
+	now := metav1.NowMicro()
+	_, err := r.c.Objects.Create(ctx, &coordinationv1.Lease{
+		ObjectMeta: metav1.ObjectMeta{Namespace: api.SystemNamespace, Name: name},
+		Spec:       coordinationv1.LeaseSpec{HolderIdentity: &name, RenewTime: &now},
+	})
+	return err == nil
 }
 
 func (r *Controller) reconcile(ctx context.Context, name string) (time.Duration, error) {
