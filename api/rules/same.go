@@ -19,7 +19,7 @@ func sameMeta(a, b api.Object) bool {
 	if !okO || !okN {
 		return equality.Semantic.DeepEqual(value(a, "ObjectMeta"), value(b, "ObjectMeta"))
 	}
-	return o.Name == n.Name && o.GenerateName == n.GenerateName && o.Namespace == n.Namespace && o.SelfLink == n.SelfLink &&
+	return o.Name == n.Name && o.GenerateName == n.GenerateName && o.Namespace == n.Namespace && o.GetSelfLink() == n.GetSelfLink() &&
 		o.UID == n.UID && o.ResourceVersion == n.ResourceVersion && o.Generation == n.Generation &&
 		o.CreationTimestamp.Equal(&n.CreationTimestamp) && o.DeletionTimestamp.Equal(n.DeletionTimestamp) &&
 		equal(o.DeletionGracePeriodSeconds, n.DeletionGracePeriodSeconds) &&

@@ -15,7 +15,10 @@ import (
 type counted struct {
 	clientv3.KV
 	clientv3.Watcher
-	running, most, asked atomic.Int64
+	asked atomic.Int64
+
+	mu            sync.Mutex
+	running, most int // transactions
 }
 
 func (c *counted) Txn(ctx context.Context) clientv3.Txn { return countedTxn{c.KV.Txn(ctx), c} }
@@ -23,6 +26,13 @@ func (c *counted) Txn(ctx context.Context) clientv3.Txn { return countedTxn{c.KV
 func (c *counted) RequestProgress(ctx context.Context) error {
 	c.asked.Add(1)
 	return c.Watcher.RequestProgress(ctx)
+}
+
+func (c *counted) count(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.running += n
+	c.most = max(c.most, c.running)
 }
 
 type countedTxn struct {
@@ -34,10 +44,8 @@ func (t countedTxn) If(cs ...clientv3.Cmp) clientv3.Txn { return countedTxn{t.Tx
 func (t countedTxn) Then(o ...clientv3.Op) clientv3.Txn { return countedTxn{t.Txn.Then(o...), t.c} }
 func (t countedTxn) Else(o ...clientv3.Op) clientv3.Txn { return countedTxn{t.Txn.Else(o...), t.c} }
 func (t countedTxn) Commit() (*clientv3.TxnResponse, error) {
-	now := t.c.running.Add(1)
-	defer t.c.running.Add(-1)
-	for most := t.c.most.Load(); now > most && !t.c.most.CompareAndSwap(most, now); most = t.c.most.Load() {
-	}
+	t.c.count(1)
+	defer t.c.count(-1)
 	return t.Txn.Commit()
 }
 
@@ -64,7 +72,7 @@ func TestCrowdOfWriters(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if most := c.most.Load(); most > atOnce || most < 2 {
+	if most := c.most; most > atOnce || most < 2 {
 		t.Errorf("%d transactions were under way at once, want some and %d at most", most, atOnce)
 	}
 	// One whose turn does not come in time leaves the queue.
