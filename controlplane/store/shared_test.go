@@ -87,6 +87,7 @@ func TestNamespaceGuardsCreates(t *testing.T) {
 	a, b := e.open(Config{}), e.open(Config{})
 	prepare(t, a)
 	var wg sync.WaitGroup
+	first := make(chan struct{}) // closed when something was created
 	wg.Go(func() {
 		for i := range 50 {
 			_, err := api.Mutate(t.Context(), a, api.Namespaces, "", "a", api.UpdateOptions{}, func(n *corev1.Namespace) (bool, error) {
@@ -96,6 +97,10 @@ func TestNamespaceGuardsCreates(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
+		}
+		select {
+		case <-first:
+		case <-t.Context().Done():
 		}
 		if _, err := a.Delete(t.Context(), api.Namespaces, "", "a", api.DeleteOptions{}); err != nil {
 			t.Error(err)
@@ -107,6 +112,9 @@ func TestNamespaceGuardsCreates(t *testing.T) {
 			break
 		} else if err != nil {
 			t.Fatalf("create %d: %v", made, err)
+		}
+		if made == 0 {
+			close(first)
 		}
 	}
 	wg.Wait()
