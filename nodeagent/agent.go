@@ -24,6 +24,7 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/internal/mirror"
+	"github.com/podsnap/podsnap/internal/pause"
 	"github.com/podsnap/podsnap/nodeagent/pod"
 	"github.com/podsnap/podsnap/nodeagent/pressure"
 	"github.com/podsnap/podsnap/nodeagent/probe"
@@ -227,7 +228,7 @@ func (a *Agent) adopt(ctx context.Context) bool {
 		if ctx.Err() == nil {
 			a.log.WarnContext(ctx, "list sandboxes", slog.Any("error", err))
 		}
-		if !pause(ctx, wait) {
+		if !pause.For(ctx, wait) {
 			return false
 		}
 	}
@@ -286,7 +287,7 @@ func (a *Agent) sweep(ctx context.Context) {
 					return
 				}
 				a.log.WarnContext(ctx, "remove sandbox without a pod", slog.String("sandbox", b.ID), slog.Any("error", err))
-				if !pause(ctx, wait) {
+				if !pause.For(ctx, wait) {
 					return
 				}
 			}
@@ -485,15 +486,4 @@ func (a *Agent) worker(uid types.UID) *pod.Worker {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.workers[uid]
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

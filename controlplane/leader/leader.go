@@ -20,6 +20,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/podsnap/podsnap/internal/pause"
 )
 
 // Server is who may lead, and where it is reached.
@@ -128,7 +130,7 @@ func (e *Election) Run(ctx context.Context, lead func(context.Context, Term) err
 		if time.Since(began) > lastWait {
 			wait = firstWait
 		}
-		if !pause(ctx, wait) {
+		if !pause.For(ctx, wait) {
 			return nil
 		}
 	}
@@ -222,7 +224,7 @@ func (e *Election) outlive(ctx context.Context, holder Server, mod, rev int64) e
 	defer cancel()
 	if e.c.Dead != nil {
 		wg.Go(func() {
-			for pause(ctx, e.c.Probe) {
+			for pause.For(ctx, e.c.Probe) {
 				if !e.c.Dead(ctx, holder) || ctx.Err() != nil {
 					continue
 				}
@@ -300,7 +302,7 @@ func (e *Election) take(ctx context.Context, lease clientv3.LeaseID) (Term, erro
 func (e *Election) renew(ctx context.Context, lease clientv3.LeaseID, sent time.Time) error {
 	for {
 		until := sent.Add(e.c.TTL)
-		if !pause(ctx, min(e.c.TTL/3, time.Until(until))) {
+		if !pause.For(ctx, min(e.c.TTL/3, time.Until(until))) {
 			return context.Cause(ctx)
 		}
 		next := time.Now()
@@ -317,7 +319,7 @@ func (e *Election) renew(ctx context.Context, lease clientv3.LeaseID, sent time.
 		case !time.Now().Before(until):
 			return fmt.Errorf("%w: etcd has not answered for %v: %w", ErrLost, e.c.TTL, err)
 		}
-		if err != nil && !pause(ctx, min(firstWait, time.Until(until))) {
+		if err != nil && !pause.For(ctx, min(firstWait, time.Until(until))) {
 			return context.Cause(ctx)
 		}
 	}
@@ -329,17 +331,5 @@ func (e *Election) revoke(ctx context.Context, lease clientv3.LeaseID) {
 	defer cancel()
 	if _, err := e.c.Client.Revoke(ctx, lease); err != nil {
 		e.c.Log.Debug("the lease ends by itself", slog.Any("error", err))
-	}
-}
-
-// pause waits; false when ctx is done first.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }

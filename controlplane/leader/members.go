@@ -9,6 +9,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/podsnap/podsnap/internal/pause"
 )
 
 // Members are the servers that run, each with a key of its own under a lease.
@@ -64,7 +66,7 @@ func (m *Members) Enter(ctx context.Context) (clientv3.LeaseID, error) {
 // Run keeps this server listed, since Enter has given it lease, until ctx is done;
 // nil then.
 func (m *Members) Run(ctx context.Context, lease clientv3.LeaseID) error {
-	for pause(ctx, memberTTL/3) {
+	for pause.For(ctx, memberTTL/3) {
 		short, cancel := context.WithTimeout(ctx, memberTTL/3)
 		if _, err := m.client.KeepAliveOnce(short, lease); err != nil {
 			if again, err := m.Enter(short); err == nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/rules"
+	"github.com/podsnap/podsnap/internal/pause"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
@@ -37,7 +38,7 @@ func (s *Store) flush(ctx context.Context) {
 			continue
 		case <-s.wake:
 		}
-		if !pause(ctx, wait) {
+		if !pause.For(ctx, wait) {
 			return
 		}
 		failed := s.round(ctx)
@@ -148,21 +149,9 @@ func (s *Store) last(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.c.Closing)
 	defer cancel()
 	for wait := firstWait; s.behind() > 0 && s.round(ctx) > 0; wait = min(2*wait, lastWait) {
-		if !pause(ctx, wait) {
+		if !pause.For(ctx, wait) {
 			s.c.Log.Warn("soft state is lost: the store did not answer", slog.Int("objects", s.behind()))
 			return
 		}
-	}
-}
-
-// pause waits; false when ctx is done first.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }

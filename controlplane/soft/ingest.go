@@ -9,6 +9,7 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/rules"
+	"github.com/podsnap/podsnap/internal/pause"
 )
 
 // Run fills memory from the durable store, follows that and stores behind,
@@ -27,7 +28,7 @@ func (s *Store) Run(ctx context.Context) error {
 			break
 		}
 		s.c.Log.Debug("load", slog.Any("error", err))
-		if !pause(ctx, wait) {
+		if !pause.For(ctx, wait) {
 			return nil
 		}
 	}
@@ -76,7 +77,7 @@ func (s *Store) follow(ctx context.Context, k *kind) {
 		if time.Since(begin) > lastWait {
 			wait = firstWait
 		}
-		pause(ctx, wait)
+		pause.For(ctx, wait)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/cache"
+	"github.com/podsnap/podsnap/internal/pause"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -34,7 +35,7 @@ func (s *Store) feed(ctx context.Context) {
 		if err == nil {
 			break
 		}
-		if !pause(ctx, wait) {
+		if !pause.For(ctx, wait) {
 			return
 		}
 		s.c.Log.Debug("load", slog.Any("error", err))
@@ -56,7 +57,7 @@ func (s *Store) feed(ctx context.Context) {
 				s.c.Log.Warn("store resync", slog.Any("error", err))
 			}
 		}
-		pause(ctx, wait)
+		pause.For(ctx, wait)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/rules"
+	"github.com/podsnap/podsnap/internal/pause"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
@@ -99,7 +100,7 @@ func (s *Store) fetch(ctx context.Context, i id) (api.Object, error) {
 			return nil, apierrors.NewNotFound(i.r.GR(), i.name)
 		case err == nil:
 			return decode(i.r, resp.Kvs[0])
-		case !unavailable(err) || !pause(ctx, wait):
+		case !unavailable(err) || !pause.For(ctx, wait):
 			return nil, s.fault(ctx, "read "+i.r.String()+" "+i.name, err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/internal/pause"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -166,7 +167,7 @@ func (s *Store) put(ctx context.Context, x txn) (clientv3.Op, error) {
 		if err == nil {
 			return clientv3.OpPut(x.key, string(x.value), clientv3.WithLease(lease)), nil
 		}
-		if !unavailable(err) || !pause(ctx, wait) {
+		if !unavailable(err) || !pause.For(ctx, wait) {
 			return clientv3.Op{}, s.fault(ctx, "write "+x.id.r.String()+" "+x.id.name, err)
 		}
 	}
@@ -236,7 +237,7 @@ func (s *Store) try(ctx context.Context, p proposal, unknown bool) (outcome, err
 			return out, err
 		}
 		unknown = true
-		if !unavailable(err) || !pause(ctx, wait) {
+		if !unavailable(err) || !pause.For(ctx, wait) {
 			return outcome{}, s.fault(ctx, "write "+x.id.r.String()+" "+x.id.name, err)
 		}
 	}
@@ -267,7 +268,7 @@ func (s *Store) certain(ctx context.Context, rev, gaps int64) error {
 			return s.fault(ctx, "learn the fate of a write", ctx.Err())
 		}
 		s.catchUp(ctx, rev)
-		if s.rev.Load() < rev && !pause(ctx, firstWait) {
+		if s.rev.Load() < rev && !pause.For(ctx, firstWait) {
 			return s.fault(ctx, "learn the fate of a write", ctx.Err())
 		}
 	}
@@ -346,16 +347,4 @@ func (s *Store) ask(ctx context.Context, w waiter) bool {
 	case <-ctx.Done():
 	}
 	return false
-}
-
-// pause waits; false when ctx is done first.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

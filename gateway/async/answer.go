@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/internal/openfaas"
+	"github.com/podsnap/podsnap/internal/pause"
 )
 
 // answer keeps what a function answers, up to a limit.
@@ -62,7 +63,7 @@ func (q *Queue) call(ctx context.Context, c *Call, a *answer, took time.Duration
 		if err == nil {
 			return
 		}
-		if i == len(callbackWaits) || errors.Is(err, errDenied) || !pause(ctx, callbackWaits[i]) {
+		if i == len(callbackWaits) || errors.Is(err, errDenied) || !pause.For(ctx, callbackWaits[i]) {
 			q.m.callbackFaults.Inc()
 			q.c.Log.Warn("a callback was given up", slog.String("call_id", c.ID), slog.String("url", c.Callback), slog.Any("error", err))
 			return

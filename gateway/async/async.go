@@ -25,6 +25,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/podsnap/podsnap/internal/pause"
 )
 
 const (
@@ -184,7 +186,7 @@ func (q *Queue) Run(ctx context.Context) error {
 			q.c.Log.Warn("asynchronous calls are not taken yet: there is no queue for them", slog.Int("copies", q.c.Replicas), slog.Any("reason", err))
 		}
 		q.c.Log.Debug("the queue is opened again", slog.Any("error", err))
-		if !pause(ctx, 100*time.Millisecond) {
+		if !pause.For(ctx, 100*time.Millisecond) {
 			return nil
 		}
 	}
@@ -259,16 +261,4 @@ func (q *Queue) ensure(ctx context.Context, c jetstream.StreamConfig) (s jetstre
 		return old, nil, nil // it was made when the disk had more room, and lacks nothing
 	}
 	return old, err, nil
-}
-
-// pause waits, and reports whether ctx still lives.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

@@ -14,6 +14,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/podsnap/podsnap/internal/pause"
 )
 
 // Call is one asynchronous call.
@@ -75,7 +77,7 @@ func (q *Queue) store(ctx context.Context, m *nats.Msg) error {
 			return fmt.Errorf("the call is larger than NATS takes (%d bytes): %w", q.conn.MaxPayload(), err)
 		}
 		last = err
-		if !pause(ctx, wait) {
+		if !pause.For(ctx, wait) {
 			return fmt.Errorf("%w (last: %w)", context.Cause(ctx), last)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/podsnap/podsnap/internal/pause"
 	"github.com/podsnap/podsnap/nodeagent/program"
 )
 
@@ -82,7 +83,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		}
 		if err != nil {
 			k.c.Log.Warn("no launcher", slog.Any("error", err))
-			if !pause(ctx, wait) {
+			if !pause.For(ctx, wait) {
 				return nil
 			}
 			wait = min(2*wait, time.Second)
@@ -176,7 +177,7 @@ func (k *Keeper) connect(ctx context.Context) (*Conn, Welcome, error) {
 		if time.Now().After(limit) {
 			return nil, Welcome{}, fmt.Errorf("the launcher does not answer: %w", err)
 		}
-		if !pause(ctx, wait) {
+		if !pause.For(ctx, wait) {
 			return nil, Welcome{}, context.Cause(ctx)
 		}
 	}
@@ -381,15 +382,4 @@ func (r Reply) err() error {
 		return errors.New(r.Error)
 	}
 	return nil
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/internal/pause"
 	"github.com/podsnap/podsnap/nodeagent/probe"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 	"github.com/podsnap/podsnap/nodeagent/volume"
@@ -42,7 +43,7 @@ func (w *Worker) begin(ctx context.Context, a Action, now time.Time) {
 	}
 	if a.Kind == StopContainer && w.young(a, now) {
 		w.ops.Go(func() {
-			if pause(ctx, youth) {
+			if pause.For(ctx, youth) {
 				w.warn("signal again", w.c.Runtime.Signal(ctx, a.ID, syscall.SIGTERM))
 			}
 		})
@@ -72,18 +73,6 @@ func (w *Worker) young(a Action, now time.Time) bool {
 	c := w.s.Containers[a.Container]
 	spec := find(w.s.Pod, a.Container)
 	return c != nil && c.Current != nil && spec != nil && spec.Lifecycle == nil && now.Sub(c.Current.StartedAt) < youth
-}
-
-// pause waits, and tells whether ctx still lives.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }
 
 // doing is what an action does: away from the worker's state, and then, as a

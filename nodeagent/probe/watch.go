@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/podsnap/podsnap/internal/pause"
 )
 
 // Kind is what a probe asks for.
@@ -67,7 +69,7 @@ func (p *Prober) Watch(ctx context.Context, s Set, t Target, report func(Result)
 	if s.Liveness != nil {
 		wg.Go(func() {
 			defer cancel() // a container that has to go is not asked any more
-			if pause(ctx, time.Until(s.Since.Add(delay(s.Liveness)))) {
+			if pause.For(ctx, time.Until(s.Since.Add(delay(s.Liveness)))) {
 				p.turn(ctx, Liveness, s.Liveness, t, false, report)
 			}
 		})
@@ -82,7 +84,7 @@ func (p *Prober) Watch(ctx context.Context, s Set, t Target, report func(Result)
 				ready = true
 				report(Result{Kind: Readiness, OK: true})
 			}
-			for pause(ctx, period(s.Readiness)) && p.turn(ctx, Readiness, s.Readiness, t, !ready, report) {
+			for pause.For(ctx, period(s.Readiness)) && p.turn(ctx, Readiness, s.Readiness, t, !ready, report) {
 				ready = !ready
 			}
 		})
@@ -98,7 +100,7 @@ func (p *Prober) await(ctx context.Context, kind Kind, spec *corev1.Probe, t Tar
 		quickest = 100 * time.Millisecond // each is a process
 	}
 	begin := since.Add(delay(spec))
-	if !pause(ctx, time.Until(begin)) {
+	if !pause.For(ctx, time.Until(begin)) {
 		return context.Cause(ctx)
 	}
 	told := begin
@@ -132,7 +134,7 @@ func (p *Prober) await(ctx context.Context, kind Kind, spec *corev1.Probe, t Tar
 				report(Result{Kind: kind, Failed: true, Err: err})
 			}
 		}
-		if listen == nil && !pause(ctx, min(max(quickest, elapsed/10), time.Second, period(spec))) {
+		if listen == nil && !pause.For(ctx, min(max(quickest, elapsed/10), time.Second, period(spec))) {
 			return context.Cause(ctx)
 		}
 	}
@@ -206,7 +208,7 @@ func (p *Prober) turn(ctx context.Context, kind Kind, spec *corev1.Probe, t Targ
 		if err != nil {
 			report(Result{Kind: kind, Failed: true, Err: err})
 		}
-		if !pause(ctx, period(spec)) {
+		if !pause.For(ctx, period(spec)) {
 			return false
 		}
 	}
@@ -223,18 +225,4 @@ func failures(spec *corev1.Probe) int32 {
 		return spec.FailureThreshold
 	}
 	return 3
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
