@@ -2,16 +2,14 @@ package policy
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/google/nftables"
-	mdlayher "github.com/mdlayher/netlink"
+	"github.com/podsnap/podsnap/nodeagent/nft"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,59 +18,28 @@ import (
 type kernel struct {
 	table   string // name, without the generation
 	span    span
-	conn    *nftables.Conn
-	sock    *mdlayher.Conn // below conn
+	conn    *nft.Conn
 	live    *nftables.Table
 	tenants bool // in the live table
-
-	// seen is the generation of the kernel's whole rule set as of the last time
-	// that the table was known to be right, and own how many changes were ours
-	// since.
-	seen, own uint32
 }
 
 const (
 	perMessage = 500 // elements: a list of them has to be less than 64 KiB
 	perBatch   = 8   // messages in one transaction, where it need not be one
-
-	answerTime = 10 * time.Second // the kernel works while we wait
-	sockBuffer = 8 << 20
 )
 
 // span is the pod network: of all nodes, and of this one.
 type span struct{ cluster, own netip.Prefix }
 
 func openKernel(table string, s span) (*kernel, error) {
-	k := &kernel{table: table, span: s}
-	var err error
-	k.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *mdlayher.Conn) error {
-		k.sock = c
-		return errors.Join(c.SetReadBuffer(sockBuffer), c.SetWriteBuffer(sockBuffer))
-	}))
+	c, err := nft.Open()
 	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
+		return nil, err
 	}
-	return k, nil
+	return &kernel{table: table, span: s, conn: c}, nil
 }
 
-func (k *kernel) close() { _ = k.conn.CloseLasting() }
-
-// commit sends what is queued as one transaction.
-func (k *kernel) commit() error {
-	if err := k.within(k.conn.Flush); err != nil {
-		return err
-	}
-	k.own++
-	return nil
-}
-
-// within gives the kernel some time for what f asks it.
-func (k *kernel) within(f func() error) error {
-	if err := k.sock.SetDeadline(time.Now().Add(answerTime)); err != nil {
-		return err
-	}
-	return errors.Join(f(), k.sock.SetDeadline(time.Time{}))
-}
+func (k *kernel) close() { k.conn.Close() }
 
 // build makes a table of a ledger beside the one that is there, and deletes that
 // one then. Where both are, a packet has to pass both.
@@ -99,16 +66,16 @@ func (k *kernel) build(ctx context.Context, l *ledger) error {
 	for _, f := range frame[1:] {
 		k.addChain(f.name, f.base, f.body)
 	}
-	if err := k.commit(); err != nil {
+	if err := k.conn.Commit(); err != nil {
 		return fmt.Errorf("put table %s to work: %w", next.Name, err)
 	}
 	for _, t := range old {
 		k.conn.DelTable(t)
-		if err := k.commit(); err != nil {
+		if err := k.conn.Commit(); err != nil {
 			return fmt.Errorf("delete table %s, whose place another has taken: %w", t.Name, err)
 		}
 	}
-	return k.trust()
+	return k.conn.Trust()
 }
 
 func (k *kernel) addChain(name string, base bool, rules body) {
@@ -143,7 +110,7 @@ func (k *kernel) generations() (next *nftables.Table, old []*nftables.Table, err
 			continue
 		}
 		k.conn.DelTable(t)
-		if err := k.commit(); err != nil {
+		if err := k.conn.Commit(); err != nil {
 			return nil, nil, fmt.Errorf("delete table %s: %w", t.Name, err)
 		}
 	}
@@ -212,7 +179,7 @@ func (k *kernel) apply(c *changes) error {
 	for _, s := range c.noSets {
 		k.conn.DelSet(setOf(k.live, s))
 	}
-	if err := k.commit(); err != nil {
+	if err := k.conn.Commit(); err != nil {
 		return fmt.Errorf("change table %s: %w", k.live.Name, err)
 	}
 	return nil
@@ -257,7 +224,7 @@ func (k *kernel) elements(do func(*nftables.Set, []nftables.SetElement) error, a
 				continue
 			}
 			if queued++; queued%perBatch == 0 {
-				if err := k.commit(); err != nil {
+				if err := k.conn.Commit(); err != nil {
 					return fmt.Errorf("elements of %s: %w", set, err)
 				}
 			}
@@ -266,58 +233,20 @@ func (k *kernel) elements(do func(*nftables.Set, []nftables.SetElement) error, a
 	return nil
 }
 
-// trust notes that the table is right now.
-func (k *kernel) trust() error {
-	g, err := k.generation()
-	k.seen, k.own = g, 0
-	return err
-}
-
-func (k *kernel) generation() (uint32, error) {
-	var id uint32
-	err := k.within(func() error {
-		answers, err := k.sock.Execute(mdlayher.Message{
-			Header: mdlayher.Header{Type: mdlayher.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN), Flags: mdlayher.Request},
-			Data:   []byte{unix.AF_INET, unix.NFNETLINK_V0, 0, 0},
-		})
-		for _, a := range answers {
-			const header = 4 // struct nfgenmsg
-			d, err := mdlayher.NewAttributeDecoder(a.Data[min(len(a.Data), header):])
-			if err != nil {
-				return err
-			}
-			d.ByteOrder = binary.BigEndian
-			for d.Next() {
-				if d.Type() == unix.NFTA_GEN_ID {
-					id = d.Uint32()
-				}
-			}
-			if err := d.Err(); err != nil {
-				return err
-			}
-		}
-		return err
-	})
-	if err != nil {
-		return 0, fmt.Errorf("ask for the rule set's generation: %w", err)
-	}
-	return id, nil
-}
-
 // errBroken is a table that somebody else has changed.
 var errBroken = errors.New("the table is not as it was made")
 
 // audit compares the table with the ledger, if anybody else has changed the
 // kernel's rule set since the last time.
 func (k *kernel) audit(l *ledger) error {
-	now, err := k.generation()
-	if err != nil || now == k.seen+k.own {
+	now, touched, err := k.conn.Touched()
+	if err != nil || !touched {
 		return err
 	}
-	if err := k.within(func() error { return errors.Join(k.auditChains(l), k.auditSets(l)) }); err != nil {
+	if err := k.conn.Within(func() error { return errors.Join(k.auditChains(l), k.auditSets(l)) }); err != nil {
 		return err
 	}
-	k.seen, k.own = now, 0
+	k.conn.TrustAt(now)
 	return nil
 }
 
@@ -380,7 +309,7 @@ func (k *kernel) remove() error {
 		k.conn.DelTable(t)
 	}
 	k.live = nil
-	if err := k.commit(); err != nil {
+	if err := k.conn.Commit(); err != nil {
 		return fmt.Errorf("delete table %s: %w", k.table, err)
 	}
 	return nil

@@ -403,11 +403,11 @@ func TestAuditRepairs(t *testing.T) {
 	})
 	repaired("rules that were removed", func(k *kernel) error {
 		k.conn.FlushChain(&nftables.Chain{Table: k.live, Name: "cluster"})
-		return k.commit()
+		return k.conn.Commit()
 	})
 	repaired("a table that was removed", func(k *kernel) error {
 		k.conn.DelTable(k.live)
-		return k.commit()
+		return k.conn.Commit()
 	})
 }
 
@@ -608,15 +608,15 @@ func TestKernelIsAskedAgainMuchLater(t *testing.T) {
 		}
 		defer k.close()
 		for range 2 {
-			k.answer = time.Minute // a machine may be slow
+			k.conn.Answer = time.Minute // a machine may be slow
 			if err := k.build(t.Context(), newLedger()); err != nil {
 				return err
 			}
-			k.answer = 20 * time.Millisecond
-			if err := k.commit(); err != nil {
+			k.conn.Answer = 20 * time.Millisecond
+			if err := k.conn.Commit(); err != nil {
 				return err
 			}
-			<-time.After(2 * k.answer)
+			<-time.After(2 * k.conn.Answer)
 			if err := k.checkChains(); err != nil {
 				return err
 			}

@@ -5,10 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/google/nftables"
-	mdlayher "github.com/mdlayher/netlink"
+	"github.com/podsnap/podsnap/nodeagent/nft"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,65 +16,32 @@ import (
 type kernel struct {
 	table string // name, without the generation
 	rules rules
-	conn  *nftables.Conn
-	sock  *mdlayher.Conn // below conn
+	conn  *nft.Conn
 	list  *lister
 	live  *nftables.Table // nil before the first build
-
-	answer time.Duration // that the kernel may take
-
-	// seen is the generation of the kernel's whole rule set as of the last time
-	// that the table was known to be right, and own how many changes to the rule
-	// set were ours since: when they add up, nobody else has touched anything.
-	seen, own uint32
 }
 
 const (
 	perMessage = 1000 // elements: a list of them has to be less than 64 KiB
 	perBatch   = 8    // messages in one transaction, where it need not be one
-
-	answerTime = 10 * time.Second // the kernel works while we wait
-	sockBuffer = 8 << 20
 )
 
 func openKernel(table string, r rules) (*kernel, error) {
-	k := &kernel{table: table, rules: r, answer: answerTime}
+	k := &kernel{table: table, rules: r}
 	var err error
 	if k.list, err = newLister(); err != nil {
 		return nil, err
 	}
-	k.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *mdlayher.Conn) error {
-		k.sock = c
-		return errors.Join(c.SetReadBuffer(sockBuffer), c.SetWriteBuffer(sockBuffer))
-	}))
-	if err != nil {
+	if k.conn, err = nft.Open(); err != nil {
 		k.list.close()
-		return nil, fmt.Errorf("open nftables: %w", err)
+		return nil, err
 	}
 	return k, nil
 }
 
 func (k *kernel) close() {
 	k.list.close()
-	_ = k.conn.CloseLasting()
-}
-
-// commit sends what is queued as one transaction.
-func (k *kernel) commit() error {
-	if err := k.within(k.conn.Flush); err != nil {
-		return err
-	}
-	k.own++
-	return nil
-}
-
-// within gives the kernel some time for what f asks it. A deadline that stayed
-// would be what the next question, minutes later, meets.
-func (k *kernel) within(f func() error) error {
-	if err := k.sock.SetDeadline(time.Now().Add(k.answer)); err != nil {
-		return err
-	}
-	return errors.Join(f(), k.sock.SetDeadline(time.Time{}))
+	k.conn.Close()
 }
 
 // build makes a table of a ledger beside the one that is there. Both work for a
@@ -95,7 +61,7 @@ func (k *kernel) build(ctx context.Context, l *ledger) error {
 			return fmt.Errorf("add set %s: %w", s, err)
 		}
 	}
-	if err := k.commit(); err != nil {
+	if err := k.conn.Commit(); err != nil {
 		return fmt.Errorf("add table %s: %w", next.Name, err)
 	}
 	if err := k.fill(ctx, next, l); err != nil {
@@ -109,17 +75,17 @@ func (k *kernel) build(ctx context.Context, l *ledger) error {
 			k.conn.AddRule(&nftables.Rule{Table: next, Chain: &nftables.Chain{Name: ch.name, Table: next}, Exprs: body})
 		}
 	}
-	if err := k.commit(); err != nil {
+	if err := k.conn.Commit(); err != nil {
 		return fmt.Errorf("put table %s to work: %w", next.Name, err)
 	}
 	if old != nil {
 		k.conn.DelTable(old)
-		if err := k.commit(); err != nil {
+		if err := k.conn.Commit(); err != nil {
 			return fmt.Errorf("delete table %s, whose place another has taken: %w", old.Name, err)
 		}
 	}
 	k.live = next
-	return k.trust()
+	return k.conn.Trust()
 }
 
 func (k *kernel) addChain(t *nftables.Table, c chain) {
@@ -210,7 +176,7 @@ func (k *kernel) apply(c *changes) error {
 		if !queued {
 			continue
 		}
-		if err := k.commit(); err != nil {
+		if err := k.conn.Commit(); err != nil {
 			return fmt.Errorf("change the elements of table %s: %w", k.live.Name, err)
 		}
 	}
@@ -230,7 +196,7 @@ func (k *kernel) fill(ctx context.Context, t *nftables.Table, l *ledger) error {
 			if queued++; queued%perBatch != 0 {
 				continue
 			}
-			if err := errors.Join(k.commit(), context.Cause(ctx)); err != nil {
+			if err := errors.Join(k.conn.Commit(), context.Cause(ctx)); err != nil {
 				return fmt.Errorf("fill table %s: %w", t.Name, err)
 			}
 		}
@@ -238,7 +204,7 @@ func (k *kernel) fill(ctx context.Context, t *nftables.Table, l *ledger) error {
 	if queued%perBatch == 0 {
 		return nil
 	}
-	if err := k.commit(); err != nil {
+	if err := k.conn.Commit(); err != nil {
 		return fmt.Errorf("fill table %s: %w", t.Name, err)
 	}
 	return nil
@@ -258,21 +224,14 @@ func encode(s set, in []element) []nftables.SetElement {
 	return out
 }
 
-// trust notes that the table is right now.
-func (k *kernel) trust() (err error) {
-	k.own = 0
-	k.seen, err = k.list.generation()
-	return err
-}
-
 // errBroken is a table that cannot be repaired by its elements.
 var errBroken = errors.New("the table's chains are not as they were made")
 
 // audit compares the table with the ledger, if anybody has changed the kernel's
 // rule set since the last time, and answers with what has to be changed back.
 func (k *kernel) audit(l *ledger) (*changes, error) {
-	now, err := k.list.generation()
-	if err != nil || now == k.seen+k.own {
+	now, touched, err := k.conn.Touched()
+	if err != nil || !touched {
 		return nil, err
 	}
 	if err := k.checkChains(); err != nil {
@@ -301,7 +260,7 @@ func (k *kernel) audit(l *ledger) (*changes, error) {
 			c.add(phaseAdd, s, e)
 		}
 	})
-	k.seen, k.own = now, 0
+	k.conn.TrustAt(now)
 	if !wrong {
 		return nil, nil
 	}
@@ -334,7 +293,7 @@ func (k *kernel) remove() error {
 		}
 	}
 	k.live = nil
-	if err := k.commit(); err != nil {
+	if err := k.conn.Commit(); err != nil {
 		return fmt.Errorf("delete table %s: %w", k.table, err)
 	}
 	return nil

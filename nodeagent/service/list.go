@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"syscall"
 
+	"github.com/podsnap/podsnap/nodeagent/nft"
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -21,7 +22,7 @@ func newLister() (*lister, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netfilter's netlink: %w", err)
 	}
-	limit := unix.NsecToTimeval(answerTime.Nanoseconds())
+	limit := unix.NsecToTimeval(nft.AnswerTime.Nanoseconds())
 	if err := errors.Join(s.SetReceiveTimeout(&limit), s.SetSendTimeout(&limit)); err != nil {
 		s.Close()
 		return nil, err
@@ -36,25 +37,6 @@ func (l *lister) request(what, flags int) *nl.NetlinkRequest {
 	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: &l.handle}
 	req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_INET, Version: unix.NFNETLINK_V0})
 	return req
-}
-
-// generation is that of the whole rule set: each transaction of anybody makes it
-// one more.
-func (l *lister) generation() (id uint32, err error) {
-	var fault error
-	err = l.request(unix.NFT_MSG_GETGEN, 0).ExecuteIter(unix.NETLINK_NETFILTER, 0, func(msg []byte) bool {
-		fault = attributes(body(msg), func(kind uint16, value []byte) error {
-			if kind == unix.NFTA_GEN_ID && len(value) == 4 {
-				id = binary.BigEndian.Uint32(value)
-			}
-			return nil
-		})
-		return true
-	})
-	if err = errors.Join(err, fault); err != nil {
-		return 0, fmt.Errorf("ask for the rule set's generation: %w", err)
-	}
-	return id, nil
 }
 
 // body is a message without its struct nfgenmsg.
