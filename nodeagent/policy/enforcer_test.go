@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -161,7 +162,11 @@ func TestPackets(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			damage(c, r.e.kernel.live)
+			all, err := r.ours(c)
+			if err != nil || len(all) != 1 {
+				return fmt.Errorf("there are %d tables, want one: %w", len(all), err)
+			}
+			damage(c, all[0])
 			return c.Flush()
 		})
 		r.eventually("repair of "+what, func() bool { yes, err := r.reaches("tool", "web", "tcp4:8080"); return !yes && err == nil })
@@ -208,16 +213,18 @@ func (r *rig) tables() (n int) {
 		if err != nil {
 			return err
 		}
-		all, err := c.ListTables()
-		n = 0
-		for _, t := range all {
-			if t.Name == r.config.Table+"-0" || t.Name == r.config.Table+"-1" {
-				n++
-			}
-		}
+		all, err := r.ours(c)
+		n = len(all)
 		return err
 	})
 	return n
+}
+
+// ours are the enforcer's tables. They are asked of the kernel: what the enforcer
+// knows is its goroutine's.
+func (r *rig) ours(c *nftables.Conn) ([]*nftables.Table, error) {
+	all, err := c.ListTables()
+	return slices.DeleteFunc(all, func(t *nftables.Table) bool { return t.Name != r.config.Table+"-0" && t.Name != r.config.Table+"-1" }), err
 }
 
 func (r *rig) eventually(what string, cond func() bool) {
