@@ -30,6 +30,15 @@ func TestFrozen(t *testing.T) {
 		}
 		return errors.New("its pod is not frozen")
 	}
+	awake := func() {
+		t.Helper()
+		platform.Eventually(t, 10*time.Second, func() error { // it is shown a little later
+			if frozen() == nil {
+				return errors.New("its pod is shown as frozen")
+			}
+			return nil
+		})
+	}
 	call := func(thawed bool) {
 		t.Helper()
 		begin := time.Now()
@@ -39,12 +48,7 @@ func TestFrozen(t *testing.T) {
 			t.Errorf("got %d %q, timing %q, want thawed %v", code, body, timing, thawed)
 		}
 		t.Logf("answered after %s: %s", time.Since(begin), timing)
-		platform.Eventually(t, 10*time.Second, func() error { // it is shown a little later
-			if frozen() == nil {
-				return errors.New("its pod is shown as frozen")
-			}
-			return nil
-		})
+		awake()
 	}
 	call(false)
 	platform.Eventually(t, 40*time.Second, frozen)
@@ -70,6 +74,7 @@ func TestFrozen(t *testing.T) {
 				t.Errorf("after a kill: %d %q", code, body)
 			}
 			t.Logf("after a kill: %s", header.Get("Server-Timing"))
+			awake()
 			call(false)
 		}
 		for id := range containers(t, p, "sleepy") {
