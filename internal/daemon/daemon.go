@@ -26,6 +26,7 @@ import (
 	"github.com/podsnap/podsnap/gateway/dialect"
 	"github.com/podsnap/podsnap/internal/daemon/embedded"
 	"github.com/podsnap/podsnap/internal/disposition"
+	"github.com/podsnap/podsnap/internal/doze"
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/internal/record"
 	"github.com/podsnap/podsnap/nodeagent"
@@ -60,6 +61,10 @@ type secrets struct {
 	certificate                         tls.Certificate
 	authority                           enroll.Authority
 }
+
+// maxLate is how late the timers of a server or node without work may be. It is
+// short, since a call may come at any moment.
+const maxLate = time.Millisecond
 
 // Run runs the platform until ctx is done. Containers go on after that unless
 // c.TearDown says otherwise.
@@ -100,6 +105,7 @@ func Run(ctx context.Context, c Config) error {
 	// What the start alone needed goes back to the machine.
 	trim := time.AfterFunc(embedded.Settled, embedded.Trim)
 	defer trim.Stop()
+	p.stack.start(ctx, "sleep", func(ctx context.Context) error { doze.Run(ctx, maxLate); return nil })
 	err = p.stack.wait(ctx)
 	if c.TearDown != nil && c.TearDown() {
 		return errors.Join(err, p.tearDown(context.WithoutCancel(ctx)))

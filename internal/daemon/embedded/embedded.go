@@ -20,6 +20,8 @@ import (
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"go.etcd.io/etcd/server/v3/embed"
 	"golang.org/x/sys/unix"
+
+	"github.com/podsnap/podsnap/internal/doze"
 )
 
 // Config says where the servers keep their data and where they listen.
@@ -37,6 +39,10 @@ type Config struct {
 // Settled is how long after it is up a process has done what belongs to its
 // start.
 const Settled = 5 * time.Second
+
+// maxLate is how late the timers of stores without work may be: etcd's ticks are
+// 200 ms apart, and no call waits for a timer.
+const maxLate = 40 * time.Millisecond
 
 // EtcdEndpoint is the URL at which clients reach an etcd that listens on
 // socket.
@@ -76,6 +82,13 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	ready()
 	trim := time.AfterFunc(Settled, Trim) // what the start alone needed
 	defer trim.Stop()
+	if c.Cluster == nil { // several are in a hurry to miss one another
+		ctx, cancel := context.WithCancel(ctx)
+		var wg sync.WaitGroup
+		wg.Go(func() { doze.Run(ctx, maxLate) })
+		defer wg.Wait()
+		defer cancel()
+	}
 	select {
 	case <-ctx.Done():
 		return nil
