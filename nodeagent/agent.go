@@ -52,6 +52,8 @@ type Config struct {
 	MaxPods  int64               // 0 is 250
 	Pids     int64               // most processes of a container; 0 is 1024
 	Version  string              // of the agent, shown in the Node
+	// RuntimeVersion is that of the container engine, as Engine.Version has it.
+	RuntimeVersion string
 
 	HeartbeatEvery time.Duration // 0 is 1 s
 	// Memory is the machine's, nil: as the kernel says. Stalls calls told each

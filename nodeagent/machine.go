@@ -82,7 +82,6 @@ var machineInfo = sync.OnceValue(func() corev1.NodeSystemInfo {
 		MachineID: word("/etc/machine-id"), SystemUUID: word("/sys/class/dmi/id/product_uuid"),
 		BootID: word("/proc/sys/kernel/random/boot_id"), KernelVersion: word("/proc/sys/kernel/osrelease"),
 		OperatingSystem: system, Architecture: arch, OSImage: osImage(),
-		ContainerRuntimeVersion: "containerd://2",
 	}
 })
 

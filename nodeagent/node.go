@@ -180,7 +180,7 @@ func (a *Agent) nodeStatus(ctx context.Context, v view) corev1.NodeStatus {
 		Capacity: machineCapacity(a.c.StateDir, a.c.Memory().Total), NodeInfo: machineInfo(),
 		Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: a.c.NodeIP}, {Type: corev1.NodeHostName, Address: a.c.NodeName}},
 	}
-	st.NodeInfo.KubeletVersion = a.c.Version
+	st.NodeInfo.KubeletVersion, st.NodeInfo.ContainerRuntimeVersion = a.c.Version, a.c.RuntimeVersion
 	st.DaemonEndpoints.KubeletEndpoint.Port = a.c.Port
 	st.Capacity[corev1.ResourcePods] = *resource.NewQuantity(a.c.MaxPods, resource.DecimalSI)
 	maps.Copy(st.Capacity, a.c.Capacity)

@@ -323,7 +323,7 @@ func (p *platform) startNode(ctx context.Context, nc nodeConfig) error {
 	agent, err := nodeagent.New(nodeagent.Config{
 		ClusterDNS: clusterDNS, Guard: n.policies.Guard,
 		NodeName: p.c.NodeName, Objects: p.objects, Runtime: run, Images: n.engine.Images(), Stats: run,
-		Stalls: pressure.Stalls, StateDir: p.c.path("node"), PodCIDR: p.c.PodCIDR, NodeIP: nc.ip, Port: nc.port, Version: p.c.Version, Recorder: rec, Log: p.log, Metrics: p.metrics,
+		Stalls: pressure.Stalls, StateDir: p.c.path("node"), PodCIDR: p.c.PodCIDR, NodeIP: nc.ip, Port: nc.port, Version: p.c.Version, RuntimeVersion: n.engine.Version(), Recorder: rec, Log: p.log, Metrics: p.metrics,
 	})
 	if err != nil {
 		return err

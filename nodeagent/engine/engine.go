@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -86,6 +87,7 @@ type Engine struct {
 	c         Config
 	client    *containerd.Client
 	conn      *grpc.ClientConn
+	version   string // of containerd, when this engine began
 	snapshots snapshots.Snapshotter
 	cgroups   cgroup.Tree
 	privilege spec.Privilege
@@ -174,13 +176,18 @@ func (e *Engine) connect(ctx context.Context) error {
 		conn.Close()
 		return fmt.Errorf("connect to containerd at %s: %w", e.c.Socket, err)
 	}
-	if _, err := client.Version(e.ns(ctx)); err != nil {
+	v, err := client.Version(e.ns(ctx))
+	if err != nil {
 		conn.Close()
 		return fmt.Errorf("containerd does not answer at %s: %w", e.c.Socket, err)
 	}
 	e.conn, e.client, e.snapshots = conn, client, client.SnapshotService(snapshotter)
+	e.version = strings.TrimPrefix(v.Version, "v")
 	return nil
 }
+
+// Version is containerd's, as a node's status shows it: containerd://2.1.4.
+func (e *Engine) Version() string { return "containerd://" + e.version }
 
 // bounded gives calls without a deadline one, so that a hung containerd holds
 // nobody for ever. Unpacking a large layer is the longest call.

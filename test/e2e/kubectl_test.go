@@ -42,6 +42,7 @@ func kubectl(t *testing.T, p *platform.Platform) {
 	}{
 		{[]string{"get", "nodes"}, "test-node"},
 		{[]string{"get", "nodes"}, "Ready"},
+		{[]string{"get", "nodes", "-o", "wide"}, "containerd://" + containerdVersion(t)},
 		{[]string{"get", "pods", "-n", "openfaas-fn", "-l", "faas_function=shown", "-o", "wide"}, "Running"},
 		{[]string{"get", "deployments,replicasets,services,endpointslices,functions", "-n", "openfaas-fn"}, "shown"},
 		{[]string{"get", "events", "-n", "openfaas-fn"}, "Scheduled"},
@@ -53,4 +54,15 @@ func kubectl(t *testing.T, p *platform.Platform) {
 	}
 	run("", "scale", "deployment/shown", "-n", "openfaas-fn", "--replicas=2")
 	platform.Eventually(t, 20*time.Second, available(t, p, "shown", 2))
+}
+
+// containerdVersion is that of the installed one, such as 2.1.4.
+func containerdVersion(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("containerd", "--version").Output()
+	words := strings.Fields(string(out)) // containerd, its module, its version, its commit
+	if err != nil || len(words) < 3 {
+		t.Fatalf("containerd --version: %v %q", err, out)
+	}
+	return strings.TrimPrefix(words[2], "v")
 }
