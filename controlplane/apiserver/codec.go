@@ -81,6 +81,15 @@ func (c *codec) read(w http.ResponseWriter, r *http.Request, want schema.GroupVe
 	if len(body) == 0 {
 		return apierrors.NewBadRequest("the body is empty; expected a " + want.Kind)
 	}
+	return decodeBy(info, w, validation, body, want, into)
+}
+
+// decode is read for JSON that is at hand.
+func (c *codec) decode(w http.ResponseWriter, validation string, body []byte, want schema.GroupVersionKind, into runtime.Object) error {
+	return decodeBy(c.serializers[runtime.ContentTypeJSON], w, validation, body, want, into)
+}
+
+func decodeBy(info runtime.SerializerInfo, w http.ResponseWriter, validation string, body []byte, want schema.GroupVersionKind, into runtime.Object) error {
 	decoder := info.StrictSerializer
 	if validation == ignore {
 		decoder = info.Serializer
@@ -115,9 +124,12 @@ func (c *codec) bodyType(r *http.Request) (runtime.SerializerInfo, error) {
 	return runtime.SerializerInfo{}, unsupportedMedia(ct, []string{runtime.ContentTypeJSON, runtime.ContentTypeYAML, runtime.ContentTypeProtobuf})
 }
 
-// addWarning puts a text where kubectl shows it.
+// addWarning puts a text where kubectl shows it, once.
 func addWarning(w http.ResponseWriter, text string) {
-	w.Header().Add("Warning", "299 - "+strconv.Quote(text))
+	line := "299 - " + strconv.Quote(text)
+	if !slices.Contains(w.Header()["Warning"], line) {
+		w.Header().Add("Warning", line)
+	}
 }
 
 // Forms that a client may ask an answer in, besides the object itself.
