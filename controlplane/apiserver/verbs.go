@@ -50,8 +50,7 @@ func (s *Server) answer(c *call, code int, obj api.Object) error {
 		writeJSON(c.w, code, t)
 		return nil
 	case asPartial:
-		writeJSON(c.w, code, partial(obj))
-		return nil
+		return s.codec.write(c.w, f, code, partial(obj))
 	}
 	return s.codec.write(c.w, f, code, stamped(obj))
 }
@@ -105,8 +104,7 @@ func (s *Server) answerList(c *call, f form, l api.List) error {
 		writeJSON(c.w, http.StatusOK, t)
 		return nil
 	case asPartialList:
-		writeJSON(c.w, http.StatusOK, partialList(m, l.Items))
-		return nil
+		return s.codec.write(c.w, f, http.StatusOK, partialList(m, l.Items))
 	}
 	if f.media == runtime.ContentTypeJSON {
 		return writeList(c, m, l.Items)

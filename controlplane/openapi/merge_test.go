@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	yaml "go.yaml.in/yaml/v2"
+	"go.yaml.in/yaml/v3"
 	"sigs.k8s.io/structured-merge-diff/v6/schema"
 
 	"github.com/podsnap/podsnap/api"
