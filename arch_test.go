@@ -49,6 +49,8 @@ var homes = map[string][]string{
 	"github.com/cilium/ebpf":                 {"nodeagent/device"},
 	"github.com/google/go-containerregistry": {"builder"},
 	"github.com/go-chi/chi":                  {"controlplane/apiserver", "gateway", "api/remote", "internal/daemon"},
+	"sigs.k8s.io/structured-merge-diff":      {"controlplane/openapi", "controlplane/fieldmanager"},
+	"github.com/google/gnostic-models":       {"controlplane/openapi"},
 	"k8s.io/apiserver":                       {}, // 80 MB and 50 MB RSS: we serve the wire contract ourselves
 	"k8s.io/client-go/kubernetes":            {},
 	"k8s.io/client-go/informers":             {},

@@ -76,6 +76,10 @@ type List struct {
 // UpdateOptions refine an update.
 type UpdateOptions struct {
 	Subresource string // "" or "status"
+
+	// ManagedFields makes an update of the status take the object's
+	// managedFields as well: for who keeps them (see controlplane/fieldmanager).
+	ManagedFields bool
 }
 
 // Patch is a change in one of the wire's forms.

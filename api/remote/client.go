@@ -45,6 +45,9 @@ func newClient(cfg Config) *client {
 	return c
 }
 
+// UserAgent is how the components of the platform present themselves.
+const UserAgent = "podsnap"
+
 // request is what is asked for. path is escaped already.
 type request struct {
 	method, path string
@@ -65,6 +68,7 @@ func (c *client) send(ctx context.Context, r request) (*http.Response, error) {
 		return nil, fmt.Errorf("%s %s: %w", r.method, u, err)
 	}
 	req.Header.Set("Accept", "application/json, */*")
+	req.Header.Set("User-Agent", UserAgent)
 	if r.body != nil {
 		ct := r.contentType
 		if ct == "" {

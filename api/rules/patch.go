@@ -34,7 +34,10 @@ const (
 // object of a wrong type, or that changes the name; Invalid when it does not
 // fit the object (a path that is not there, a failed test);
 // UnsupportedMediaType for another type.
-func Patch(old api.Object, p api.Patch) (api.Object, error) {
+func Patch(old api.Object, p api.Patch) (api.Object, error) { return PatchWith(old, p, Decode) }
+
+// PatchWith is Patch for who reads the patched object in a way of its own.
+func PatchWith(old api.Object, p api.Patch, decode func(r *api.Resource, doc []byte) (api.Object, error)) (api.Object, error) {
 	r := api.ResourceOf(old)
 	if len(p.Data) > MaxPatchBytes {
 		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the patch has %d bytes, at most %d are allowed", len(p.Data), MaxPatchBytes))
@@ -50,7 +53,7 @@ func Patch(old api.Object, p api.Patch) (api.Object, error) {
 	if len(doc) > MaxPatchBytes {
 		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the patched object has %d bytes, at most %d are allowed", len(doc), MaxPatchBytes))
 	}
-	next, err := Decode(r, doc)
+	next, err := decode(r, doc)
 	if err != nil {
 		return nil, err
 	}

@@ -27,7 +27,7 @@ func Update(old, obj api.Object, o api.UpdateOptions, admit func(old, next api.O
 		return Verdict{}, err
 	}
 	if o.Subresource == "status" && r.Status {
-		return updateStatus(old, obj, admit)
+		return updateStatus(old, obj, o.ManagedFields, admit)
 	}
 	if o.Subresource != "" {
 		return Verdict{}, apierrors.NewBadRequest(fmt.Sprintf("%s have no subresource %q that can be updated", r, o.Subresource))
@@ -41,9 +41,9 @@ func Update(old, obj api.Object, o api.UpdateOptions, admit func(old, next api.O
 	return settle(r, old, next)
 }
 
-// updateStatus takes the status alone; whatever else admit may do to its copy
-// is dropped. The result shares everything but the status with old.
-func updateStatus(old, obj api.Object, admit func(old, next api.Object) error) (Verdict, error) {
+// updateStatus takes the status alone, with managed also the managedFields;
+// whatever else admit may do to its copy is dropped. The result shares everything but the status with old.
+func updateStatus(old, obj api.Object, managed bool, admit func(old, next api.Object) error) (Verdict, error) {
 	from := obj.DeepCopyObject().(api.Object)
 	if admit != nil {
 		next := old.DeepCopyObject().(api.Object)
@@ -58,6 +58,9 @@ func updateStatus(old, obj api.Object, admit func(old, next api.Object) error) (
 	}
 	next := shallow(old)
 	copyField(next, from, "Status")
+	if managed {
+		next.SetManagedFields(obj.GetManagedFields())
+	}
 	return Verdict{Object: next}, nil
 }
 

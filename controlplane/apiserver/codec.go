@@ -1,6 +1,8 @@
 package apiserver
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"mime"
@@ -81,6 +83,15 @@ func (c *codec) read(w http.ResponseWriter, r *http.Request, want schema.GroupVe
 	if len(body) == 0 {
 		return apierrors.NewBadRequest("the body is empty; expected a " + want.Kind)
 	}
+	return decodeBy(info, w, validation, body, want, into)
+}
+
+// decode is read for JSON that is at hand.
+func (c *codec) decode(w http.ResponseWriter, validation string, body []byte, want schema.GroupVersionKind, into runtime.Object) error {
+	return decodeBy(c.serializers[runtime.ContentTypeJSON], w, validation, body, want, into)
+}
+
+func decodeBy(info runtime.SerializerInfo, w http.ResponseWriter, validation string, body []byte, want schema.GroupVersionKind, into runtime.Object) error {
 	decoder := info.StrictSerializer
 	if validation == ignore {
 		decoder = info.Serializer
@@ -115,9 +126,12 @@ func (c *codec) bodyType(r *http.Request) (runtime.SerializerInfo, error) {
 	return runtime.SerializerInfo{}, unsupportedMedia(ct, []string{runtime.ContentTypeJSON, runtime.ContentTypeYAML, runtime.ContentTypeProtobuf})
 }
 
-// addWarning puts a text where kubectl shows it.
+// addWarning puts a text where kubectl shows it, once.
 func addWarning(w http.ResponseWriter, text string) {
-	w.Header().Add("Warning", "299 - "+strconv.Quote(text))
+	line := "299 - " + strconv.Quote(text)
+	if !slices.Contains(w.Header()["Warning"], line) {
+		w.Header().Add("Warning", line)
+	}
 }
 
 // Forms that a client may ask an answer in, besides the object itself.
@@ -134,7 +148,7 @@ type form struct {
 }
 
 // accept picks the first format in the client's list that can be served.
-// Streams are JSON only, and so is what has no protobuf form.
+// What has no protobuf form is JSON or YAML; of the forms a Table has none.
 func (c *codec) accept(r *http.Request, protobuf bool, as ...string) (form, error) {
 	header := strings.Join(r.Header.Values("Accept"), ",")
 	if strings.TrimSpace(header) == "" {
@@ -155,7 +169,7 @@ func (c *codec) accept(r *http.Request, protobuf bool, as ...string) (form, erro
 			}
 			continue
 		}
-		if f.media != runtime.ContentTypeJSON || params["g"] != metav1.GroupName || params["v"] != "v1" {
+		if f.media != runtime.ContentTypeJSON && (f.media != runtime.ContentTypeProtobuf || f.as == asTable) || params["g"] != metav1.GroupName || params["v"] != "v1" {
 			continue
 		}
 		if slices.Contains(as, f.as) {
@@ -163,6 +177,27 @@ func (c *codec) accept(r *http.Request, protobuf bool, as ...string) (form, erro
 		}
 	}
 	return form{}, notAcceptable()
+}
+
+// encodeEvent is an event of a watch in the stream's format: a line of JSON, or a
+// protobuf message behind its length, in which the object is as it is alone.
+func (c *codec) encodeEvent(media, eventType string, obj any) ([]byte, error) {
+	o, ok := obj.(runtime.Object)
+	if media != runtime.ContentTypeProtobuf || !ok {
+		b, err := json.Marshal(struct {
+			Type   string `json:"type"`
+			Object any    `json:"object"`
+		}{eventType, obj})
+		return append(b, '\n'), err
+	}
+	info := c.serializers[media]
+	var object, out bytes.Buffer
+	if err := info.Serializer.Encode(o, &object); err != nil {
+		return nil, err
+	}
+	ev := &metav1.WatchEvent{Type: eventType, Object: runtime.RawExtension{Raw: object.Bytes()}}
+	err := info.StreamSerializer.Serializer.Encode(ev, info.StreamSerializer.Framer.NewFrameWriter(&out))
+	return out.Bytes(), err
 }
 
 // stamped is obj with its kind written in it. The original is shared and stays

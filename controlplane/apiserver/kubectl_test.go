@@ -222,7 +222,8 @@ func TestKubectl(t *testing.T) {
 	k.shows("", args("delete deployment --all"), `deployment.apps "dep" deleted`, `"made" deleted`)
 	k.shows("", args("wait --for=delete pod/web --timeout=10s"))
 	k.shows(manifest, args("delete --ignore-not-found -f -"), "deleted")
-	k.run("", "dryRun is not supported", args("create configmap d --from-literal=a=b --dry-run=server")...)
+	k.shows("", args("create configmap d --from-literal=a=b --dry-run=server"), "created (server dry run)")
+	k.run("", `configmaps "d" not found`, args("get cm d")...)
 }
 
 func TestKubectlNodesAndMore(t *testing.T) {

@@ -165,7 +165,7 @@ func TestTableOfAList(t *testing.T) {
 func FuzzBodies(f *testing.F) {
 	types := []string{
 		"application/json", "application/yaml", "application/vnd.kubernetes.protobuf",
-		"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json",
+		"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml",
 	}
 	for i, body := range []string{
 		`{"metadata":{"name":"x"},"spec":{"containers":[{"name":"c","image":"i","ports":[{"containerPort":80}]}]}}`,
@@ -173,8 +173,20 @@ func FuzzBodies(f *testing.F) {
 		`[{"op":"replace","path":"/spec/containers/0/image","value":"j"},{"op":"copy","from":"/spec","path":"/metadata/annotations"}]`,
 		`{"metadata":{"labels":{"a":null}}}`,
 		`{"spec":{"$setElementOrder/containers":[{"name":"a"}],"containers":[{"name":"a","image":"j"},{"$patch":"delete","name":"b"}],"$retainKeys":["containers"]}}`,
+		"{apiVersion: v1, kind: Pod, metadata: {labels: {a: b}, finalizers: [x.dev/y]}, spec: {containers: [{name: a, image: j, ports: [{containerPort: 80}, {containerPort: 80, protocol: UDP}]}]}}",
 	} {
 		f.Add(i, body)
+	}
+	for _, body := range []string{
+		"{apiVersion: v1, kind: Pod, spec: {containers: [{name: a, ports: [{containerPort: 80}, {containerPort: 80}]}]}}",
+		"{apiVersion: v1, kind: Pod, spec: {containers: [{image: a}], tolerations: null, nodeSelector: {a: null}}}",
+		"{apiVersion: v1, kind: Pod, spec: {containers: {name: a}}, status: 7}",
+		"a: &a [*a]", "? {a: b}\n: c", "[[[[{", "!!binary x", "{apiVersion: v1, kind: Pod, metadata: {managedFields: [{}]}}",
+	} {
+		f.Add(6, body)
+	}
+	for _, fields := range []string{`[{}]`, `[]`, `[{"manager":"m","operation":"Apply","apiVersion":"v9","fieldsType":"FieldsV1","fieldsV1":{"f:spec":{"k:{\"name\"":{}}}}]`, `[{"manager":"m","operation":"Update","apiVersion":"v1","fieldsType":"FieldsV1","fieldsV1":{"f:spec":{".":{}}}}]`} {
+		f.Add(4, `{"metadata":{"labels":{"x":"y"},"managedFields":`+fields+`}}`)
 	}
 	f.Fuzz(func(t *testing.T, i int, body string) {
 		ct := types[uint(i)%uint(len(types))]
@@ -183,7 +195,33 @@ func FuzzBodies(f *testing.F) {
 		if strings.Contains(ct, "patch") {
 			method = "PATCH"
 		}
-		w := ask(t, h, method, path+"?fieldValidation=Strict", body, "Content-Type: "+ct)
+		w := ask(t, h, method, path+"?fieldValidation=Strict&fieldManager=m", body, "Content-Type: "+ct)
+		var answer metav1.TypeMeta
+		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || w.Code >= 500 || answer.Kind == "" {
+			t.Errorf("%s %q: got %d %s", ct, body, w.Code, w.Body)
+		}
+	})
+}
+
+// FuzzScale sends anything to the replicas of a Deployment.
+func FuzzScale(f *testing.F) {
+	types := []string{"application/json", "application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"}
+	for i, body := range []string{
+		`{"spec":{"replicas":3}}`, `[{"op":"replace","path":"/spec/replicas","value":3}]`, `{"spec":{"replicas":null}}`,
+		`{apiVersion: autoscaling/v1, kind: Scale, spec: {replicas: 3}}`,
+	} {
+		f.Add(i, body)
+	}
+	f.Add(3, "{apiVersion: autoscaling/v1, kind: Scale, metadata: {uid: x, resourceVersion: y}, spec: {replicas: 99999999999}}")
+	f.Add(2, `{"metadata":{"name":"other"},"spec":{"replicas":1.5}}`)
+	f.Fuzz(func(t *testing.T, i int, body string) {
+		h, _ := rig(t)
+		applied[metav1.PartialObjectMetadata](t, h, deps+"/dep?fieldManager=one", deployment("  replicas: 2\n"), 201)
+		ct, method := types[uint(i)%uint(len(types))], "PATCH"
+		if ct == types[0] {
+			method = "PUT"
+		}
+		w := ask(t, h, method, deps+"/dep/scale?fieldManager=m", body, "Content-Type: "+ct)
 		var answer metav1.TypeMeta
 		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || w.Code >= 500 || answer.Kind == "" {
 			t.Errorf("%s %q: got %d %s", ct, body, w.Code, w.Body)

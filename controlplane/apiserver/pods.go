@@ -24,7 +24,8 @@ func bindings() []runtime.Object { return []runtime.Object{&corev1.Binding{}} }
 
 // bind puts a pod on a node, once.
 func (s *Server) bind(c *call) error {
-	if err := noDryRun(c.r.URL.Query()["dryRun"]); err != nil {
+	dry, err := isDry(c.r.URL.Query()["dryRun"])
+	if err != nil {
 		return err
 	}
 	b := &corev1.Binding{}
@@ -37,7 +38,7 @@ func (s *Server) bind(c *call) error {
 	if b.Target.Name == "" || b.Target.Kind != "" && b.Target.Kind != "Node" {
 		return apierrors.NewBadRequest("target must name a Node")
 	}
-	_, err := api.Mutate(c.ctx(), s.cfg.Objects, c.resource, c.namespace, c.name, api.UpdateOptions{}, func(p *corev1.Pod) (bool, error) {
+	_, err = api.Mutate(c.ctx(), s.store(dry), c.resource, c.namespace, c.name, api.UpdateOptions{}, func(p *corev1.Pod) (bool, error) {
 		switch {
 		case p.DeletionTimestamp != nil:
 			return false, apierrors.NewConflict(c.resource.GR(), p.Name, fmt.Errorf("pod %s is being deleted, cannot be assigned to a host", p.Name))
@@ -73,9 +74,11 @@ func (s *Server) evict(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := noDryRun(c.r.URL.Query()["dryRun"]); err != nil {
+	dry, err := isDry(append(c.r.URL.Query()["dryRun"], e.DeleteOptions.DryRun...))
+	if err != nil {
 		return err
 	}
+	objects := s.store(dry)
 	pod, err := api.Get[*corev1.Pod](c.ctx(), s.cfg.Objects, c.resource, c.namespace, c.name)
 	if err != nil {
 		return err
@@ -83,13 +86,13 @@ func (s *Server) evict(c *call) error {
 	if o.UID != "" && o.UID != pod.UID {
 		return apierrors.NewConflict(c.resource.GR(), c.name, fmt.Errorf("the UID in the precondition is %s, the pod's is %s", o.UID, pod.UID))
 	}
-	if err := disruption.Grant(c.ctx(), s.cfg.Objects, pod); err != nil {
+	if err := disruption.Grant(c.ctx(), objects, pod); err != nil {
 		return err
 	}
 	if o.UID == "" {
 		o.UID = pod.UID // for which it was granted
 	}
-	if _, err := s.cfg.Objects.Delete(c.ctx(), c.resource, c.namespace, c.name, o); err != nil {
+	if _, err := objects.Delete(c.ctx(), c.resource, c.namespace, c.name, o); err != nil {
 		return err
 	}
 	writeJSON(c.w, http.StatusCreated, success(http.StatusCreated))

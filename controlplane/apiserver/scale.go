@@ -16,7 +16,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"sigs.k8s.io/yaml"
+
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/fieldmanager"
 )
 
 func scaleKind() schema.GroupVersionKind { return autoscalingv1.SchemeGroupVersion.WithKind("Scale") }
@@ -67,7 +70,8 @@ func (s *Server) answerScale(c *call, obj api.Object) error {
 }
 
 func (s *Server) updateScale(c *call) error {
-	if err := noDryRun(c.r.URL.Query()["dryRun"]); err != nil {
+	objects, err := s.target(c)
+	if err != nil {
 		return err
 	}
 	want := &autoscalingv1.Scale{}
@@ -77,7 +81,7 @@ func (s *Server) updateScale(c *call) error {
 	if err := c.place(want); err != nil {
 		return err
 	}
-	return s.scale(c, func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error) { return want, nil })
+	return s.scale(c, objects, func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error) { return want, nil })
 }
 
 func (s *Server) patchScale(c *call) error {
@@ -85,13 +89,64 @@ func (s *Server) patchScale(c *call) error {
 	if err != nil {
 		return err
 	}
-	return s.scale(c, func(now *autoscalingv1.Scale) (*autoscalingv1.Scale, error) { return patchedScale(now, p) })
+	if p.Type == types.ApplyYAMLPatchType {
+		return s.applyScale(c, p)
+	}
+	objects, err := s.target(c)
+	if err != nil {
+		return err
+	}
+	return s.scale(c, objects, func(now *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
+		return s.patchedScale(c, now, p)
+	})
+}
+
+// applyScale applies to the replicas of the object itself: they are its own
+// field, and have one owner whichever way they are set.
+func (s *Server) applyScale(c *call, p patch) error {
+	m, err := s.applier(c)
+	if err != nil {
+		return err
+	}
+	want := &autoscalingv1.Scale{}
+	doc, err := yaml.YAMLToJSONStrict(p.Data)
+	if err != nil {
+		return apierrors.NewBadRequest("error decoding YAML: " + err.Error())
+	}
+	if err := s.codec.decode(c.w, strict, doc, scaleKind(), want); err != nil {
+		return err
+	}
+	if err := c.place(want); err != nil {
+		return err
+	}
+	if want.Spec.Replicas < 0 {
+		return negativeReplicas(c, want)
+	}
+	data, err := json.Marshal(map[string]any{
+		"apiVersion": c.resource.GVK().GroupVersion().String(), "kind": c.resource.Kind,
+		"metadata": map[string]any{"name": c.name, "namespace": c.namespace, "uid": want.UID, "resourceVersion": want.ResourceVersion},
+		"spec":     map[string]any{"replicas": want.Spec.Replicas},
+	})
+	if err != nil {
+		return err
+	}
+	obj, _, err := m.Apply(c.ctx(), c.resource, c.namespace, c.name, fieldmanager.Configuration{Data: data, Force: p.force})
+	if err != nil {
+		return err
+	}
+	return s.answerScale(c, obj)
+}
+
+func negativeReplicas(c *call, s *autoscalingv1.Scale) error {
+	return apierrors.NewInvalid(scaleKind().GroupKind(), c.name, field.ErrorList{
+		field.Invalid(field.NewPath("spec", "replicas"), s.Spec.Replicas, "must be greater than or equal to 0"),
+	})
 }
 
 // scale writes the replicas that change answers. A resourceVersion in its
 // answer, or a uid, must be the object's.
-func (s *Server) scale(c *call, change func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error)) error {
-	obj, err := api.Mutate(c.ctx(), s.cfg.Objects, c.resource, c.namespace, c.name, api.UpdateOptions{}, func(obj api.Object) (bool, error) {
+func (s *Server) scale(c *call, objects api.Objects, change func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error)) error {
+	obj, err := api.Mutate(c.ctx(), objects, c.resource, c.namespace, c.name, api.UpdateOptions{}, func(obj api.Object) (bool, error) {
 		now := scaleOf(obj)
 		want, err := change(now)
 		if err != nil {
@@ -101,9 +156,7 @@ func (s *Server) scale(c *call, change func(*autoscalingv1.Scale) (*autoscalingv
 			return false, apierrors.NewConflict(c.resource.GR(), c.name, fmt.Errorf("the object has been modified; please apply your changes to the latest version and try again"))
 		}
 		if want.Spec.Replicas < 0 {
-			return false, apierrors.NewInvalid(scaleKind().GroupKind(), c.name, field.ErrorList{
-				field.Invalid(field.NewPath("spec", "replicas"), want.Spec.Replicas, "must be greater than or equal to 0"),
-			})
+			return false, negativeReplicas(c, want)
 		}
 		spec, _, _ := replicasOf(obj)
 		*spec = &want.Spec.Replicas
@@ -117,7 +170,7 @@ func (s *Server) scale(c *call, change func(*autoscalingv1.Scale) (*autoscalingv
 
 // patchedScale applies a patch; a Scale has no lists, so a strategic merge
 // patch is a merge patch. A resourceVersion counts only if the patch names it.
-func patchedScale(now *autoscalingv1.Scale, p api.Patch) (*autoscalingv1.Scale, error) {
+func (s *Server) patchedScale(c *call, now *autoscalingv1.Scale, p patch) (*autoscalingv1.Scale, error) {
 	doc, err := json.Marshal(now)
 	if err != nil {
 		return nil, err
@@ -134,8 +187,5 @@ func patchedScale(now *autoscalingv1.Scale, p api.Patch) (*autoscalingv1.Scale, 
 		return nil, apierrors.NewBadRequest("the patch cannot be applied: " + err.Error())
 	}
 	out := &autoscalingv1.Scale{}
-	if err := json.Unmarshal(doc, out); err != nil {
-		return nil, apierrors.NewBadRequest("the patched object is no Scale: " + err.Error())
-	}
-	return out, nil
+	return out, s.codec.decode(c.w, p.validation, doc, scaleKind(), out)
 }

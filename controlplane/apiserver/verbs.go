@@ -50,8 +50,7 @@ func (s *Server) answer(c *call, code int, obj api.Object) error {
 		writeJSON(c.w, code, t)
 		return nil
 	case asPartial:
-		writeJSON(c.w, code, partial(obj))
-		return nil
+		return s.codec.write(c.w, f, code, partial(obj))
 	}
 	return s.codec.write(c.w, f, code, stamped(obj))
 }
@@ -105,8 +104,7 @@ func (s *Server) answerList(c *call, f form, l api.List) error {
 		writeJSON(c.w, http.StatusOK, t)
 		return nil
 	case asPartialList:
-		writeJSON(c.w, http.StatusOK, partialList(m, l.Items))
-		return nil
+		return s.codec.write(c.w, f, http.StatusOK, partialList(m, l.Items))
 	}
 	if f.media == runtime.ContentTypeJSON {
 		return writeList(c, m, l.Items)
@@ -190,7 +188,8 @@ func selectors(r *api.Resource, q url.Values) (labels.Selector, fields.Selector,
 }
 
 func (s *Server) create(c *call) error {
-	if err := noDryRun(c.r.URL.Query()["dryRun"]); err != nil {
+	objects, err := s.target(c)
+	if err != nil {
 		return err
 	}
 	obj := c.resource.New()
@@ -200,7 +199,7 @@ func (s *Server) create(c *call) error {
 	if err := c.place(obj); err != nil {
 		return err
 	}
-	out, err := s.cfg.Objects.Create(c.ctx(), obj)
+	out, err := objects.Create(c.ctx(), obj)
 	if err != nil {
 		return err
 	}
@@ -208,7 +207,8 @@ func (s *Server) create(c *call) error {
 }
 
 func (s *Server) update(c *call) error {
-	if err := noDryRun(c.r.URL.Query()["dryRun"]); err != nil {
+	objects, err := s.target(c)
+	if err != nil {
 		return err
 	}
 	obj := c.resource.New()
@@ -218,7 +218,7 @@ func (s *Server) update(c *call) error {
 	if err := c.place(obj); err != nil {
 		return err
 	}
-	out, err := s.cfg.Objects.Update(c.ctx(), obj, api.UpdateOptions{Subresource: c.subresource})
+	out, err := objects.Update(c.ctx(), obj, api.UpdateOptions{Subresource: c.subresource})
 	if err != nil {
 		return err
 	}
@@ -243,20 +243,16 @@ func (c *call) place(obj metav1.Object) error {
 	return nil
 }
 
-// noDryRun refuses what would otherwise be done for real.
-func noDryRun(v []string) error {
-	if len(v) == 0 || len(v) == 1 && v[0] == "" {
-		return nil
-	}
-	return apierrors.NewBadRequest("dryRun is not supported by this server: leave the parameter away, or use --dry-run=client")
-}
-
 func (s *Server) delete(c *call) error {
-	o, err := s.deleteOptions(c)
+	o, dry, err := s.deleteOptions(c)
 	if err != nil {
 		return err
 	}
-	obj, err := s.cfg.Objects.Delete(c.ctx(), c.resource, c.namespace, c.name, o)
+	objects, err := s.writes(c, dry)
+	if err != nil {
+		return err
+	}
+	obj, err := objects.Delete(c.ctx(), c.resource, c.namespace, c.name, o)
 	if err != nil {
 		return err
 	}
@@ -264,18 +260,18 @@ func (s *Server) delete(c *call) error {
 }
 
 // deleteOptions reads them from the body or else from the query.
-func (s *Server) deleteOptions(c *call) (api.DeleteOptions, error) {
+func (s *Server) deleteOptions(c *call) (o api.DeleteOptions, dry bool, err error) {
 	var d metav1.DeleteOptions
 	if c.r.ContentLength != 0 {
 		if err := s.readOptions(c, &d); err != nil {
-			return api.DeleteOptions{}, err
+			return o, false, err
 		}
 	}
 	q := c.r.URL.Query()
 	if v := q.Get("gracePeriodSeconds"); v != "" && d.GracePeriodSeconds == nil {
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil {
-			return api.DeleteOptions{}, apierrors.NewBadRequest(fmt.Sprintf("gracePeriodSeconds: %q is not a number of seconds", v))
+			return o, false, apierrors.NewBadRequest(fmt.Sprintf("gracePeriodSeconds: %q is not a number of seconds", v))
 		}
 		d.GracePeriodSeconds = &n
 	}
@@ -285,7 +281,11 @@ func (s *Server) deleteOptions(c *call) (api.DeleteOptions, error) {
 	if d.DryRun == nil {
 		d.DryRun = q["dryRun"]
 	}
-	return toDelete(&d)
+	if dry, err = isDry(d.DryRun); err != nil {
+		return o, false, err
+	}
+	o, err = toDelete(&d)
+	return o, dry, err
 }
 
 func (s *Server) readOptions(c *call, d *metav1.DeleteOptions) error {
@@ -310,9 +310,6 @@ func (s *Server) readOptions(c *call, d *metav1.DeleteOptions) error {
 
 func toDelete(d *metav1.DeleteOptions) (api.DeleteOptions, error) {
 	o := api.DeleteOptions{GracePeriodSeconds: d.GracePeriodSeconds}
-	if err := noDryRun(d.DryRun); err != nil {
-		return o, err
-	}
 	if d.GracePeriodSeconds != nil && *d.GracePeriodSeconds < 0 {
 		return o, apierrors.NewBadRequest("gracePeriodSeconds must not be negative")
 	}
@@ -342,7 +339,11 @@ func (s *Server) deleteCollection(c *call) error {
 	if err != nil {
 		return err
 	}
-	do, err := s.deleteOptions(c)
+	do, dry, err := s.deleteOptions(c)
+	if err != nil {
+		return err
+	}
+	objects, err := s.writes(c, dry)
 	if err != nil {
 		return err
 	}
@@ -352,7 +353,7 @@ func (s *Server) deleteCollection(c *call) error {
 	}
 	gone := l.Items[:0:0]
 	for _, it := range l.Items {
-		obj, err := s.cfg.Objects.Delete(c.ctx(), c.resource, it.GetNamespace(), it.GetName(), do)
+		obj, err := objects.Delete(c.ctx(), c.resource, it.GetNamespace(), it.GetName(), do)
 		if apierrors.IsNotFound(err) {
 			continue
 		}

@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -97,9 +96,13 @@ func (s *Server) watch(c *call) error {
 	if err != nil {
 		return err
 	}
-	f, err := s.codec.accept(c.r, false, asTable, asPartial, asPartialList)
+	f, err := s.codec.accept(c.r, hasProtobuf(c.resource), asTable, asPartial, asPartialList)
 	if err != nil {
 		return err
+	}
+	contentType := runtime.ContentTypeJSON // streams have no YAML
+	if f.media == runtime.ContentTypeProtobuf {
+		contentType = f.media + ";stream=watch"
 	}
 	ctx, cancel := context.WithTimeout(c.ctx(), o.timeout)
 	defer cancel()
@@ -108,10 +111,10 @@ func (s *Server) watch(c *call) error {
 		return err
 	}
 	defer w.Stop()
-	c.w.Header().Set("Content-Type", runtime.ContentTypeJSON)
+	c.w.Header().Set("Content-Type", contentType)
 	c.w.Header().Set("Cache-Control", "no-cache, private")
 	c.w.WriteHeader(http.StatusOK)
-	out := &eventWriter{c: c, o: o, form: f, conn: http.NewResponseController(c.w), settled: o.initial}
+	out := &eventWriter{c: c, o: o, form: f, codec: s.codec, conn: http.NewResponseController(c.w), settled: o.initial}
 	if err := out.run(w.Events()); err != nil {
 		return nil //nolint:nilerr // the client has gone: a watch just ends
 	}
@@ -127,6 +130,7 @@ type eventWriter struct {
 	c       *call
 	o       watchOptions
 	form    form
+	codec   *codec
 	conn    *http.ResponseController
 	settled bool // what comes is for the client: it is past, or wants, the initial state
 	columns bool // the columns of the table have been described
@@ -217,16 +221,13 @@ func (e *eventWriter) bookmark(ev api.Event) any {
 }
 
 func (e *eventWriter) send(eventType string, obj any) error {
-	b, err := json.Marshal(struct {
-		Type   string `json:"type"`
-		Object any    `json:"object"`
-	}{eventType, obj})
+	b, err := e.codec.encodeEvent(e.form.media, eventType, obj)
 	if err != nil {
 		return err
 	}
 	// Not every ResponseWriter has deadlines; then the connection's end is
 	// what stops a reader that does not read.
 	_ = e.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-	_, err = e.c.w.Write(append(b, '\n'))
+	_, err = e.c.w.Write(b)
 	return err
 }

@@ -125,7 +125,6 @@ func TestWatch(t *testing.T) {
 		{"no initial events", "&sendInitialEvents=false&resourceVersionMatch=NotOlderThan", "", []string{"ADDED c"}},
 		{"selected", "&labelSelector=x", "", []string{"ADDED b", "ADDED c"}},
 		{"one by name", "&fieldSelector=metadata.name%3Dc", "", []string{"ADDED c"}},
-		{"protobuf is not for streams", "&labelSelector=x", "application/vnd.kubernetes.protobuf;stream=watch,application/json", []string{"ADDED b", "ADDED c"}},
 		{"metadata alone", "", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1", []string{"ADDED a", "ADDED b", "ADDED c"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -50,6 +50,7 @@ func TestPlatform(t *testing.T) {
 		{"many starts", manyStarts},
 		{"curl", curl},
 		{"kubectl", kubectl},
+		{"kubectl apply", kubectlApply},
 		{"services", services},
 		{"host ports", ports},
 		{"guestbook", func(t *testing.T, p *platform.Platform) { guestbook(t, p, secure) }},
