@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/podsnap/podsnap/api"
@@ -368,5 +370,63 @@ func BenchmarkPatchStatus(b *testing.B) {
 				do("PATCH", "/api/v1/namespaces/d/pods/p/status", fmt.Sprintf(`{"status":{"message":"%d"}}`, n), "application/merge-patch+json")
 			}
 		})
+	}
+}
+
+// taken is a store in which the first names that are made up are there already.
+type taken struct {
+	api.Objects
+	left int
+}
+
+func (o *taken) Create(ctx context.Context, obj api.Object) (api.Object, error) {
+	if o.left--; o.left >= 0 {
+		return nil, apierrors.NewAlreadyExists(api.ConfigMaps.GR(), "x-1")
+	}
+	return o.Objects.Create(ctx, obj)
+}
+
+func TestAnotherNameIsMadeUp(t *testing.T) {
+	for _, c := range []struct{ left, code int }{{7, 201}, {8, 409}} {
+		h := server(t, Config{Objects: &taken{filled(t), c.left}})
+		if w := ask(t, h, "POST", cms, `{"metadata":{"generateName":"x-"}}`, jsonType); w.Code != c.code {
+			t.Errorf("%d names are taken: got %d %s, want %d", c.left, w.Code, w.Body, c.code)
+		}
+	}
+	o := &taken{filled(t), 1}
+	if w := ask(t, server(t, Config{Objects: o}), "POST", cms, `{"metadata":{"name":"x-1"}}`, jsonType); w.Code != 409 || o.left != 0 {
+		t.Errorf("a name that is taken: got %d %s after %d tries", w.Code, w.Body, 1-o.left)
+	}
+}
+
+// TestStrictPatches: unknown fields are found in every kind of patch.
+func TestStrictPatches(t *testing.T) {
+	h, o := rig(t)
+	applied[appsv1.Deployment](t, h, deps+"/dep?fieldManager=one", deployment(""), 201)
+	before := everything(t, o)
+	for _, c := range []struct{ path, kind, body, field string }{
+		{deps + "/dep", "merge-patch", `{"spec":{"replicaz":1}}`, `unknown field \"spec.replicaz\"`},
+		{deps + "/dep", "merge-patch", `{"spec":{"replicas":1,"replicas":2}}`, `duplicate field \"spec.replicas\"`},
+		{deps + "/dep", "strategic-merge-patch", `{"spec":{"template":{"spec":{"containers":[{"name":"c","imag":"x"}]}}}}`, `unknown field \"spec.template.spec.containers[0].imag\"`},
+		{deps + "/dep", "json-patch", `[{"op":"add","path":"/spec/replicaz","value":1}]`, `unknown field \"spec.replicaz\"`},
+		{deps + "/dep/status", "merge-patch", `{"status":{"replicaz":1}}`, `unknown field \"status.replicaz\"`},
+		{deps + "/dep/status", "json-patch", `[{"op":"add","path":"/status/replicaz","value":1}]`, `unknown field \"status.replicaz\"`},
+		{deps + "/dep/scale", "merge-patch", `{"spec":{"replicaz":1}}`, `unknown field \"spec.replicaz\"`},
+		{deps + "/dep/scale", "json-patch", `[{"op":"add","path":"/spec/replicaz","value":1}]`, `unknown field \"spec.replicaz\"`},
+	} {
+		ct := "Content-Type: application/" + c.kind + "+json"
+		if w := ask(t, h, "PATCH", c.path+"?fieldValidation=Strict", c.body, ct); w.Code != 400 || !strings.Contains(w.Body.String(), c.field) {
+			t.Errorf("strict, %s of %s: got %d %s, want %s", c.kind, c.body, w.Code, w.Body, c.field)
+		}
+		w := ask(t, h, "PATCH", c.path+"?fieldValidation=Warn&dryRun=All", c.body, ct)
+		if w.Code != 200 || len(w.Header()["Warning"]) != 1 || !strings.Contains(w.Header().Get("Warning"), c.field) {
+			t.Errorf("warned, %s of %s: got %d, warnings %q", c.kind, c.body, w.Code, w.Header()["Warning"])
+		}
+		if w := ask(t, h, "PATCH", c.path+"?fieldValidation=Ignore&dryRun=All", c.body, ct); w.Code != 200 || len(w.Header()["Warning"]) > 0 {
+			t.Errorf("ignored, %s of %s: got %d, warnings %q", c.kind, c.body, w.Code, w.Header()["Warning"])
+		}
+	}
+	if d := cmp.Diff(before, everything(t, o)); d != "" {
+		t.Errorf("the patches have changed:\n%s", d)
 	}
 }

@@ -141,6 +141,7 @@ func TestErrors(t *testing.T) {
 		{name: "list with initial events", method: "GET", path: cms + "?sendInitialEvents=true", code: 422, reason: "Invalid"},
 		{name: "watch from the future", method: "GET", path: cms + "?watch=1&resourceVersion=999999", code: 504, reason: "Timeout"},
 		{name: "bad timeout", method: "GET", path: cms + "?watch=1&timeoutSeconds=soon", code: 400, reason: "BadRequest", says: "timeoutSeconds"},
+		{name: "both ways to orphan", method: "DELETE", path: cms + "/cm", body: `{"orphanDependents":true,"propagationPolicy":"Orphan"}`, code: 400, reason: "BadRequest", says: "cannot be both set"},
 		{name: "another dry run", method: "POST", path: cms + "?dryRun=Some", body: `{}`, code: 400, reason: "BadRequest", says: `supported values: "All"`},
 		{name: "another dry run of a delete, in the body", method: "DELETE", path: cms + "/cm", body: `{"dryRun":["Some"]}`, code: 400, reason: "BadRequest", says: `supported values: "All"`},
 		{name: "odd propagation", method: "DELETE", path: cms + "/cm?propagationPolicy=Up", code: 400, reason: "BadRequest", says: "Foreground"},

@@ -200,11 +200,20 @@ func (s *Server) create(c *call) error {
 		return err
 	}
 	out, err := objects.Create(c.ctx(), obj)
+	for range maxNames - 1 {
+		if obj.GetName() != "" || !apierrors.IsAlreadyExists(err) {
+			break
+		}
+		out, err = objects.Create(c.ctx(), obj) // the name that was made up is taken
+	}
 	if err != nil {
 		return err
 	}
 	return s.answer(c, http.StatusCreated, out)
 }
+
+// maxNames is how many names are tried for an object that leaves its end open.
+const maxNames = 8
 
 func (s *Server) update(c *call) error {
 	objects, err := s.target(c)
@@ -322,6 +331,9 @@ func toDelete(d *metav1.DeleteOptions) (api.DeleteOptions, error) {
 		}
 	}
 	if d.PropagationPolicy != nil {
+		if d.OrphanDependents != nil { //nolint:staticcheck // see below
+			return o, apierrors.NewBadRequest("orphanDependents and propagationPolicy cannot be both set")
+		}
 		switch *d.PropagationPolicy {
 		case metav1.DeletePropagationBackground, metav1.DeletePropagationForeground, metav1.DeletePropagationOrphan:
 			o.Propagation = *d.PropagationPolicy

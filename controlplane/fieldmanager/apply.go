@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/managedfields"
@@ -43,7 +44,7 @@ func (o *Objects) Apply(ctx context.Context, r *api.Resource, namespace, name st
 	if err != nil {
 		return nil, false, err
 	}
-	for {
+	for before := ""; ; {
 		live, err := o.Get(ctx, r, namespace, name)
 		missing := apierrors.IsNotFound(err) && part == ""
 		switch {
@@ -54,15 +55,24 @@ func (o *Objects) Apply(ctx context.Context, r *api.Resource, namespace, name st
 		default:
 			obj, err = o.merge(ctx, live, want, m, c)
 		}
-		again := missing && apierrors.IsAlreadyExists(err) || errors.Is(err, errAgain)
-		if !again || ctx.Err() != nil {
+		// Somebody else was faster, unless nothing has changed since the last try.
+		now := "-"
+		if !missing {
+			now = live.GetResourceVersion()
+		}
+		again := missing && apierrors.IsAlreadyExists(err) || !missing && apierrors.IsConflict(err) && !final(err) && want.GetResourceVersion() == ""
+		if !again || now == before || ctx.Err() != nil {
 			return obj, missing && err == nil, err
 		}
+		before = now
 	}
 }
 
-// errAgain says that somebody else was faster.
-var errAgain = errors.New("the object has changed")
+// final tells whether a conflict is one of managers, or of what the configuration
+// says the object is: then there is no use in another try.
+func final(err error) bool {
+	return apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict)
+}
 
 func (o *Objects) make(ctx context.Context, r *api.Resource, namespace, name string, want *unstructured.Unstructured, m *managedfields.FieldManager, force bool) (api.Object, error) {
 	if want.GetUID() != "" {
@@ -82,8 +92,7 @@ func (o *Objects) make(ctx context.Context, r *api.Resource, namespace, name str
 
 func (o *Objects) merge(ctx context.Context, live api.Object, want *unstructured.Unstructured, m *managedfields.FieldManager, c Configuration) (api.Object, error) {
 	r := api.ResourceOf(live)
-	insists := want.GetResourceVersion()
-	if insists != "" && insists != live.GetResourceVersion() {
+	if insists := want.GetResourceVersion(); insists != "" && insists != live.GetResourceVersion() {
 		return nil, apierrors.NewConflict(r.GR(), live.GetName(), errors.New("the object has been modified; please apply your changes to the latest version and try again"))
 	}
 	if uid := want.GetUID(); uid != "" && uid != live.GetUID() {
@@ -99,11 +108,7 @@ func (o *Objects) merge(ctx context.Context, live api.Object, want *unstructured
 	if same(live, next) {
 		next = live
 	}
-	out, err := o.Objects.Update(ctx, next, api.UpdateOptions{Subresource: c.Subresource, ManagedFields: true})
-	if apierrors.IsConflict(err) && insists == "" {
-		return nil, errAgain
-	}
-	return out, err
+	return o.Objects.Update(ctx, next, api.UpdateOptions{Subresource: c.Subresource, ManagedFields: true})
 }
 
 // applied is old with what the manager wants, which is a copy that it may keep.

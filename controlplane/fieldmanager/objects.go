@@ -74,10 +74,10 @@ type place struct {
 }
 
 // change writes what decide makes of the newest state, as often as somebody else
-// was faster. When decide's answer insists on another version, that is how it
-// ends.
+// was faster. A conflict is the answer when decide's insists on another version,
+// and when nothing has changed since: then it is about something else.
 func (o *Objects) change(ctx context.Context, at place, decide func(live api.Object) (api.Object, error)) (api.Object, error) {
-	for {
+	for before := ""; ; {
 		live, err := o.Get(ctx, at.r, at.namespace, at.name)
 		if err != nil {
 			return nil, err
@@ -92,9 +92,11 @@ func (o *Objects) change(ctx context.Context, at place, decide func(live api.Obj
 			return nil, err
 		}
 		out, err := o.Objects.Update(ctx, next, api.UpdateOptions{Subresource: at.subresource, ManagedFields: true})
-		if !apierrors.IsConflict(err) || ctx.Err() != nil || insists != "" && insists != live.GetResourceVersion() {
+		now := live.GetResourceVersion()
+		if !apierrors.IsConflict(err) || ctx.Err() != nil || now == before || insists != "" && insists != now {
 			return out, err
 		}
+		before = now
 	}
 }
 
