@@ -296,6 +296,35 @@ func TestStatefulSetAdopts(t *testing.T) {
 	})
 }
 
+// A set that is deleted without its pods, and made anew with what may not be changed,
+// goes on with them as they are.
+func TestStatefulSetMadeAnew(t *testing.T) {
+	start(t, controller.Config{}, func(c *cluster) {
+		c.node("a")
+		c.create(statefulSet("i:1", 2))
+		c.eventually("two", c.settled(ofImage("i:1", "db-0", "db-1")))
+		c.alter(func(s *appsv1.StatefulSet) { s.Spec.Template.Spec.Containers[0].Image = "i:2" })
+		c.eventually("two of the second version", c.settled(ofImage("i:2", "db-0", "db-1")))
+		if _, err := c.Delete(c.ctx, api.StatefulSets, "default", "db", api.DeleteOptions{Propagation: metav1.DeletePropagationOrphan}); err != nil {
+			t.Fatal(err)
+		}
+		c.eventually("the set is gone", func() error { return c.gone(api.StatefulSets, "default") })
+		before := c.store.creates.Load()
+		s := statefulSet("i:2", 2)
+		s.Spec.PodManagementPolicy = appsv1.ParallelPodManagement
+		c.create(s)
+		c.eventually("two again", c.settled(ofImage("i:2", "db-0", "db-1")))
+		c.pass(time.Minute)
+		if n := c.store.creates.Load() - before; n != 0 {
+			t.Errorf("%d pods were made anew", n)
+		}
+		revs, err := api.Items[*appsv1.ControllerRevision](c.ctx, c, api.ControllerRevisions, api.ListOptions{Namespace: "default"})
+		if err != nil || len(revs) != 2 || metav1.GetControllerOf(revs[0]) == nil || metav1.GetControllerOf(revs[1]) == nil {
+			t.Errorf("the revisions are %+v, %v; want the two of before", revs, err)
+		}
+	})
+}
+
 // The pod of a lost node is replaced when that is back and has ended it, when it was
 // removed, or when somebody says that it is dead; and not before.
 func TestStatefulSetOnALostNode(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 )
 
 // history is between which revisions a set is.
@@ -72,7 +73,39 @@ func (r *Controller) revisions(ctx context.Context, s *appsv1.StatefulSet) ([]*a
 	if err != nil {
 		return nil, fmt.Errorf("list the revisions of StatefulSet %s: %w", view.Key(s), err)
 	}
-	return sorted(slices.DeleteFunc(all, func(o *appsv1.ControllerRevision) bool { return !metav1.IsControlledBy(o, s) })), nil
+	mine = nil
+	for _, o := range all {
+		if metav1.GetControllerOfNoCopy(o) == nil {
+			if o, err = r.adopt(ctx, s, o); err != nil {
+				return nil, fmt.Errorf("adopt a revision of StatefulSet %s: %w", view.Key(s), err)
+			}
+		}
+		if o != nil && metav1.IsControlledBy(o, s) {
+			mine = append(mine, o)
+		}
+	}
+	return sorted(mine), nil
+}
+
+// adopt makes a revision that nobody has the set's own, if it is of its pods: a set that
+// was deleted without them and is made anew goes on with them as they are. It answers
+// with the newest state, nil for one that is none of the set's.
+func (r *Controller) adopt(ctx context.Context, s *appsv1.StatefulSet, rev *appsv1.ControllerRevision) (*appsv1.ControllerRevision, error) {
+	sel, err := metav1.LabelSelectorAsSelector(s.Spec.Selector)
+	if err != nil || sel.Empty() || !sel.Matches(labels.Set(rev.Labels)) || rev.Name != s.Name+"-"+rev.Labels[labelHash] {
+		return nil, nil
+	}
+	got, err := api.Mutate(ctx, r.c.Objects, api.ControllerRevisions, rev.Namespace, rev.Name, api.UpdateOptions{}, func(o *appsv1.ControllerRevision) (bool, error) {
+		if o.UID != rev.UID || o.DeletionTimestamp != nil || metav1.GetControllerOfNoCopy(o) != nil {
+			return false, nil
+		}
+		o.OwnerReferences = append(o.OwnerReferences, *metav1.NewControllerRef(s, api.StatefulSets.GVK()))
+		return true, nil
+	})
+	if err != nil {
+		return nil, missing(err)
+	}
+	return got, nil
 }
 
 // revise makes the revision of the set's template. A name that something else has
