@@ -58,7 +58,7 @@ var homes = map[string][]string{
 
 // pure packages decide and do nothing else: no clock, no I/O, no log, so that a
 // decision can be tested by a table and run again on recorded input.
-var pure = []string{"api/rules", "controlplane/schedule", "controlplane/autoscale", "controlplane/simulate", "controlplane/admission", "gateway/balance"}
+var pure = []string{"api/rules", "controlplane/schedule", "controlplane/storage", "controlplane/autoscale", "controlplane/simulate", "controlplane/admission", "gateway/balance"}
 
 var impure = []string{"os", "os/exec", "net", "net/http", "log/slog", "log", "io/fs", "syscall", "math/rand"}
 

@@ -22,6 +22,8 @@ func FieldSet(obj Object) fields.Set {
 		s["status.nominatedNodeName"] = o.Status.NominatedNodeName
 	case *corev1.Node:
 		s["spec.unschedulable"] = strconv.FormatBool(o.Spec.Unschedulable)
+	case *corev1.PersistentVolume:
+		s["spec.nodeName"] = NodeOfVolume(o)
 	case *corev1.Secret:
 		s["type"] = string(o.Type)
 	case *corev1.Namespace:

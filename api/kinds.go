@@ -11,6 +11,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -119,6 +120,26 @@ var (
 		Group: "apps", Version: "v1", Kind: "DaemonSet", Plural: "daemonsets", Singular: "daemonset", Short: []string{"ds"}, Namespaced: true, Status: true,
 		New: func() Object { return &appsv1.DaemonSet{} }, NewList: func() runtime.Object { return &appsv1.DaemonSetList{} },
 	}
+	StatefulSets = &Resource{
+		Group: "apps", Version: "v1", Kind: "StatefulSet", Plural: "statefulsets", Singular: "statefulset", Short: []string{"sts"}, Namespaced: true, Status: true, Scale: true,
+		New: func() Object { return &appsv1.StatefulSet{} }, NewList: func() runtime.Object { return &appsv1.StatefulSetList{} },
+	}
+	ControllerRevisions = &Resource{
+		Group: "apps", Version: "v1", Kind: "ControllerRevision", Plural: "controllerrevisions", Singular: "controllerrevision", Namespaced: true,
+		New: func() Object { return &appsv1.ControllerRevision{} }, NewList: func() runtime.Object { return &appsv1.ControllerRevisionList{} },
+	}
+	PersistentVolumes = &Resource{
+		Version: "v1", Kind: "PersistentVolume", Plural: "persistentvolumes", Singular: "persistentvolume", Short: []string{"pv"}, Status: true,
+		New: func() Object { return &corev1.PersistentVolume{} }, NewList: func() runtime.Object { return &corev1.PersistentVolumeList{} },
+	}
+	PersistentVolumeClaims = &Resource{
+		Version: "v1", Kind: "PersistentVolumeClaim", Plural: "persistentvolumeclaims", Singular: "persistentvolumeclaim", Short: []string{"pvc"}, Namespaced: true, Status: true,
+		New: func() Object { return &corev1.PersistentVolumeClaim{} }, NewList: func() runtime.Object { return &corev1.PersistentVolumeClaimList{} },
+	}
+	StorageClasses = &Resource{
+		Group: "storage.k8s.io", Version: "v1", Kind: "StorageClass", Plural: "storageclasses", Singular: "storageclass", Short: []string{"sc"},
+		New: func() Object { return &storagev1.StorageClass{} }, NewList: func() runtime.Object { return &storagev1.StorageClassList{} },
+	}
 	PodDisruptionBudgets = &Resource{
 		Group: "policy", Version: "v1", Kind: "PodDisruptionBudget", Plural: "poddisruptionbudgets", Singular: "poddisruptionbudget", Short: []string{"pdb"}, Namespaced: true, Status: true,
 		New: func() Object { return &policyv1.PodDisruptionBudget{} }, NewList: func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} },
@@ -132,8 +153,8 @@ var (
 // Resources lists every kind, in the order in which a start should create and a
 // namespace's end should delete them.
 var Resources = []*Resource{
-	Namespaces, Nodes, NetworkPolicies, ConfigMaps, Secrets, Functions, Deployments, DaemonSets, ReplicaSets, ReplicationControllers,
-	PodDisruptionBudgets, Pods, Services, Endpoints, EndpointSlices, IngressClasses, Ingresses, Leases, Events,
+	Namespaces, Nodes, NetworkPolicies, ConfigMaps, Secrets, Functions, Deployments, DaemonSets, StatefulSets, ReplicaSets, ReplicationControllers,
+	ControllerRevisions, PodDisruptionBudgets, Pods, StorageClasses, PersistentVolumes, PersistentVolumeClaims, Services, Endpoints, EndpointSlices, IngressClasses, Ingresses, Leases, Events,
 }
 
 var byType = sync.OnceValue(func() map[reflect.Type]*Resource {
@@ -183,6 +204,7 @@ var Scheme = sync.OnceValue(func() *runtime.Scheme {
 	utilruntime.Must(networkingv1.AddToScheme(s))
 	utilruntime.Must(coordinationv1.AddToScheme(s))
 	utilruntime.Must(policyv1.AddToScheme(s))
+	utilruntime.Must(storagev1.AddToScheme(s))
 	fn := schema.GroupVersion{Group: FunctionGroup, Version: "v1"}
 	s.AddKnownTypes(fn, &Function{}, &FunctionList{})
 	metav1.AddToGroupVersion(s, fn)

@@ -67,3 +67,25 @@ const (
 	FinalizerForeground = "foregroundDeletion"
 	FinalizerOrphan     = "orphan"
 )
+
+// Names of persistent volumes.
+const (
+	// LocalProvisioner makes volumes on the disks of the nodes themselves: it is the
+	// provisioner of storage classes, and the CSI driver that their volumes name.
+	LocalProvisioner = "podsnap.dev/local"
+	// NoProvisioner is the provisioner of classes whose volumes people make.
+	NoProvisioner = "kubernetes.io/no-provisioner"
+	// AnnotationDefaultClass set to "true" on a StorageClass makes it the one of
+	// claims that name none.
+	AnnotationDefaultClass = "storageclass.kubernetes.io/is-default-class"
+	// AnnotationSelectedNode on a claim is the node that its first pod will be on.
+	AnnotationSelectedNode = "volume.kubernetes.io/selected-node"
+	// AnnotationProvisionedBy on a volume is who made it.
+	AnnotationProvisionedBy = "pv.kubernetes.io/provisioned-by"
+	// FinalizerClaim keeps a claim as long as pods use it, FinalizerVolume a volume
+	// as long as a claim is bound to it, and FinalizerDisk one of LocalProvisioner
+	// until its node has removed what it holds.
+	FinalizerClaim  = "kubernetes.io/pvc-protection"
+	FinalizerVolume = "kubernetes.io/pv-protection"
+	FinalizerDisk   = "podsnap.dev/local-disk"
+)

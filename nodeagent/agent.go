@@ -25,6 +25,7 @@ import (
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/internal/mirror"
 	"github.com/podsnap/podsnap/internal/pause"
+	"github.com/podsnap/podsnap/nodeagent/disk"
 	"github.com/podsnap/podsnap/nodeagent/pod"
 	"github.com/podsnap/podsnap/nodeagent/pressure"
 	"github.com/podsnap/podsnap/nodeagent/probe"
@@ -84,6 +85,7 @@ type Agent struct {
 	log     *slog.Logger
 	pods    *mirror.Mirror[*corev1.Pod]
 	volumes *volume.Manager
+	disks   *disk.Keeper
 	m       *metrics
 	hub     hub
 	logs    string
@@ -115,7 +117,7 @@ func New(c Config) (*Agent, error) {
 	}
 	c.defaults()
 	volumes, err := volume.New(volume.Config{
-		Root: filepath.Join(c.StateDir, "pods"), Objects: c.Objects, ResolvConf: c.ResolvConf, OnDisk: c.OnDisk,
+		Root: filepath.Join(c.StateDir, "pods"), Disks: filepath.Join(c.StateDir, "disks"), Node: c.NodeName, Objects: c.Objects, ResolvConf: c.ResolvConf, OnDisk: c.OnDisk,
 		ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain,
 	})
 	if err != nil {
@@ -137,6 +139,9 @@ func New(c Config) (*Agent, error) {
 		Fields: fields.OneTermEqualSelector("spec.nodeName", c.NodeName), Log: c.Log,
 	})
 	a.pods.OnChange(a.changed)
+	a.disks = disk.New(disk.Config{
+		Root: filepath.Join(c.StateDir, "disks"), Node: c.NodeName, Objects: c.Objects, Used: volumes.Uses, Log: c.Log, Metrics: c.Metrics,
+	})
 	return a, nil
 }
 
@@ -200,6 +205,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	wg.Go(func() { a.dispatch(exits) })
 	wg.Go(func() { _ = a.pods.Run(ctx) }) // nil, always
 	wg.Go(func() { a.sweep(ctx) })
+	wg.Go(func() { _ = a.disks.Run(ctx) }) // nil, always
 	close(a.adopted)
 	for {
 		select {

@@ -70,10 +70,14 @@ func (s selector) exactly(field string) (string, bool) {
 	return "", false
 }
 
-// nodeOf is the pod's node; "" for other kinds, which have no such field.
+// nodeOf is the pod's or the volume's node; "" for other kinds, which have no such
+// field.
 func nodeOf(obj api.Object) string {
-	if p, ok := obj.(*corev1.Pod); ok {
-		return p.Spec.NodeName
+	switch o := obj.(type) {
+	case *corev1.Pod:
+		return o.Spec.NodeName
+	case *corev1.PersistentVolume:
+		return api.NodeOfVolume(o)
 	}
 	return ""
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/storage"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
@@ -200,8 +201,10 @@ func allowNode(ctx context.Context, node string, r Request, o api.Objects) (why 
 		return "a node may tell of events, not read what others tell", nil
 	case api.Pods:
 		return allowPod(ctx, node, r, o)
-	case api.Secrets, api.ConfigMaps:
+	case api.Secrets, api.ConfigMaps, api.PersistentVolumeClaims:
 		return allowData(ctx, node, r, o)
+	case api.PersistentVolumes:
+		return allowVolume(ctx, node, r, o)
 	}
 	return "nodes have no business with that", nil
 }
@@ -284,8 +287,11 @@ const (
 	ServersPath  = Root + "/servers" // where all servers are reached
 )
 
-// uses tells whether a pod names a Secret or a ConfigMap.
+// uses tells whether a pod names a Secret, a ConfigMap or a claim.
 func uses(p *corev1.Pod, r *api.Resource, name string) bool {
+	if r == api.PersistentVolumeClaims {
+		return slices.Contains(storage.Names(p), name)
+	}
 	secret := r == api.Secrets
 	if secret && slices.ContainsFunc(p.Spec.ImagePullSecrets, func(s corev1.LocalObjectReference) bool { return s.Name == name }) {
 		return true

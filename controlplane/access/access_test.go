@@ -6,6 +6,7 @@ import (
 	"crypto/x509/pkix"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/podsnap/podsnap/api"
@@ -24,6 +25,21 @@ func pod(name, node string, spec corev1.PodSpec) *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "fn", Name: name}, Spec: spec}
 }
 
+// disk is a volume on a node's disk, or of all nodes for "", that a claim has.
+func disk(name, node, claim string) *corev1.PersistentVolume {
+	v := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name, Finalizers: []string{api.FinalizerDisk}}}
+	v.Spec.CSI = &corev1.CSIPersistentVolumeSource{Driver: api.LocalProvisioner, VolumeHandle: name}
+	if node != "" {
+		v.Spec.NodeAffinity = &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+			MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: []string{node}}},
+		}}}}
+	}
+	if claim != "" {
+		v.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "fn", Name: claim}
+	}
+	return v
+}
+
 // What a node may do: every verb on every kind but those that the list names is
 // refused, whatever the name.
 func TestWhatANodeMayDo(t *testing.T) {
@@ -37,6 +53,7 @@ func TestWhatANodeMayDo(t *testing.T) {
 			ImagePullSecrets: []corev1.LocalObjectReference{ref("pull")},
 			Volumes: []corev1.Volume{
 				{VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "files"}}},
+				{VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}},
 				{VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: ref("settings")}}},
 				{VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
 					{Secret: &corev1.SecretProjection{LocalObjectReference: ref("projected")}},
@@ -47,6 +64,8 @@ func TestWhatANodeMayDo(t *testing.T) {
 				ConfigMapKeyRef: &corev1.ConfigMapKeySelector{LocalObjectReference: ref("one")},
 			}}}}},
 		}),
+		disk("own", "n1", ""), disk("others", "n2", "theirs"), disk("shared", "", "data"),
+		disk("cleared", "n1", ""), disk("cleared-elsewhere", "n2", "theirs"),
 		pod("other", "n2", corev1.PodSpec{ImagePullSecrets: []corev1.LocalObjectReference{ref("others")}}),
 	} {
 		stored, err := o.Create(t.Context(), obj)
@@ -55,6 +74,11 @@ func TestWhatANodeMayDo(t *testing.T) {
 		}
 		if stored.GetName() == "n1" {
 			uid = string(stored.GetUID())
+		}
+		if strings.HasPrefix(stored.GetName(), "cleared") {
+			if _, err := o.Delete(t.Context(), api.PersistentVolumes, "", stored.GetName(), api.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	mine := fields.OneTermEqualSelector("spec.nodeName", "n1")
@@ -101,9 +125,14 @@ func TestWhatANodeMayDo(t *testing.T) {
 							switch r {
 							case api.Nodes, api.Namespaces, api.Services, api.Endpoints, api.EndpointSlices, api.NetworkPolicies, api.IngressClasses, api.Ingresses, api.Functions, api.Deployments:
 								want = true
+							case api.PersistentVolumes: // of those there is none of the names
+								want = verb == "get"
 							case api.Pods: // as much as Trim leaves
 								want = want || verb != "get"
 							}
+						}
+						if r == api.PersistentVolumes && sub == "" && verb == "update" {
+							want = true
 						}
 						if (r == api.Nodes || r == api.Events) && ns != "" {
 							continue // Nodes have no namespace; of Events that is decided above
@@ -127,6 +156,20 @@ func TestWhatANodeMayDo(t *testing.T) {
 		{Request{Verb: "watch", Resource: api.Pods, Fields: mine}, true},
 		{Request{Verb: "deletecollection", Resource: api.Pods, Fields: mine}, false},
 		{Request{Verb: "list", Resource: api.Pods, Fields: fields.OneTermEqualSelector("spec.nodeName", "n2")}, true},
+		{Request{Verb: "get", Resource: api.PersistentVolumeClaims, Namespace: "fn", Name: "data"}, true},
+		{Request{Verb: "get", Resource: api.PersistentVolumeClaims, Namespace: "fn", Name: "theirs"}, false},
+		{Request{Verb: "update", Resource: api.PersistentVolumeClaims, Namespace: "fn", Name: "data"}, false},
+		{Request{Verb: "list", Resource: api.PersistentVolumes, Fields: mine}, true},
+		{Request{Verb: "watch", Resource: api.PersistentVolumes, Fields: mine}, true},
+		{Request{Verb: "watch", Resource: api.PersistentVolumes, Fields: fields.OneTermEqualSelector("spec.nodeName", "n2")}, false},
+		{Request{Verb: "get", Resource: api.PersistentVolumes, Name: "own"}, true},
+		{Request{Verb: "get", Resource: api.PersistentVolumes, Name: "shared"}, true},
+		{Request{Verb: "get", Resource: api.PersistentVolumes, Name: "others"}, false},
+		{Request{Verb: "update", Resource: api.PersistentVolumes, Name: "own"}, false},
+		{Request{Verb: "update", Resource: api.PersistentVolumes, Name: "shared"}, false},
+		{Request{Verb: "update", Resource: api.PersistentVolumes, Name: "cleared"}, true},
+		{Request{Verb: "update", Resource: api.PersistentVolumes, Name: "cleared-elsewhere"}, false},
+		{Request{Verb: "update", Resource: api.PersistentVolumes, Subresource: "status", Name: "cleared"}, false},
 		{Request{Verb: "get", Resource: api.Secrets, Namespace: "fn", Name: "pull"}, true},
 		{Request{Verb: "get", Resource: api.Secrets, Namespace: "fn", Name: "projected"}, true},
 		{Request{Verb: "get", Resource: api.Secrets, Namespace: "fn", Name: "all"}, true},

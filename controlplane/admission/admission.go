@@ -15,6 +15,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -31,6 +32,7 @@ func Admit(_ context.Context, _ rules.Op, r *api.Resource, old, obj api.Object, 
 	var errs field.ErrorList
 	switch {
 	case old == nil:
+		protect(obj)
 		errs = Validate(obj)
 	case subresource == "":
 		keep(obj, old)
@@ -84,6 +86,14 @@ func Default(obj api.Object) {
 		defaultDeployment(o)
 	case *appsv1.DaemonSet:
 		defaultDaemonSet(o)
+	case *appsv1.StatefulSet:
+		defaultStatefulSet(o)
+	case *corev1.PersistentVolume:
+		defaultVolumeObject(o)
+	case *corev1.PersistentVolumeClaim:
+		defaultClaim(o)
+	case *storagev1.StorageClass:
+		defaultStorageClass(o)
 	case *discoveryv1.EndpointSlice:
 		defaultEndpointSlice(o)
 	case *networkingv1.Ingress:
@@ -120,6 +130,16 @@ func Validate(obj api.Object) field.ErrorList {
 		return validateDeployment(o)
 	case *appsv1.DaemonSet:
 		return validateDaemonSet(o)
+	case *appsv1.StatefulSet:
+		return validateStatefulSet(o)
+	case *appsv1.ControllerRevision:
+		return atLeast(o.Revision, 0, field.NewPath("revision"))
+	case *corev1.PersistentVolume:
+		return validateVolumeObject(o)
+	case *corev1.PersistentVolumeClaim:
+		return validateClaim(o)
+	case *storagev1.StorageClass:
+		return validateStorageClass(o)
 	case *policyv1.PodDisruptionBudget:
 		return validateDisruptionBudget(o)
 	case *discoveryv1.EndpointSlice:
@@ -158,6 +178,16 @@ func ValidateUpdate(obj, old api.Object) field.ErrorList {
 		return immutable(o.Spec.Selector, old.(*appsv1.Deployment).Spec.Selector, spec.Child("selector"))
 	case *appsv1.DaemonSet:
 		return immutable(o.Spec.Selector, old.(*appsv1.DaemonSet).Spec.Selector, spec.Child("selector"))
+	case *appsv1.StatefulSet:
+		return validateStatefulSetUpdate(o, old.(*appsv1.StatefulSet))
+	case *appsv1.ControllerRevision:
+		return immutable(o.Data, old.(*appsv1.ControllerRevision).Data, field.NewPath("data"))
+	case *corev1.PersistentVolume:
+		return validateVolumeObjectUpdate(o, old.(*corev1.PersistentVolume))
+	case *corev1.PersistentVolumeClaim:
+		return validateClaimUpdate(o, old.(*corev1.PersistentVolumeClaim))
+	case *storagev1.StorageClass:
+		return validateStorageClassUpdate(o, old.(*storagev1.StorageClass))
 	case *discoveryv1.EndpointSlice:
 		return immutable(o.AddressType, old.(*discoveryv1.EndpointSlice).AddressType, field.NewPath("addressType"))
 	case *networkingv1.IngressClass:

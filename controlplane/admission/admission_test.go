@@ -68,6 +68,12 @@ func TestValidPasses(t *testing.T) {
 		{api.ReplicationControllers, `{metadata: {name: x}, spec: {template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}}}`},
 		{api.ReplicaSets, `{metadata: {name: x}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}}}`},
 		{api.Deployments, `{metadata: {name: x}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}}}`},
+		{api.StatefulSets, stateful(`volumeClaimTemplates: [{metadata: {name: data}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}]`, `volumeMounts: [{name: data, mountPath: /data}]`)},
+		{api.PersistentVolumeClaims, claim(`storageClassName: fast, selector: {matchLabels: {a: b}}`)},
+		{api.PersistentVolumes, volume(`hostPath: {path: /data}`)},
+		{api.PersistentVolumes, volume(`local: {path: /data}, nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}]}}`)},
+		{api.StorageClasses, `{metadata: {name: x}, provisioner: podsnap.dev/local}`},
+		{api.ControllerRevisions, `{metadata: {name: x}, revision: 1, data: {a: b}}`},
 		{api.Services, `{metadata: {name: x}, spec: {selector: {a: b}, ports: [{port: 80}]}}`},
 		{api.Services, `{metadata: {name: x}, spec: {clusterIP: None}}`},
 		{api.Services, `{metadata: {name: x}, spec: {type: ExternalName, externalName: example.org}}`},
@@ -107,6 +113,19 @@ func podWith(fields string) string {
 
 func deployment(fields string) string {
 	return "metadata: {name: d}\nspec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}, " + fields + "}"
+}
+
+// stateful makes a StatefulSet with fields of its spec and of its container.
+func stateful(fields, container string) string {
+	return "metadata: {name: db}\nspec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i, " + container + "}]}}, " + fields + "}"
+}
+
+func claim(fields string) string {
+	return "metadata: {name: c}\nspec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}, " + fields + "}"
+}
+
+func volume(fields string) string {
+	return "metadata: {name: v}\nspec: {accessModes: [ReadWriteOnce], capacity: {storage: 1Gi}, " + fields + "}"
 }
 
 func policy(fields string) string { return "metadata: {name: p}\nspec: {" + fields + "}" }

@@ -227,6 +227,9 @@ func validateVolume(s *corev1.VolumeSource, p *field.Path) field.ErrorList {
 		errs = append(errs, validateMode(v.DefaultMode, at.Child("defaultMode"))...)
 		errs = append(errs, validateItems(v.Items, at.Child("items"))...)
 	}
+	if v := s.PersistentVolumeClaim; v != nil {
+		errs = append(errs, required(v.ClaimName, p.Child("persistentVolumeClaim", "claimName"))...)
+	}
 	if v := s.HostPath; v != nil {
 		errs = append(errs, required(v.Path, p.Child("hostPath", "path"))...)
 		errs = append(errs, noBackstep(v.Path, p.Child("hostPath", "path"))...)

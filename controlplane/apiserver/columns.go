@@ -92,6 +92,12 @@ func columnsOf(r *api.Resource) []column {
 		})...)
 	case api.DaemonSets:
 		return daemonColumns(name, since)
+	case api.StatefulSets:
+		return statefulColumns(name, since)
+	case api.ControllerRevisions:
+		return revisionColumns(name, since)
+	case api.StorageClasses, api.PersistentVolumes, api.PersistentVolumeClaims:
+		return storageColumns(r, name, since)
 	case api.PodDisruptionBudgets:
 		number := func(v *intstr.IntOrString) any {
 			if v == nil {

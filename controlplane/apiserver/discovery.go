@@ -72,7 +72,7 @@ func parts(r *api.Resource) []part {
 // categories lists the groups of kinds that kubectl can get at once.
 func categories(r *api.Resource) []string {
 	switch r {
-	case api.Pods, api.Services, api.Deployments, api.ReplicaSets, api.ReplicationControllers, api.Functions:
+	case api.Pods, api.Services, api.Deployments, api.DaemonSets, api.StatefulSets, api.ReplicaSets, api.ReplicationControllers, api.Functions:
 		return []string{"all"}
 	}
 	return nil

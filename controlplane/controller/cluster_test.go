@@ -13,6 +13,7 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/memory"
+	"github.com/podsnap/podsnap/controlplane/admission"
 	"github.com/podsnap/podsnap/controlplane/controller"
 	"github.com/podsnap/podsnap/controlplane/podstate"
 	"github.com/podsnap/podsnap/controlplane/scheduler"
@@ -42,7 +43,7 @@ func start(t *testing.T, c controller.Config, f func(c *cluster)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		store := &faulty{Objects: memory.New(memory.Config{Namespaces: true})}
+		store := &faulty{Objects: memory.New(memory.Config{Namespaces: true, Admit: admission.Admit})}
 		cl := &cluster{t: t, ctx: ctx, Objects: store, store: store}
 		defer cl.wg.Wait()
 		defer cancel()
@@ -150,6 +151,7 @@ type agent struct {
 	state func(*corev1.Pod) corev1.PodStatus
 	stop  context.CancelFunc
 	done  chan struct{}
+	dead  atomic.Bool
 }
 
 // node registers a node of 4 cores and 8 GiB and runs its agent.
@@ -174,6 +176,7 @@ func (c *cluster) node(name string) *agent {
 }
 
 func (a *agent) start() {
+	a.dead.Store(false)
 	ctx, cancel := context.WithCancel(a.c.ctx)
 	a.stop, a.done = cancel, make(chan struct{})
 	a.pods = mirror.New[*corev1.Pod](a.c, api.Pods, mirror.Options{})
@@ -264,6 +267,7 @@ func (a *agent) renew(ctx context.Context) {
 
 // die is a power cut.
 func (a *agent) die() {
+	a.dead.Store(true)
 	a.stop()
 	<-a.done
 }

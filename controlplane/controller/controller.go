@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/controller/binder"
 	"github.com/podsnap/podsnap/controlplane/controller/daemon"
 	"github.com/podsnap/podsnap/controlplane/controller/deployment"
 	"github.com/podsnap/podsnap/controlplane/controller/disruption"
@@ -20,6 +21,7 @@ import (
 	"github.com/podsnap/podsnap/controlplane/controller/namespace"
 	"github.com/podsnap/podsnap/controlplane/controller/node"
 	"github.com/podsnap/podsnap/controlplane/controller/replicas"
+	"github.com/podsnap/podsnap/controlplane/controller/stateful"
 	"github.com/podsnap/podsnap/controlplane/view"
 	"github.com/podsnap/podsnap/internal/record"
 	"github.com/prometheus/client_golang/prometheus"
@@ -72,6 +74,8 @@ func New(c Config) *Controllers {
 	cs.add(replicas.New(replicas.Config{Objects: c.Objects, View: v, Place: c.Place, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(deployment.New(deployment.Config{Objects: c.Objects, View: v, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(daemon.New(daemon.Config{Objects: c.Objects, View: v, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
+	cs.add(stateful.New(stateful.Config{Objects: c.Objects, View: v, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
+	cs.add(binder.New(binder.Config{Objects: c.Objects, View: v, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(disruption.New(disruption.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(endpoint.New(endpoint.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(loadbalancer.New(loadbalancer.Config{Objects: c.Objects, View: v, Record: rec, Reserved: c.Reserved, Log: c.Log, Metrics: c.Metrics}).Run)
@@ -92,7 +96,7 @@ func (cs *Controllers) add(run func(context.Context) error) { cs.run = append(cs
 // View is what the controllers see. It is filled while they run.
 func (cs *Controllers) View() *view.View { return cs.view }
 
-// Run makes the namespaces that the platform needs and its class of Ingresses, and then runs all
+// Run makes the namespaces that the platform needs and its classes, and then runs all
 // controllers until ctx is done. It returns nil then.
 func (cs *Controllers) Run(ctx context.Context) error {
 	cs.ensure(ctx)
@@ -113,11 +117,11 @@ func (cs *Controllers) Run(ctx context.Context) error {
 // ensure tries until the store answers.
 func (cs *Controllers) ensure(ctx context.Context) {
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		err := errors.Join(namespace.Ensure(ctx, cs.c.Objects), ingress.Ensure(ctx, cs.c.Objects))
+		err := errors.Join(namespace.Ensure(ctx, cs.c.Objects), ingress.Ensure(ctx, cs.c.Objects), binder.Ensure(ctx, cs.c.Objects))
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		cs.c.Log.Warn("namespaces and the class of Ingresses", slog.Any("error", err))
+		cs.c.Log.Warn("namespaces and classes", slog.Any("error", err))
 		select {
 		case <-ctx.Done():
 			return

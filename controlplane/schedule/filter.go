@@ -38,6 +38,9 @@ func fits(r *request, n *node, nb *neighbours, t tally) bool {
 			return t.no(reasonNodeAffinity)
 		}
 	}
+	if why := r.ask.Forbids(n.node); why != "" {
+		return t.no(why)
+	}
 	for _, p := range r.ports {
 		if taken(n.ports, p) {
 			return t.no(reasonPorts)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/podsnap/podsnap/controlplane/storage"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -28,12 +29,16 @@ type Explanation struct {
 }
 
 // Pick answers with the name of the best node for a pod, or "" and the reasons.
-func Pick(pod *corev1.Pod, c *Cluster) (string, Explanation) {
+func Pick(pod *corev1.Pod, c *Cluster) (string, Explanation) { return PickWith(pod, c, nil) }
+
+// PickWith is Pick for a pod that has claims, which ask something of its node too.
+func PickWith(pod *corev1.Pod, c *Cluster, ask *storage.Ask) (string, Explanation) {
 	e := Explanation{Nodes: len(c.nodes)}
 	if e.Nodes == 0 {
 		return "", e
 	}
 	r := newRequest(pod)
+	r.ask = ask
 	nb := look(c, r)
 	want := sample
 	if e.Nodes <= small {
@@ -113,6 +118,11 @@ func (e Explanation) String() string {
 		parts[i] = fmt.Sprintf("%d %s", c.n, c.why)
 	}
 	return fmt.Sprintf("0/%d nodes are available: %s.", e.Nodes, strings.Join(parts, ", "))
+}
+
+// Nowhere is the explanation for a pod that no node can have, for one reason.
+func Nowhere(c *Cluster, why string) Explanation {
+	return Explanation{Nodes: len(c.nodes), Reasons: map[string]int{why: len(c.nodes)}}
 }
 
 // tally counts reasons; a nil one only says no.

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/storage"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-helpers/resource"
@@ -81,6 +82,7 @@ type request struct {
 	antiAffinity []term // required
 	wishes       []weighted
 	images       []string
+	ask          *storage.Ask // of its claims
 }
 
 func newRequest(pod *corev1.Pod) *request {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/controlplane/schedule"
+	"github.com/podsnap/podsnap/controlplane/storage"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -13,10 +14,10 @@ import (
 // and one watch hop less than creating it first. Its room is kept until settle
 // is called, which has to be, with the pod that was created or with nil when
 // none was. It answers with "" for a pod that fits nowhere, that another
-// scheduler is to place, or while the cluster is not known yet: such a pod is
+// scheduler is to place, that has claims, or while the cluster is not known yet: such a pod is
 // created without a node, and everything else follows.
 func (s *Scheduler) Place(pod *corev1.Pod) (node string, settle func(created *corev1.Pod)) {
-	if pod.Spec.NodeName != "" || !ours(pod) || !s.knows() {
+	if pod.Spec.NodeName != "" || !ours(pod) || len(storage.Names(pod)) > 0 || !s.knows() {
 		return "", func(*corev1.Pod) {}
 	}
 	start := time.Now()

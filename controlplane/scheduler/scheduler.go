@@ -14,6 +14,7 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/controlplane/schedule"
+	"github.com/podsnap/podsnap/controlplane/storage"
 	"github.com/podsnap/podsnap/internal/loop"
 	"github.com/podsnap/podsnap/internal/mirror"
 	"github.com/podsnap/podsnap/internal/record"
@@ -44,6 +45,7 @@ type Scheduler struct {
 	pods       *mirror.Mirror[*corev1.Pod]
 	nodes      *mirror.Mirror[*corev1.Node]
 	namespaces *mirror.Mirror[*corev1.Namespace]
+	disks      disks
 	loop       *loop.Loop[types.NamespacedName]
 	record     *record.Recorder
 	m          meters
@@ -51,6 +53,7 @@ type Scheduler struct {
 	mu      sync.Mutex
 	cluster *schedule.Cluster
 	waiting map[types.NamespacedName]*wait
+	held    map[types.NamespacedName]hold
 	seq     uint64
 }
 
@@ -77,12 +80,15 @@ func New(c Config) *Scheduler {
 		record:     record.New(record.Config{Objects: c.Objects, Component: Name, Log: c.Log}),
 		cluster:    schedule.NewCluster(),
 		waiting:    map[types.NamespacedName]*wait{},
+		held:       map[types.NamespacedName]hold{},
+		disks:      newDisks(c.Objects, o),
 	}
 	s.loop = loop.New(loop.Config{Name: "scheduler", Workers: c.Workers, BackoffMax: c.BackoffMax, Log: c.Log, Metrics: c.Metrics}, s.schedule)
 	s.m = newMeters(c.Metrics, s.pending)
 	s.pods.OnChange(s.podChanged)
 	s.nodes.OnChange(s.nodeChanged)
 	s.namespaces.OnChange(s.namespaceChanged)
+	s.watchDisks()
 	return s
 }
 
@@ -93,7 +99,10 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	g.Go(func() error { return s.nodes.Run(ctx) })
 	g.Go(func() error { return s.pods.Run(ctx) })
 	g.Go(func() error { return s.record.Run(ctx) })
-	g.Go(func() error { return s.loop.Run(ctx, s.namespaces.Synced(), s.nodes.Synced(), s.pods.Synced()) })
+	g.Go(func() error { return s.disks.run(ctx) })
+	g.Go(func() error {
+		return s.loop.Run(ctx, append(s.disks.synced(), s.namespaces.Synced(), s.nodes.Synced(), s.pods.Synced())...)
+	})
 	return g.Wait()
 }
 
@@ -102,6 +111,7 @@ func (s *Scheduler) podChanged(t api.EventType, old, now *corev1.Pod) {
 		s.mu.Lock()
 		s.cluster.Remove(old.UID)
 		delete(s.waiting, keyOf(old))
+		delete(s.held, keyOf(old))
 		if old.Spec.NodeName != "" {
 			s.wake(all)
 		}
@@ -112,6 +122,7 @@ func (s *Scheduler) podChanged(t api.EventType, old, now *corev1.Pod) {
 		s.mu.Lock()
 		s.cluster.Remove(old.UID)
 		delete(s.waiting, keyOf(old))
+		delete(s.held, keyOf(old))
 		s.mu.Unlock()
 		old = nil
 	}
@@ -120,6 +131,7 @@ func (s *Scheduler) podChanged(t api.EventType, old, now *corev1.Pod) {
 		s.cluster.Remove(reserved(keyOf(now)))
 		s.cluster.Assign(now, now.Spec.NodeName)
 		delete(s.waiting, keyOf(now))
+		delete(s.held, keyOf(now))
 		switch {
 		case ended(now) && (old == nil || !ended(old)): // it leaves room
 			s.wake(all)
@@ -170,9 +182,12 @@ func (s *Scheduler) schedule(ctx context.Context, key types.NamespacedName) (tim
 		return 0, nil
 	}
 	start := time.Now()
-	node, why, w := s.decide(key, pod, start)
+	node, why, w, unbound := s.decide(key, pod, start)
 	if w == nil {
 		return 0, nil // decided already; the mirror is about to show it
+	}
+	if len(unbound) > 0 {
+		return holdAtMost, s.prepare(ctx, unbound, node)
 	}
 	s.m.algorithm.Observe(time.Since(start).Seconds())
 	if node == "" {
@@ -203,12 +218,23 @@ func (s *Scheduler) schedule(ctx context.Context, key types.NamespacedName) (tim
 
 // decide picks a node and takes its room at once, before the decision is
 // written, so that the next decision sees it; or it parks the pod. It answers
-// with nil when the pod has a node already.
-func (s *Scheduler) decide(key types.NamespacedName, pod *corev1.Pod, now time.Time) (string, schedule.Explanation, *wait) {
+// with nil when the pod has a node already, and with claims when those have to be
+// bound for that node before the pod is.
+func (s *Scheduler) decide(key types.NamespacedName, pod *corev1.Pod, now time.Time) (string, schedule.Explanation, *wait, []*corev1.PersistentVolumeClaim) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	ask, never := storage.Of(pod, s.world())
+	if h, ok := s.held[key]; ok && h.uid == pod.UID {
+		unbound, ready, keep := s.heldFor(key, h, ask, never, now)
+		switch {
+		case ready || len(unbound) > 0:
+			return h.node, schedule.Explanation{Nodes: s.cluster.Len(), Feasible: 1}, s.waiting[key], unbound
+		case keep:
+			return "", schedule.Explanation{}, nil, nil
+		}
+	}
 	if _, ok := s.cluster.Where(pod.UID); ok {
-		return "", schedule.Explanation{}, nil
+		return "", schedule.Explanation{}, nil, nil
 	}
 	w := s.waiting[key]
 	if w == nil {
@@ -216,15 +242,26 @@ func (s *Scheduler) decide(key types.NamespacedName, pod *corev1.Pod, now time.T
 		w = &wait{key: key, first: now, seq: s.seq}
 		s.waiting[key] = w
 	}
-	node, why := schedule.Pick(pod, s.cluster)
+	node, why := "", schedule.Explanation{}
+	if never == "" {
+		node, why = schedule.PickWith(pod, s.cluster, ask)
+	} else {
+		why = schedule.Nowhere(s.cluster, never)
+	}
 	w.tries++
 	w.last = now
 	w.parked = node == ""
 	w.sociable = pod.Spec.Affinity != nil && pod.Spec.Affinity.PodAffinity != nil
-	if node != "" {
-		s.cluster.Assign(pod, node)
+	w.stored = ask != nil || never != ""
+	if node == "" {
+		return "", why, w, nil
 	}
-	return node, why, w
+	s.cluster.Assign(pod, node)
+	if ask == nil || len(ask.Unbound) == 0 {
+		return node, why, w, nil
+	}
+	s.held[key] = hold{uid: pod.UID, node: node, since: now}
+	return node, why, w, ask.Unbound
 }
 
 // unassume gives the room back, unless the pod was seen on a node meanwhile.
@@ -235,6 +272,7 @@ func (s *Scheduler) unassume(key types.NamespacedName, uid types.UID) {
 		return
 	}
 	s.cluster.Remove(uid)
+	delete(s.held, key)
 }
 
 func ours(pod *corev1.Pod) bool {

@@ -18,6 +18,7 @@ type wait struct {
 	parked bool // fits nowhere; wake unparks it
 
 	sociable bool // has to be near other pods
+	stored   bool // has claims
 }
 
 func all(*wait) bool        { return true }

@@ -107,8 +107,11 @@ func isDerived(o api.Object) bool {
 
 func ofFunction(o api.Object) bool { return o.GetLabels()[api.LabelFunction] != "" }
 
+// isReplica is never a StatefulSet's pod, whatever its labels: one that is forgotten
+// with its server would be made a second time.
 func isReplica(p *corev1.Pod) bool {
-	return ofFunction(p) && metav1.GetControllerOfNoCopy(p) != nil
+	o := metav1.GetControllerOfNoCopy(p)
+	return ofFunction(p) && o != nil && o.Kind != api.StatefulSets.Kind
 }
 
 // sameIdentity compares the metadata that says what an object is and whether

@@ -58,6 +58,7 @@ func TestReplicas(t *testing.T) {
 		"size of a set":             {set(1), set(2), true},
 		"a new set":                 {nil, set(1), false},
 		"a new replica":             {nil, replica(nil), true},
+		"a StatefulSet's pod":       {nil, replica(func(p *corev1.Pod) { p.OwnerReferences[0].Kind = "StatefulSet" }), false},
 		"a replica ends":            {replica(nil), nil, true},
 		"a replica's status":        {replica(nil), replica(func(p *corev1.Pod) { p.Status.Phase = corev1.PodRunning }), true},
 		"a pod of a person":         {nil, replica(func(p *corev1.Pod) { p.OwnerReferences = nil }), false},

@@ -15,6 +15,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -42,6 +43,11 @@ type View struct {
 	Functions              *mirror.Mirror[*api.Function]
 	Deployments            *mirror.Mirror[*appsv1.Deployment]
 	DaemonSets             *mirror.Mirror[*appsv1.DaemonSet]
+	StatefulSets           *mirror.Mirror[*appsv1.StatefulSet]
+	ControllerRevisions    *mirror.Mirror[*appsv1.ControllerRevision]
+	StorageClasses         *mirror.Mirror[*storagev1.StorageClass]
+	PersistentVolumes      *mirror.Mirror[*corev1.PersistentVolume]
+	PersistentVolumeClaims *mirror.Mirror[*corev1.PersistentVolumeClaim]
 	PodDisruptionBudgets   *mirror.Mirror[*policyv1.PodDisruptionBudget]
 	ReplicaSets            *mirror.Mirror[*appsv1.ReplicaSet]
 	ReplicationControllers *mirror.Mirror[*corev1.ReplicationController]
@@ -69,6 +75,11 @@ func New(o api.Objects, log *slog.Logger) *View {
 		Functions:              mirror.New[*api.Function](o, api.Functions, opts),
 		Deployments:            mirror.New[*appsv1.Deployment](o, api.Deployments, opts),
 		DaemonSets:             mirror.New[*appsv1.DaemonSet](o, api.DaemonSets, opts),
+		StatefulSets:           mirror.New[*appsv1.StatefulSet](o, api.StatefulSets, opts),
+		ControllerRevisions:    mirror.New[*appsv1.ControllerRevision](o, api.ControllerRevisions, opts),
+		StorageClasses:         mirror.New[*storagev1.StorageClass](o, api.StorageClasses, opts),
+		PersistentVolumes:      mirror.New[*corev1.PersistentVolume](o, api.PersistentVolumes, opts),
+		PersistentVolumeClaims: mirror.New[*corev1.PersistentVolumeClaim](o, api.PersistentVolumeClaims, opts),
 		PodDisruptionBudgets:   mirror.New[*policyv1.PodDisruptionBudget](o, api.PodDisruptionBudgets, opts),
 		ReplicaSets:            mirror.New[*appsv1.ReplicaSet](o, api.ReplicaSets, opts),
 		ReplicationControllers: mirror.New[*corev1.ReplicationController](o, api.ReplicationControllers, opts),
@@ -83,8 +94,9 @@ func New(o api.Objects, log *slog.Logger) *View {
 	v.Kinds = []Kind{
 		kindOf(api.Namespaces, v.Namespaces), kindOf(api.Nodes, v.Nodes), kindOf(api.NetworkPolicies, v.NetworkPolicies), kindOf(api.ConfigMaps, v.ConfigMaps),
 		kindOf(api.Secrets, v.Secrets), kindOf(api.Functions, v.Functions), kindOf(api.Deployments, v.Deployments),
-		kindOf(api.DaemonSets, v.DaemonSets), kindOf(api.ReplicaSets, v.ReplicaSets), kindOf(api.ReplicationControllers, v.ReplicationControllers),
-		kindOf(api.PodDisruptionBudgets, v.PodDisruptionBudgets), kindOf(api.Pods, v.Pods), kindOf(api.Services, v.Services), kindOf(api.Endpoints, v.Endpoints),
+		kindOf(api.DaemonSets, v.DaemonSets), kindOf(api.StatefulSets, v.StatefulSets), kindOf(api.ReplicaSets, v.ReplicaSets), kindOf(api.ReplicationControllers, v.ReplicationControllers),
+		kindOf(api.ControllerRevisions, v.ControllerRevisions), kindOf(api.PodDisruptionBudgets, v.PodDisruptionBudgets), kindOf(api.Pods, v.Pods),
+		kindOf(api.StorageClasses, v.StorageClasses), kindOf(api.PersistentVolumes, v.PersistentVolumes), kindOf(api.PersistentVolumeClaims, v.PersistentVolumeClaims), kindOf(api.Services, v.Services), kindOf(api.Endpoints, v.Endpoints),
 		kindOf(api.EndpointSlices, v.EndpointSlices), kindOf(api.IngressClasses, v.IngressClasses),
 		kindOf(api.Ingresses, v.Ingresses), kindOf(api.Leases, v.Leases),
 	}

@@ -50,7 +50,7 @@ func (m *Manager) payload(ctx context.Context, p *corev1.Pod, v *corev1.Volume) 
 		}
 		return out, nil
 	}
-	return nil, configError("volumes of its kind are not supported: use emptyDir, secret, configMap, downwardAPI or projected")
+	return nil, configError("volumes of its kind are not supported: use emptyDir, secret, configMap, downwardAPI, projected or persistentVolumeClaim")
 }
 
 func (m *Manager) project(ctx context.Context, p *corev1.Pod, out map[string]file, s corev1.VolumeProjection, md fs.FileMode) error {

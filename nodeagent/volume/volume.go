@@ -1,10 +1,10 @@
 // Package volume makes what is mounted into the containers of a pod: emptyDir,
-// secret, configMap, downwardAPI and projected volumes, and the pod's own
+// secret, configMap, downwardAPI and projected volumes, those of claims, and the pod's own
 // /etc/hosts, /etc/resolv.conf and /etc/hostname. It resolves the environment
 // too, for that draws on the same objects.
 //
 // A pod's folder is <Root>/<uid>: etc, volumes/<name>, and secrets/<name>,
-// which is in memory. What a pod does not need is not made: a file system is
+// which is in memory. A claim's is a link there, to a folder that is not the pod's. What a pod does not need is not made: a file system is
 // slow at folders that come and go.
 package volume
 
@@ -35,6 +35,8 @@ type Getter interface {
 // Config says where volumes are.
 type Config struct {
 	Root       string // folder of the pods' folders; made when missing
+	Disks      string // folder of the volumes of api.LocalProvisioner; made when missing
+	Node       string // name of this node, which those have to be of
 	Objects    Getter
 	ResolvConf string // what pods resolve names by; "" is the machine's
 	// ClusterDNS is the server with the cluster's names; zero is none.
@@ -71,6 +73,11 @@ func New(c Config) (*Manager, error) {
 	if err := os.MkdirAll(c.Root, 0o700); err != nil {
 		return nil, fmt.Errorf("folder of the pods: %w", err)
 	}
+	if c.Disks != "" {
+		if err := os.MkdirAll(c.Disks, 0o700); err != nil {
+			return nil, fmt.Errorf("folder of the volumes: %w", err)
+		}
+	}
 	if c.ClusterDomain == "" {
 		c.ClusterDomain = "cluster.local"
 	}
@@ -103,6 +110,9 @@ func (m *Manager) setup(ctx context.Context, p *corev1.Pod, v *corev1.Volume, di
 	target := filepath.Join(dir, base(v), v.Name)
 	if v.EmptyDir != nil {
 		return m.emptyDir(p, v.EmptyDir, target)
+	}
+	if v.PersistentVolumeClaim != nil {
+		return m.claim(ctx, p, v.PersistentVolumeClaim.ClaimName, target)
 	}
 	files, err := m.payload(ctx, p, v)
 	if err != nil {
@@ -147,6 +157,11 @@ func (m *Manager) emptyDir(p *corev1.Pod, e *corev1.EmptyDirVolumeSource, target
 			return err
 		}
 	}
+	return openTo(p, target)
+}
+
+// openTo has everybody write to a folder, and new files in it belong to the pod's group.
+func openTo(p *corev1.Pod, target string) error {
 	mode := fs.FileMode(0o777)
 	if gid := group(p); gid != nil {
 		if err := os.Lchown(target, -1, int(*gid)); err != nil {
@@ -171,7 +186,7 @@ func (m *Manager) Mounts(p *corev1.Pod, c *corev1.Container, etc string) ([]runt
 	var out []runtime.Mount
 	taken := map[string]bool{}
 	for _, vm := range c.VolumeMounts {
-		mt, err := mount(dir, p, c, vm)
+		mt, err := m.mount(dir, p, c, vm)
 		if err != nil {
 			return nil, configError("mount of volume %q at %s: %w", vm.Name, vm.MountPath, err)
 		}
@@ -190,7 +205,7 @@ func (m *Manager) Mounts(p *corev1.Pod, c *corev1.Container, etc string) ([]runt
 	return out, nil
 }
 
-func mount(dir string, p *corev1.Pod, c *corev1.Container, vm corev1.VolumeMount) (runtime.Mount, error) {
+func (m *Manager) mount(dir string, p *corev1.Pod, c *corev1.Container, vm corev1.VolumeMount) (runtime.Mount, error) {
 	var v *corev1.Volume
 	for i := range p.Spec.Volumes {
 		if p.Spec.Volumes[i].Name == vm.Name {
@@ -205,7 +220,14 @@ func mount(dir string, p *corev1.Pod, c *corev1.Container, vm corev1.VolumeMount
 	}
 	out := runtime.Mount{
 		Source: filepath.Join(dir, base(v), v.Name), Target: filepath.Clean(vm.MountPath),
-		ReadOnly: vm.ReadOnly || v.EmptyDir == nil,
+		ReadOnly: vm.ReadOnly || !m.writable(p, v),
+	}
+	if v.PersistentVolumeClaim != nil {
+		folder, err := filepath.EvalSymlinks(out.Source)
+		if err != nil {
+			return runtime.Mount{}, err
+		}
+		out.Source = folder
 	}
 	sub := vm.SubPath
 	if vm.SubPathExpr != "" {
@@ -214,7 +236,7 @@ func mount(dir string, p *corev1.Pod, c *corev1.Container, vm corev1.VolumeMount
 	if sub == "" {
 		return out, nil
 	}
-	source, err := within(out.Source, sub, v.EmptyDir != nil)
+	source, err := within(out.Source, sub, m.writable(p, v))
 	out.Source = source
 	return out, err
 }
@@ -297,7 +319,11 @@ func (m *Manager) dir(uid types.UID) (string, error) {
 // before serves: a container may start anew during an outage.
 func (m *Manager) get(ctx context.Context, p *corev1.Pod, r *api.Resource, name string) (api.Object, error) {
 	key := r.Plural + "/" + name
-	obj, err := m.c.Objects.Get(ctx, r, p.Namespace, name)
+	namespace := ""
+	if r.Namespaced {
+		namespace = p.Namespace
+	}
+	obj, err := m.c.Objects.Get(ctx, r, namespace, name)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {

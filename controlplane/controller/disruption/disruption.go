@@ -147,6 +147,10 @@ func (r *Controller) scale(pods []*corev1.Pod) int32 {
 				continue
 			}
 			count(rs.UID, rs.Spec.Replicas)
+		case api.StatefulSets.Kind:
+			if set, ok := r.c.View.StatefulSets.Get(p.Namespace, o.Name); ok && set.UID == o.UID {
+				count(set.UID, set.Spec.Replicas)
+			}
 		case api.ReplicationControllers.Kind:
 			if rc, ok := r.c.View.ReplicationControllers.Get(p.Namespace, o.Name); ok && rc.UID == o.UID {
 				count(rc.UID, rc.Spec.Replicas)

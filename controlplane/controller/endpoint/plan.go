@@ -222,11 +222,18 @@ func endpoint(svc *corev1.Service, p *corev1.Pod) discoveryv1.Endpoint {
 		node := p.Spec.NodeName
 		e.NodeName = &node
 	}
-	if p.Spec.Hostname != "" && p.Spec.Subdomain == svc.Name {
-		host := p.Spec.Hostname
+	if host := hostOf(svc, p); host != "" {
 		e.Hostname = &host
 	}
 	return e
+}
+
+// hostOf is the name that a pod has below the service's; "" is none.
+func hostOf(svc *corev1.Service, p *corev1.Pod) string {
+	if p.Spec.Subdomain != svc.Name {
+		return ""
+	}
+	return p.Spec.Hostname
 }
 
 // wantEndpoints is the same as one Endpoints object. Pods that are ending are
@@ -243,7 +250,7 @@ func wantEndpoints(svc *corev1.Service, gs []*group) *corev1.Endpoints {
 			if p.DeletionTimestamp != nil {
 				continue
 			}
-			a := corev1.EndpointAddress{IP: p.Status.PodIP, TargetRef: refOf(p)}
+			a := corev1.EndpointAddress{IP: p.Status.PodIP, Hostname: hostOf(svc, p), TargetRef: refOf(p)}
 			if p.Spec.NodeName != "" {
 				node := p.Spec.NodeName
 				a.NodeName = &node

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/controlplane/podstate"
 	"github.com/podsnap/podsnap/controlplane/schedule"
 	corev1 "k8s.io/api/core/v1"
@@ -102,13 +103,30 @@ type eviction struct {
 	taint corev1.Taint
 }
 
+// statefulAway is how long the pod of a StatefulSet stays on a lost node when it does
+// not say: what Kubernetes gives every pod. There is nothing to be won by haste, as it
+// is replaced only when its node has ended it.
+const statefulAway = 5 * time.Minute
+
+// keepsName tells whether a pod of a lost node must stay until that is back, or known to
+// be dead: there may be one only of a StatefulSet's pods of a name, and nobody can tell
+// whether the node still runs it. That the node is dead somebody says by removing it,
+// or by the taint node.kubernetes.io/out-of-service.
+func keepsName(n *corev1.Node, p *corev1.Pod) bool {
+	o := metav1.GetControllerOfNoCopy(p)
+	return o != nil && o.Kind == api.StatefulSets.Kind && !slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool {
+		return t.Key == corev1.TaintNodeOutOfService
+	})
+}
+
 // evictions are the pods that don't tolerate the node's NoExecute taints any
 // longer, and the time until the next pod stops to (0: there is none). unready and
 // away are how long pods stay on a node that is not ready, or lost, when they don't say.
 func evictions(n *corev1.Node, pods []*corev1.Pod, unready, away time.Duration, now time.Time) (out []eviction, again time.Duration) {
 	lost := readiness(n) == corev1.ConditionUnknown
 	for _, p := range pods {
-		if podstate.Ended(p) && !lost || p.DeletionTimestamp != nil && !lost {
+		named := lost && keepsName(n, p)
+		if (podstate.Ended(p) || p.DeletionTimestamp != nil) && (!lost || named) {
 			continue
 		}
 		for _, t := range n.Spec.Taints {
@@ -120,6 +138,9 @@ func evictions(n *corev1.Node, pods []*corev1.Pod, unready, away time.Duration, 
 				patience = away
 			}
 			stay, forever := tolerated(p, &t, patience)
+			if named && t.Key == corev1.TaintNodeUnreachable && !says(p, &t) {
+				stay = max(stay, statefulAway)
+			}
 			if forever {
 				continue
 			}
@@ -129,7 +150,7 @@ func evictions(n *corev1.Node, pods []*corev1.Pod, unready, away time.Duration, 
 				}
 				continue
 			}
-			out = append(out, eviction{pod: p, force: lost, taint: t})
+			out = append(out, eviction{pod: p, force: lost && !named, taint: t})
 			break
 		}
 	}
@@ -164,6 +185,11 @@ func tolerated(p *corev1.Pod, t *corev1.Taint, after time.Duration) (stay time.D
 		return max(least, stay), false
 	}
 	return stay, forever
+}
+
+// says tells whether a pod has a toleration of its own for a taint.
+func says(p *corev1.Pod, t *corev1.Taint) bool {
+	return slices.ContainsFunc(p.Spec.Tolerations, func(o corev1.Toleration) bool { return schedule.Tolerates(&o, t) })
 }
 
 func since(t corev1.Taint, now time.Time) time.Time {
