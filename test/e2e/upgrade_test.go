@@ -110,3 +110,53 @@ func TestSocketsAreGivenUp(t *testing.T) {
 	})
 	p.Start()
 }
+
+// `faas server start` of a newer build replaces the server that runs in the
+// background: with its flags, and no call is lost.
+func TestReplacedByNewBuild(t *testing.T) {
+	older, newer := platform.BuildVersion(t, "v0.1.98"), platform.BuildVersion(t, "v0.1.99")
+	p := platform.New(t)
+	build(t, p)
+	deploy(t, p, openfaas.FunctionDeployment{Service: "steady", Labels: map[string]string{"com.openfaas.scale.min": "2", "com.openfaas.scale.max": "2"}})
+	platform.Eventually(t, 30*time.Second, available(t, p, "steady", 2))
+	if said := p.Background(older); !strings.Contains(said, "was not started in the background") {
+		t.Errorf("of a server that somebody else has started it says %q", said)
+	}
+	p.Terminate()
+	p.Background(older, p.Args()...)
+	release := func() string {
+		info, err := p.Client.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Version.Release
+	}
+	if v := release(); v != "v0.1.98" {
+		t.Errorf("the version is %s", v)
+	}
+	url := p.URL + "/function/steady?sleep=5ms"
+	open, closed := startRate(t, url, 200, once), startClosed(t, url, 4)
+	busy := func() {
+		was := closed.count()
+		platform.Eventually(t, 30*time.Second, func() error {
+			if n := closed.count() - was; n < 100 {
+				return fmt.Errorf("only %d more calls are answered", n)
+			}
+			return nil
+		})
+	}
+	busy()
+	said := p.Background(newer)
+	if !strings.Contains(said, "replacing v0.1.98") || !strings.Contains(said, "by v0.1.99") {
+		t.Errorf("it says %q", said)
+	}
+	busy()
+	open.must(t, 300)
+	closed.must(t, 200)
+	if v := release(); v != "v0.1.99" {
+		t.Errorf("the version is %s", v)
+	}
+	if said := p.Background(newer); !strings.Contains(said, "answers at "+p.URL+" already") {
+		t.Errorf("the same build again says %q", said)
+	}
+}

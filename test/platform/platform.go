@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -256,6 +257,23 @@ func (p *Platform) FaasIn(dir, stdin string, args ...string) (string, error) {
 	}
 	return out.String(), nil
 }
+
+// Background has another build of the faas command start this platform in the
+// background, or replace it there, and answers with what it says. flags are all that
+// it is given besides the state directory.
+func (p *Platform) Background(binary string, flags ...string) string {
+	p.t.Helper()
+	cmd := exec.Command(binary, append([]string{"server", "start"}, flags...)...)
+	cmd.Env = p.env
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		p.t.Fatalf("faas server start: %v\n%s", err, out)
+	}
+	return string(out)
+}
+
+// Args are the flags that the server is started with.
+func (p *Platform) Args() []string { return slices.Clone(p.args) }
 
 // MustFaas is Faas that must succeed.
 func (p *Platform) MustFaas(stdin string, args ...string) string {
