@@ -30,6 +30,7 @@ import (
 	"github.com/podsnap/podsnap/internal/handover"
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/internal/record"
+	"github.com/podsnap/podsnap/internal/skew"
 	"github.com/podsnap/podsnap/nodeagent"
 	"github.com/podsnap/podsnap/nodeagent/dns"
 	"github.com/podsnap/podsnap/nodeagent/engine"
@@ -425,7 +426,7 @@ func (p *platform) serveAPI(ctx context.Context, l net.Listener, h http.Handler)
 	nodes := x509.NewCertPool()
 	nodes.AddCert(p.secrets.authority.Certificate)
 	p.serveOne(ctx, "API listener", l, &http.Server{
-		Handler: h, ReadHeaderTimeout: 10 * time.Second,
+		Handler: versioned(h, skew.Server, p.c.Version, skew.ToServer), ReadHeaderTimeout: 10 * time.Second,
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{p.secrets.certificate},
 			ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: nodes,
