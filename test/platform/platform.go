@@ -48,6 +48,10 @@ type Platform struct {
 	Client   *openfaas.Client
 	Password string
 
+	// Prepare is called with the server's command before each start, to change it;
+	// nil is as it is.
+	Prepare func(*exec.Cmd)
+
 	t    T
 	args []string
 	env  []string
@@ -147,6 +151,9 @@ func (p *Platform) Start() {
 	out := &lockedWriter{w: p.log}
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if p.Prepare != nil {
+		p.Prepare(p.cmd)
+	}
 	if err := p.cmd.Start(); err != nil {
 		p.mu.Unlock()
 		p.t.Fatal(err)
