@@ -2,6 +2,7 @@ package handover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -67,8 +68,16 @@ func say(c *net.UnixConn, oob []byte, lines ...string) error {
 	if err := c.SetWriteDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
-	_, _, err := c.WriteMsgUnix(notify.Message(lines...), oob, nil)
-	return err
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	// WriteMsgUnix takes no connected datagram socket.
+	gone := raw.Write(func(fd uintptr) bool {
+		err = unix.Sendmsg(int(fd), notify.Message(lines...), oob, nil, unix.MSG_NOSIGNAL)
+		return !errors.Is(err, unix.EAGAIN)
+	})
+	return errors.Join(gone, err)
 }
 
 // firstInherited is the descriptor from which on a service manager hands in
