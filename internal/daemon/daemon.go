@@ -85,6 +85,7 @@ func Run(ctx context.Context, c Config) error {
 	defer p.endSockets(ctx)
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer p.stack.stop()
+	p.stack.start(ctx, "sockets", p.sockets.Run)
 	begin := p.start
 	switch {
 	case c.Join != "":

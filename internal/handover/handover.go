@@ -19,8 +19,11 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/podsnap/podsnap/internal/pause"
 )
 
 // Config says where the keeper is.
@@ -50,12 +53,15 @@ type kept struct {
 
 // Sockets are those of this process.
 type Sockets struct {
+	c   Config
 	log *slog.Logger
 
 	mu     sync.Mutex
 	keeper keeper          // nil: nobody keeps anything
 	found  []kept          // and not taken yet
 	used   map[string]bool // names of what this process serves
+	mine   map[string]syscall.Conn
+	broken bool // the keeper takes nothing
 }
 
 // idle is the name of connections on which nothing is under way.
@@ -67,7 +73,7 @@ func Open(ctx context.Context, c Config) *Sockets {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Sockets{log: c.Log, used: map[string]bool{}, found: inherited()}
+	s := &Sockets{c: c, log: c.Log, used: map[string]bool{}, mine: map[string]syscall.Conn{}, found: inherited()}
 	k, found, err := open(ctx, c)
 	if err != nil {
 		c.Log.Warn("nobody keeps the listening sockets: while this process is away, connections are refused", slog.Any("error", err))
@@ -107,9 +113,7 @@ func (s *Sockets) Listen(ctx context.Context, name, addr string) (net.Listener, 
 		s.found = append(s.found[:i], s.found[i+1:]...)
 		f.fd.Close()
 		s.log.Debug("a socket was taken over", slog.String("name", name), slog.String("address", addr))
-		if f.name != name {
-			s.keep(name, l)
-		}
+		s.keep(name, l, f.name == name)
 		return l, nil
 	}
 	s.drop(name) // it was of another address
@@ -117,7 +121,7 @@ func (s *Sockets) Listen(ctx context.Context, name, addr string) (net.Listener, 
 	if err != nil {
 		return nil, err
 	}
-	s.keep(name, l)
+	s.keep(name, l, false)
 	return l, nil
 }
 
@@ -143,9 +147,13 @@ func (s *Sockets) drop(name string) {
 	}
 }
 
-func (s *Sockets) keep(name string, l net.Listener) {
+// keep has a listening socket kept; already says that it is.
+func (s *Sockets) keep(name string, l net.Listener, already bool) {
 	socket, ok := l.(syscall.Conn)
 	if s.keeper == nil || !ok {
+		return
+	}
+	if s.mine[name] = socket; already {
 		return
 	}
 	if err := s.pass(name, socket); err != nil {
@@ -163,6 +171,55 @@ func (s *Sockets) pass(name string, socket syscall.Conn) error {
 		return gone
 	}
 	return err
+}
+
+// Run sees that there is a keeper, until ctx is done; nil then.
+func (s *Sockets) Run(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		h, ok := s.keeper.(*holder)
+		s.mu.Unlock()
+		if !ok { // systemd goes on, or none could be made
+			<-ctx.Done()
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-h.gone:
+		}
+		s.log.Warn("the holder of the sockets has ended; another one is started")
+		for !s.again(ctx) {
+			if !pause.For(ctx, time.Second) {
+				return nil
+			}
+		}
+	}
+}
+
+// again makes another holder, with what this process serves.
+func (s *Sockets) again(ctx context.Context) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.keeper == nil {
+		return true // the process ends
+	}
+	k, found, err := dialHolder(ctx, s.c)
+	if err != nil {
+		s.log.Warn("no holder of the sockets", slog.Any("error", err))
+		return false
+	}
+	for _, f := range found {
+		f.fd.Close()
+	}
+	_ = s.keeper.close()
+	s.keeper, s.broken = k, false
+	for name, socket := range s.mine {
+		if err := s.pass(name, socket); err != nil {
+			s.log.Warn("a listening socket is not kept", slog.String("name", name), slog.Any("error", err))
+		}
+	}
+	return true
 }
 
 // Settle closes what a former process has left and this one does not want.
@@ -208,7 +265,14 @@ func (s *Sockets) Leave(c net.Conn) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.keeper != nil && s.pass(idle, tcp) == nil
+	if s.keeper == nil || s.broken {
+		return false
+	}
+	if err := s.pass(idle, tcp); err != nil {
+		s.log.Warn("connections that rest are closed", slog.Any("error", err))
+		s.broken = true // others need not wait for it too
+	}
+	return !s.broken
 }
 
 // Forget has nothing kept any more: the platform ends for good.
@@ -287,5 +351,6 @@ func Dismiss(ctx context.Context, dir string) error {
 	if err != nil {
 		return fmt.Errorf("the holder of the sockets: %w", err)
 	}
+	go h.watch()
 	return h.quit(ctx)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -185,6 +186,58 @@ func TestAnotherAddress(t *testing.T) {
 	}
 	if err := second.Forget(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// A holder that is killed is replaced by one that has the same.
+func TestHolderKilled(t *testing.T) {
+	dir, addr := shortDir(t), free(t)
+	s := open(t, dir)
+	l := listen(t, s, "listen", addr)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	was := holderOf(t, 0)
+	if err := unix.Kill(was, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	holderOf(t, was)
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	l.Close()
+	s.Close()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatalf("nobody keeps the socket: %v", err)
+	}
+	c.Close()
+}
+
+// holderOf finds the holder that this process has started, another one than not.
+func holderOf(t *testing.T, not int) int {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for {
+		children, _ := filepath.Glob("/proc/[0-9]*/exe")
+		for _, exe := range children {
+			target, _ := os.Readlink(exe)
+			if !strings.HasPrefix(target, "/memfd:podsnap-sockets") {
+				continue
+			}
+			var pid int
+			fmt.Sscanf(exe, "/proc/%d/exe", &pid)
+			stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			_, rest, _ := strings.Cut(string(stat), ") ")
+			if f := strings.Fields(rest); len(f) > 1 && f[1] == fmt.Sprint(os.Getpid()) && f[0] != "Z" && pid != not {
+				return pid
+			}
+		}
+		if !pause.For(ctx, 5*time.Millisecond) {
+			t.Fatal("there is no holder")
+		}
 	}
 }
 

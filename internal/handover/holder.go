@@ -18,7 +18,10 @@ import (
 )
 
 // holder is a process of our own that keeps sockets.
-type holder struct{ conn *net.UnixConn }
+type holder struct {
+	conn *net.UnixConn
+	gone chan struct{} // closed when it has ended, or the connection to it
+}
 
 var _ keeper = (*holder)(nil)
 
@@ -28,6 +31,7 @@ func dialHolder(ctx context.Context, c Config) (keeper, []kept, error) {
 	if err == nil {
 		found, taken := h.take()
 		if taken == nil {
+			go h.watch()
 			return h, found, nil
 		}
 		h.conn.Close() // it was leaving
@@ -39,7 +43,19 @@ func dialHolder(ctx context.Context, c Config) (keeper, []kept, error) {
 		return nil, nil, err
 	}
 	found, err := h.take()
-	return h, found, err
+	if err != nil {
+		h.conn.Close()
+		return nil, nil, err
+	}
+	go h.watch()
+	return h, found, nil
+}
+
+// watch ends with the holder, which says nothing any more, or with the connection.
+func (h *holder) watch() {
+	defer close(h.gone)
+	_ = h.conn.SetReadDeadline(time.Time{})
+	_, _ = h.conn.Read(make([]byte, 1))
 }
 
 func dialOnly(ctx context.Context, dir string) (*holder, error) {
@@ -47,7 +63,7 @@ func dialOnly(ctx context.Context, dir string) (*holder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &holder{c.(*net.UnixConn)}, nil
+	return &holder{conn: c.(*net.UnixConn), gone: make(chan struct{})}, nil
 }
 
 // spawn starts a holder in a session of its own. Its listening socket is made
@@ -134,15 +150,14 @@ func (h *holder) quit(ctx context.Context) error {
 	if err := say(h.conn, nil, notify.Quit); err != nil && !errors.Is(err, unix.EPIPE) {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { h.conn.Close() })
-	defer stop()
-	if err := h.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		return err
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	select {
+	case <-h.gone:
+		return nil
+	case <-ctx.Done():
+		return errors.New("the holder of the sockets does not end")
 	}
-	if n, err := h.conn.Read(make([]byte, 1)); n == 0 && !errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil // that was its end
-	}
-	return errors.New("the holder of the sockets does not end")
 }
 
 // close needs not wait: what was sent is read before the end of the connection is.
