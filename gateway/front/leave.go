@@ -36,6 +36,17 @@ func (s *Server) leave(c *counted) bool {
 // Adopt serves a connection that another server has left.
 func (s *Server) Adopt(c net.Conn) { s.take(c) }
 
+// UntilEnd is for requests that last until their client leaves: its context ends when
+// the server is told to end too, which would wait for them else.
+func (s *Server) UntilEnd(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(s.told, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
 // endIdle calls the session away, if it waits for a request. It is to be called
 // with s.mu held.
 func (x *session) endIdle() {

@@ -66,6 +66,8 @@ type Server struct {
 	outs  sync.Pool       // of *[]byte
 	base  context.Context //nolint:containedctx // of all that is served, until Close
 	abort context.CancelFunc
+	told  context.Context //nolint:containedctx // ends when the server is told to end
+	tell  context.CancelFunc
 
 	ending  atomic.Bool // set with mu held
 	closing atomic.Bool // nothing is waited for any more
@@ -96,6 +98,7 @@ func New(c Config) *Server {
 		listeners: map[net.Listener]struct{}{}, sessions: map[*session]struct{}{}, conns: map[*conn]struct{}{}, empty: make(chan struct{}),
 	}
 	s.base, s.abort = context.WithCancel(context.Background()) //nolint:forbidigo // no request's: it outlives them all
+	s.told, s.tell = context.WithCancel(s.base)
 	s.std = standardServer(c.Handler)
 	s.std.BaseContext = func(net.Listener) context.Context { return s.base }
 	s.std.ConnState = s.state
@@ -232,6 +235,7 @@ func (s *Server) end() {
 	if s.ending.Swap(true) {
 		return
 	}
+	s.tell()
 	for l := range s.listeners {
 		l.Close()
 	}

@@ -170,3 +170,133 @@ func TestRestartAsService(t *testing.T) {
 	}
 	t.Logf("up to %d connections were kept", m.most)
 }
+
+// realSystemd is systemd's manager of a user, with a /run of its own, in which the
+// unit of deploy/systemd runs the platform.
+type realSystemd struct {
+	t   *testing.T
+	dir string // XDG_RUNTIME_DIR
+	cmd *exec.Cmd
+}
+
+const systemdProgram = "/usr/lib/systemd/systemd"
+
+func startSystemd(t *testing.T, p *platform.Platform) *realSystemd {
+	t.Helper()
+	if _, err := os.Stat(systemdProgram); err != nil {
+		t.Skipf("no systemd here: %v", err)
+	}
+	dir, err := os.MkdirTemp("", "psd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	unit, err := os.ReadFile("../../deploy/systemd/podsnap.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const start = "ExecStart=/usr/local/bin/faas server\n"
+	if !strings.Contains(string(unit), start) {
+		t.Fatalf("the unit has no line %q", start)
+	}
+	mine := strings.Replace(string(unit), start, "ExecStart="+p.Binary+" server "+strings.Join(p.Args(), " ")+"\n", 1)
+	units := filepath.Join(dir, "systemd", "user")
+	if err := os.MkdirAll(units, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(units, "podsnap.service"), []byte(mine), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(units, "podsnap-test.target"), []byte("[Unit]\nDescription=nothing\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := &realSystemd{t: t, dir: dir}
+	// It runs where the machine seems to be booted with systemd, and nowhere else.
+	s.cmd = exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c",
+		"mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system && exec "+systemdProgram+" --user --unit=podsnap-test.target")
+	s.cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+dir, "HOME="+dir)
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = s.cmd.Process.Signal(unix.SIGTERM)
+		_ = s.cmd.Wait()
+	})
+	platform.Eventually(t, 20*time.Second, func() error { return s.systemctl("list-units") })
+	return s
+}
+
+func (s *realSystemd) systemctl(args ...string) error {
+	cmd := exec.Command("systemctl", append([]string{"--user"}, args...)...)
+	cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+s.dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("systemctl %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+func (s *realSystemd) must(args ...string) {
+	s.t.Helper()
+	if err := s.systemctl(args...); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// end stops the service and removes what it has left, where its mounts are.
+func (s *realSystemd) end(p *platform.Platform) {
+	s.t.Helper()
+	s.must("stop", "podsnap")
+	cmd := exec.Command("nsenter", append([]string{"--mount", "--target", fmt.Sprint(s.cmd.Process.Pid), p.Binary, "server", "stop"}, p.Args()...)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		s.t.Errorf("faas server stop: %v\n%s", err, out)
+	}
+}
+
+// The unit of deploy/systemd under the real systemd: no call is lost over `systemctl
+// restart`, connections wait when the process is killed, and none does when the
+// service is stopped.
+func TestUnitOfSystemd(t *testing.T) {
+	p := platform.New(t)
+	build(t, p)
+	if _, err := p.Client.Deploy(t.Context(), openfaas.FunctionDeployment{
+		Service: "steady", Image: "probe:latest", Labels: map[string]string{"com.openfaas.scale.min": "2", "com.openfaas.scale.max": "2"},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	platform.Eventually(t, 30*time.Second, available(t, p, "steady", 2))
+	s := startSystemd(t, p)
+	p.MustFaas("", append([]string{"server", "stop"}, p.Args()...)...)
+	s.must("start", "podsnap")
+	t.Cleanup(func() { s.end(p) })
+	platform.Eventually(t, 60*time.Second, available(t, p, "steady", 2))
+	url := p.URL + "/function/steady?sleep=5ms"
+	open, closed := startRate(t, url, 200, once), startClosed(t, url, 4)
+	for range 3 {
+		was := closed.count()
+		s.must("restart", "podsnap")
+		platform.Eventually(t, 30*time.Second, func() error {
+			if n := closed.count() - was; n < 300 {
+				return fmt.Errorf("only %d more calls are answered", n)
+			}
+			return nil
+		})
+	}
+	open.must(t, 500)
+	closed.must(t, 900)
+	s.must("kill", "--signal=KILL", "--kill-whom=main", "podsnap")
+	for range 20 { // it is away for half a second at least
+		c, err := net.Dial("tcp", strings.TrimPrefix(p.URL, "http://"))
+		if err != nil {
+			t.Fatalf("while no process is there: %v", err)
+		}
+		c.Close()
+	}
+	if code, body, err := post(url, "x"); code != 200 || body != "x" {
+		t.Errorf("a call that was made then: %d %q %v", code, body, err)
+	}
+	s.must("stop", "podsnap")
+	if c, err := net.Dial("tcp", strings.TrimPrefix(p.URL, "http://")); err == nil {
+		c.Close()
+		t.Error("somebody keeps the socket of a service that is stopped")
+	}
+}
