@@ -36,6 +36,7 @@ assets:
 	@$(GO) build -trimpath -ldflags '$(SMALL)' -o internal/assets/bin/watchdog ./functions/watchdog
 	@$(GO) build -trimpath -ldflags '$(SMALL)' -o internal/assets/bin/pause ./nodeagent/pause
 	@$(GO) build -trimpath -ldflags '$(SMALL)' -o internal/assets/bin/launcher ./nodeagent/launcher
+	@$(GO) build -trimpath -ldflags '$(SMALL)' -o internal/assets/bin/holder ./internal/handover/holder
 
 test: SETUP = test
 test: unit e2e ## every test: conventions, units with the race detector, the real platform
@@ -71,4 +72,4 @@ bench-compare: ## how the ratios of two runs differ: OLD=file NEW=file
 	@$(GO) run ./bench -compare $(OLD) $(NEW)
 
 clean: ## remove what was built
-	rm -rf bin internal/assets/bin/watchdog internal/assets/bin/pause internal/assets/bin/launcher bench/latest.json test/cluster/latest.json
+	rm -rf bin internal/assets/bin/watchdog internal/assets/bin/pause internal/assets/bin/launcher internal/assets/bin/holder bench/latest.json test/cluster/latest.json

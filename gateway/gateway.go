@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"runtime"
@@ -68,6 +69,9 @@ type Config struct {
 
 	MaxConns        int // connections of clients; 0 is 16,384
 	MaxConnsAddress int // of them from one address; 0 is 8,192
+
+	// Leave takes a connection that rests when the gateway ends: see front.Config.
+	Leave func(net.Conn) bool
 
 	Log     *slog.Logger // nil discards
 	Metrics prometheus.Registerer
@@ -162,7 +166,7 @@ func New(c Config) (*Gateway, error) {
 	})
 	g.handler = g.routes(guard)
 	g.front = front.New(front.Config{
-		Handler: g.handler, Invoker: g.invoker, MaxConns: c.MaxConns, MaxConnsAddress: c.MaxConnsAddress, Log: c.Log, Metrics: c.Metrics,
+		Handler: g.handler, Invoker: g.invoker, MaxConns: c.MaxConns, MaxConnsAddress: c.MaxConnsAddress, Leave: c.Leave, Log: c.Log, Metrics: c.Metrics,
 	})
 	return g, nil
 }

@@ -167,6 +167,33 @@ func TestFollowLogs(t *testing.T) {
 	cancel()
 }
 
+// A gateway that ends does not wait for those who follow logs.
+func TestFollowersAreTold(t *testing.T) {
+	r, a := logRig(t)
+	a.set(r.pod("hi-1", "hi", "n1").UID, stamp(1, "one"))
+	lines, ended := make(chan string, 8), make(chan error, 1)
+	go func() {
+		var fault error
+		for l, err := range r.client.Logs(t.Context(), openfaas.LogQuery{Name: "hi", Tail: 10, Follow: true}) {
+			if fault = err; err == nil {
+				lines <- l.Text
+			}
+		}
+		ended <- fault
+	}()
+	if l := <-lines; l != "one" {
+		t.Fatal(l)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := r.g.Front().Shutdown(ctx); err != nil {
+		t.Errorf("it waits: %v", err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("the follower is told by an error: %v", err)
+	}
+}
+
 func pull(seq func(func(openfaas.LogLine, error) bool)) (next func(*testing.T) openfaas.LogLine, stop func()) {
 	lines, quit, done := make(chan openfaas.LogLine), make(chan struct{}), make(chan struct{})
 	go func() {

@@ -52,6 +52,11 @@ func (g *Gateway) routes(guard *auth.Auth) http.Handler {
 		if g.named(w, r) || g.ingress.Serve(w, r) {
 			return
 		}
+		if p == dialect.LogsPath {
+			ctx, done := g.front.UntilEnd(r.Context())
+			defer done()
+			r = r.WithContext(ctx)
+		}
 		if g.c.Manage != nil && p != "/healthz" {
 			if other := g.c.Manage(); other != nil {
 				other.ServeHTTP(w, r)

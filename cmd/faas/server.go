@@ -8,10 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/podsnap/podsnap/internal/daemon"
@@ -160,79 +157,6 @@ one, of ` + "`faas token create`" + `.`,
 			return err
 		},
 	}
-}
-
-func (o *options) serverStart(s *serverFlags, parent *cobra.Command) *cobra.Command {
-	var wait time.Duration
-	cmd := &cobra.Command{
-		Use: "start", Short: "Start the platform in the background and wait until it answers", Args: cobra.NoArgs,
-		Example: "  sudo faas server start\n  sudo faas server start --listen 0.0.0.0:8080 --wait 2m",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := parent.PreRunE(cmd, nil); err != nil {
-				return err
-			}
-			url := "http://" + s.c.Listen
-			if healthy(cmd.Context(), url) {
-				say(cmd, "the platform answers at %s already", url)
-				return nil
-			}
-			logDir := filepath.Join(s.c.StateDir, "log")
-			if err := os.MkdirAll(logDir, 0o700); err != nil {
-				return err
-			}
-			logFile := filepath.Join(logDir, "server.log")
-			out, err := os.OpenFile(logFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-			if err != nil {
-				return err
-			}
-			defer out.Close()
-			self, err := os.Executable()
-			if err != nil {
-				return err
-			}
-			args := []string{"server"}
-			cmd.Flags().Visit(func(f *pflag.Flag) {
-				if f.Name == "wait" || parent.PersistentFlags().Lookup(f.Name) == nil {
-					return
-				}
-				v := f.Value.String()
-				if sv, ok := f.Value.(pflag.SliceValue); ok {
-					v = strings.Join(sv.GetSlice(), ",")
-				}
-				args = append(args, "--"+f.Name+"="+v)
-			})
-			child := exec.Command(self, args...) //nolint:noctx // it outlives this command
-			child.Stdout, child.Stderr = out, out
-			child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-			if err := child.Start(); err != nil {
-				return err
-			}
-			exited := make(chan error, 1)
-			go func() { exited <- child.Wait() }()
-			start := time.Now()
-			say(cmd, "starting the platform (log: %s)", logFile)
-			tick := time.NewTicker(50 * time.Millisecond)
-			defer tick.Stop()
-			for {
-				select {
-				case err := <-exited:
-					return fmt.Errorf("the platform ended at once (%w); the end of %s says why:\n%s", err, logFile, tailOf(logFile, 8))
-				case <-cmd.Context().Done():
-					return cmd.Context().Err()
-				case <-tick.C:
-					if healthy(cmd.Context(), url) {
-						say(cmd, "the platform answers at %s after %.1f s", url, time.Since(start).Seconds())
-						return nil
-					}
-					if time.Since(start) > wait {
-						return fmt.Errorf("the platform did not answer within %s; the end of %s:\n%s", wait, logFile, tailOf(logFile, 8))
-					}
-				}
-			}
-		},
-	}
-	cmd.Flags().DurationVar(&wait, "wait", time.Minute, "how long to wait")
-	return cmd
 }
 
 func (o *options) serverStop(s *serverFlags, parent *cobra.Command) *cobra.Command {

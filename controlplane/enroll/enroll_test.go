@@ -136,7 +136,7 @@ func (r *rig) join(t join.Token, node string) (key []byte, a join.Answer, err er
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	a, err = join.Join(r.t.Context(), r.door.URL, t, node, csr)
+	a, err = join.Join(r.t.Context(), r.door.URL, t, "", node, csr)
 	return key, a, err
 }
 
@@ -225,7 +225,7 @@ func TestSecretStaysHome(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		if _, err := join.Join(ctx, d.URL, token, "n", csr); err == nil || d.seen > 0 || caught > 0 {
+		if _, err := join.Join(ctx, d.URL, token, "", "n", csr); err == nil || d.seen > 0 || caught > 0 {
 			t.Errorf("%s: %v, and it has seen %d requests", name, err, d.seen)
 		}
 		cancel()
@@ -252,7 +252,7 @@ func TestWhoIsNotTakenIn(t *testing.T) {
 	token := r.token(nil)
 	_, _, err = r.join(token, "Not A Name")
 	refused(t, err, http.StatusBadRequest, "--node-name")
-	if _, err := join.Join(t.Context(), r.door.URL, token, "n", []byte("no request")); err != nil {
+	if _, err := join.Join(t.Context(), r.door.URL, token, "", "n", []byte("no request")); err != nil {
 		refused(t, err, http.StatusBadRequest, "csr")
 	}
 	if nodes, err := api.Items[*corev1.Node](t.Context(), r.objects, api.Nodes, api.ListOptions{}); err != nil || len(nodes) != 0 {

@@ -29,6 +29,8 @@ type Server struct {
 	ID   string `json:"id"`   // of its state directory: no two have the same
 	Name string `json:"name"` // of its node
 	URL  string `json:"url"`  // of its API
+
+	Version string `json:"version,omitempty"` // its release; "" is of a time when servers did not say
 }
 
 // Term is a time of leadership.

@@ -124,7 +124,7 @@ func (d *Dialect) Mount(r chi.Router) {
 	r.Post("/system/secrets", d.on(d.createSecret))
 	r.Put("/system/secrets", d.on(d.updateSecret))
 	r.Delete("/system/secrets", d.on(d.deleteSecret))
-	r.Get("/system/logs", d.on(d.logs))
+	r.Get(LogsPath, d.on(d.logs))
 	r.Post("/system/alert", d.on(d.alert))
 	r.Get("/system/telemetry", d.on(d.telemetry))
 	d.mountQueue(r)

@@ -17,6 +17,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
+// LogsPath is where logs are read, and followed.
+const LogsPath = "/system/logs"
+
 // logWindow is how far back a query goes that names neither a time nor a number
 // of lines.
 const logWindow = 5 * time.Minute

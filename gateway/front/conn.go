@@ -7,8 +7,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/podsnap/podsnap/gateway/wire"
 )
@@ -21,6 +23,7 @@ import (
 // with the verdict, so that answers stay in order when requests are pipelined.
 type conn struct {
 	net.Conn
+	s     *Server // nil in tests of the reader alone
 	pool  *sync.Pool
 	in    []byte // read and not looked at
 	out   []byte // good and not handed on
@@ -31,6 +34,18 @@ type conn struct {
 	left  int64 // of a body of known length
 	chunk wire.Chunks
 	head  wire.Request
+	heads int64 // that were good
+
+	answered int64 // of them
+	place    atomic.Int32
+	gone     bool // left to another server
+	last     bool // it may send one more request, soon
+	h2       atomic.Bool
+	parting  atomic.Bool // net/http has closed it
+
+	tunnelled chan struct{} // closed when something else than HTTP/1 begins
+	over      chan struct{} // closed at the real end
+	once      sync.Once
 
 	verdict atomic.Pointer[wire.Refusal]
 }
@@ -90,7 +105,14 @@ func (c *conn) Read(p []byte) (int, error) {
 		if c.fault != nil {
 			return 0, c.fault
 		}
-		if n, err := c.fill(p); n > 0 || err != nil {
+		if !c.wait() {
+			return 0, io.EOF
+		}
+		n, err := c.fill(p)
+		if again := c.woke(n + len(c.in) + len(c.out)); again && errors.Is(err, os.ErrDeadlineExceeded) {
+			continue
+		}
+		if n > 0 || err != nil {
 			return n, err
 		}
 	}
@@ -153,7 +175,8 @@ func (c *conn) vet(b []byte) (good int) {
 		case inHead:
 			n, ok := wire.HeadEnd(rest, c.seen)
 			if ok && c.fresh && string(rest[:n]) == preface {
-				c.now = inTunnel // net/http reads the rest of it
+				c.h2.Store(true)
+				c.tunnel() // net/http reads the rest of it
 				return len(b)
 			}
 			v := wire.Refusal{}
@@ -177,6 +200,7 @@ func (c *conn) vet(b []byte) (good int) {
 			good += n
 			c.seen = 0
 			c.fresh = false
+			c.heads++
 			c.frame()
 		default:
 			return good
@@ -189,11 +213,19 @@ func (c *conn) vet(b []byte) (good int) {
 func (c *conn) frame() {
 	switch h := &c.head; {
 	case h.WebSocket:
-		c.now = inTunnel
+		c.tunnel()
 	case h.Length == wire.Chunked:
 		c.now, c.chunk = inChunks, wire.Chunks{}
 	case h.Length > 0:
 		c.now, c.left = inBody, h.Length
+	}
+}
+
+// tunnel ends the reading of HTTP/1.
+func (c *conn) tunnel() {
+	c.now = inTunnel
+	if c.s != nil {
+		close(c.tunnelled)
 	}
 }
 
@@ -203,6 +235,40 @@ func (c *conn) CloseWrite() error {
 		return w.CloseWrite()
 	}
 	return nil
+}
+
+// Close implements net.Conn. When the server ends, net/http closes an HTTP/2
+// connection that rests at once, while its GOAWAY is still to be written: that is
+// waited for, so that a client knows which of its requests were not seen.
+func (c *conn) Close() error {
+	if c.s == nil || !c.h2.Load() || !c.s.ending.Load() || c.s.closing.Load() || c.parting.Swap(true) {
+		return c.part()
+	}
+	c.s.partings.Go(func() {
+		t := time.NewTimer(goodbye)
+		defer t.Stop()
+		select {
+		case <-c.over: // HTTP/2 has ended it
+		case <-t.C:
+			_ = c.part()
+		}
+	})
+	return nil
+}
+
+// part is the real end.
+func (c *conn) part() error {
+	err := error(net.ErrClosed)
+	c.once.Do(func() {
+		if c.s != nil {
+			c.s.mu.Lock()
+			delete(c.s.conns, c)
+			c.s.mu.Unlock()
+			close(c.over)
+		}
+		err = c.Conn.Close()
+	})
+	return err
 }
 
 type connKey struct{}
@@ -227,6 +293,13 @@ func Secure(r *http.Request) bool {
 	}
 	_, ok = inner.(*tls.Conn)
 	return ok
+}
+
+// ends tells whether the server of a request ends, and with it the connection if
+// HTTP/1 is spoken there.
+func ends(r *http.Request) bool {
+	c, ok := r.Context().Value(connKey{}).(*conn)
+	return ok && r.ProtoMajor == 1 && c.s != nil && c.s.ending.Load()
 }
 
 // refused is the verdict that the request stands for; nil for a real one.

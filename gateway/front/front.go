@@ -37,9 +37,9 @@ func Wrap(h http.Handler) http.Handler {
 			http.Error(w, text, status)
 			return
 		}
-		if wants(r.Header["Connection"], "upgrade") {
+		if wants(r.Header["Connection"], "upgrade") || ends(r) {
 			// When it is not upgraded the connection ends: what would follow
-			// on it was not looked at.
+			// on it was not looked at. And so it does when the server ends.
 			w.Header().Set("Connection", "close")
 		}
 		h.ServeHTTP(w, r)

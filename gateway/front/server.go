@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +27,11 @@ type Config struct {
 
 	MaxConns        int // open at a time; 0 is 16,384
 	MaxConnsAddress int // from one address; 0 is 8,192
+
+	// Leave takes a copy of a connection that rests when the server ends, for
+	// whoever serves next; false when that can't be. nil: such connections are
+	// closed.
+	Leave func(net.Conn) bool
 
 	Log     *slog.Logger // nil discards
 	Metrics prometheus.Registerer
@@ -59,13 +66,19 @@ type Server struct {
 	outs  sync.Pool       // of *[]byte
 	base  context.Context //nolint:containedctx // of all that is served, until Close
 	abort context.CancelFunc
+	told  context.Context //nolint:containedctx // ends when the server is told to end
+	tell  context.CancelFunc
 
-	ending atomic.Bool // set with mu held
+	ending  atomic.Bool // set with mu held
+	closing atomic.Bool // nothing is waited for any more
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
 	sessions  map[*session]struct{}
-	empty     chan struct{} // closed when ending and there is no session
+	conns     map[*conn]struct{} // net/http's
+	empty     chan struct{}      // closed when ending and there is no session
+
+	partings sync.WaitGroup // connections of HTTP/2 whose clients are told
 }
 
 // New makes a server; end it with Shutdown or Close.
@@ -82,11 +95,13 @@ func New(c Config) *Server {
 	s := &Server{
 		c: c, hand: newHanded(), gate: newGate(c.MaxConns, c.MaxConnsAddress, c.Metrics),
 		pool:      &sync.Pool{New: func() any { return new(scratch) }},
-		listeners: map[net.Listener]struct{}{}, sessions: map[*session]struct{}{}, empty: make(chan struct{}),
+		listeners: map[net.Listener]struct{}{}, sessions: map[*session]struct{}{}, conns: map[*conn]struct{}{}, empty: make(chan struct{}),
 	}
 	s.base, s.abort = context.WithCancel(context.Background()) //nolint:forbidigo // no request's: it outlives them all
+	s.told, s.tell = context.WithCancel(s.base)
 	s.std = standardServer(c.Handler)
 	s.std.BaseContext = func(net.Listener) context.Context { return s.base }
+	s.std.ConnState = s.state
 	s.std.ErrorLog = slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug)
 	return s
 }
@@ -168,20 +183,30 @@ func (s *Server) take(nc net.Conn) {
 		return
 	}
 	c := &counted{Conn: nc, addr: addr, g: s.gate}
-	if s.c.Invoker == nil {
-		s.hand.give(&conn{Conn: c, pool: s.pool, fresh: true})
+	if s.c.Invoker == nil && !s.ending.Load() {
+		s.give(&conn{Conn: c, s: s, pool: s.pool, fresh: true})
 		return
 	}
 	x := newSession(s, c)
 	s.mu.Lock()
 	if s.ending.Load() {
 		s.mu.Unlock()
+		s.leave(c)
 		c.Close()
 		return
 	}
 	s.sessions[x] = struct{}{}
 	s.mu.Unlock()
 	go x.run()
+}
+
+// give hands a connection to net/http.
+func (s *Server) give(c *conn) {
+	c.tunnelled, c.over = make(chan struct{}), make(chan struct{})
+	s.mu.Lock()
+	s.conns[c] = struct{}{}
+	s.mu.Unlock()
+	s.hand.give(c)
 }
 
 // left is told by a session that it is over.
@@ -203,16 +228,22 @@ func (s *Server) tellEmpty() {
 	}
 }
 
-// end stops taking connections and closes those that wait for a request.
+// end stops taking connections and leaves those that wait for a request.
 func (s *Server) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ending.Store(true)
+	if s.ending.Swap(true) {
+		return
+	}
+	s.tell()
 	for l := range s.listeners {
 		l.Close()
 	}
 	for x := range s.sessions {
 		x.endIdle()
+	}
+	for c := range s.conns {
+		c.endIdle()
 	}
 	s.tellEmpty()
 }
@@ -226,23 +257,41 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	err := s.std.Shutdown(ctx)
-	if err == nil {
-		s.abort()
+	if err := s.departed(ctx); err != nil {
+		return err
 	}
-	return err
+	if err := s.std.Shutdown(ctx); err != nil {
+		return err
+	}
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		s.partings.Wait()
+	}()
+	select {
+	case <-told:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	s.abort()
+	return nil
 }
 
 // Close ends everything now, and waits for the server's own goroutines.
 func (s *Server) Close() error {
+	s.closing.Store(true)
 	s.end()
 	s.abort()
 	s.mu.Lock()
 	for x := range s.sessions {
 		x.nc.Close()
 	}
+	rest := slices.Collect(maps.Keys(s.conns))
 	s.mu.Unlock()
 	err := s.std.Close()
+	for _, c := range rest {
+		c.part() // those that net/http has given up
+	}
 	<-s.empty
 	return err
 }

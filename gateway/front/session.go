@@ -36,12 +36,12 @@ type session struct {
 	watch  watch
 }
 
-// States of a session: who ends it when it is idle does so by taking it from
-// stateIdle to stateEnded.
+// States of a session: who calls it away when it is idle does so by taking it from
+// stateIdle to stateCalled.
 const (
 	stateIdle int32 = iota
 	stateBusy
-	stateEnded
+	stateCalled
 )
 
 var (
@@ -90,11 +90,15 @@ func (x *session) awaitHead() (n int, more bool) {
 			x.armed = now
 		}
 	}
+	// endIdle came before the deadline above, or finds the session waiting.
+	if x.s.ending.Load() && x.in.Len() == 0 && !x.depart() {
+		return 0, false
+	}
 	seen := 0
 	for {
 		b := x.in.Bytes()
-		if len(b) > 0 && seen == 0 && !x.state.CompareAndSwap(stateIdle, stateBusy) && x.state.Load() == stateEnded {
-			return 0, false
+		if len(b) > 0 && seen == 0 && !x.state.CompareAndSwap(stateIdle, stateBusy) && x.state.Load() == stateCalled {
+			x.recall()
 		}
 		n, ok := wire.HeadEnd(b, seen)
 		switch {
@@ -107,7 +111,7 @@ func (x *session) awaitHead() (n int, more bool) {
 		}
 		seen = len(b)
 		x.in.Room()
-		if x.in.Fill() != nil {
+		if x.in.Fill() != nil && (seen > 0 || !x.s.ending.Load() || !x.depart()) {
 			return 0, false
 		}
 	}
@@ -171,7 +175,7 @@ func (x *session) serve(p route.Plain) (more bool) {
 	if x.in.Len() == 0 { // or the next request is here: still busy
 		x.state.Store(stateIdle)
 	}
-	return !x.s.ending.Load() // or it is seen by endIdle
+	return true
 }
 
 // skipBody passes over a body that nobody read, if it is here already.
@@ -198,18 +202,11 @@ func (x *session) linger() {
 	}
 }
 
-// endIdle ends the session if it waits for a request.
-func (x *session) endIdle() {
-	if x.state.CompareAndSwap(stateIdle, stateEnded) {
-		x.nc.Close()
-	}
-}
-
 // handOver gives the connection to net/http, with what was read.
 func (x *session) handOver() {
-	c := &conn{Conn: x.nc, pool: x.s.pool, in: bytes.Clone(x.in.Bytes()), fresh: x.first}
+	c := &conn{Conn: x.nc, s: x.s, pool: x.s.pool, in: bytes.Clone(x.in.Bytes()), fresh: x.first}
 	_ = x.nc.SetDeadline(time.Time{})
-	x.s.hand.give(c)
+	x.s.give(c)
 }
 
 // watch is for noticing that the client leaves while its request is served.

@@ -1,6 +1,6 @@
 // Package assets holds the small static programs that the platform puts into
-// containers, and the one that starts them. `make assets` builds them into bin/ before the faas binary is
-// built; bin/ is not tracked.
+// containers, the one that starts them, and the one that keeps its sockets. `make
+// assets` builds them into bin/ before the faas binary is built; bin/ is not tracked.
 package assets
 
 import (
@@ -19,6 +19,9 @@ func Pause() ([]byte, error) { return read("pause") }
 
 // Launcher is the program that starts the containers of the fast runtime.
 func Launcher() ([]byte, error) { return read("launcher") }
+
+// SocketHolder is the program that keeps the platform's sockets while it restarts.
+func SocketHolder() ([]byte, error) { return read("holder") }
 
 func read(name string) ([]byte, error) {
 	b, err := bin.ReadFile("bin/" + name)

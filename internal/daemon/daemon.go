@@ -24,11 +24,14 @@ import (
 	"github.com/podsnap/podsnap/gateway/async"
 	"github.com/podsnap/podsnap/gateway/auth"
 	"github.com/podsnap/podsnap/gateway/dialect"
+	"github.com/podsnap/podsnap/internal/assets"
 	"github.com/podsnap/podsnap/internal/daemon/embedded"
 	"github.com/podsnap/podsnap/internal/disposition"
 	"github.com/podsnap/podsnap/internal/doze"
+	"github.com/podsnap/podsnap/internal/handover"
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/internal/record"
+	"github.com/podsnap/podsnap/internal/skew"
 	"github.com/podsnap/podsnap/nodeagent"
 	"github.com/podsnap/podsnap/nodeagent/dns"
 	"github.com/podsnap/podsnap/nodeagent/engine"
@@ -46,6 +49,7 @@ type platform struct {
 	stack   *stack
 	metrics *prometheus.Registry
 	secrets secrets
+	sockets *handover.Sockets
 
 	objects api.Objects
 	node    *node
@@ -82,8 +86,11 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer unlock()
 	p := &platform{c: c, log: c.Log, stack: newStack(c.Log), metrics: prometheus.NewRegistry()}
+	p.sockets = handover.Open(ctx, handover.Config{Dir: c.RunDir, Program: assets.SocketHolder, Log: c.Log})
+	defer p.endSockets(ctx)
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer p.stack.stop()
+	p.stack.start(ctx, "sockets", p.sockets.Run)
 	begin := p.start
 	switch {
 	case c.Join != "":
@@ -107,7 +114,7 @@ func Run(ctx context.Context, c Config) error {
 	defer trim.Stop()
 	p.stack.start(ctx, "sleep", func(ctx context.Context) error { doze.Run(ctx, maxLate); return nil })
 	err = p.stack.wait(ctx)
-	if c.TearDown != nil && c.TearDown() {
+	if p.forGood() {
 		return errors.Join(err, p.tearDown(context.WithoutCancel(ctx)))
 	}
 	p.stack.stopOnly(leadership) // another server goes on while this one ends
@@ -360,7 +367,8 @@ func (p *platform) newGateway(capacity api.Capacity, reg *registry.Registry, man
 		Auth:    auth.Config{Disabled: p.c.NoAuth, User: p.secrets.user, Password: p.secrets.password},
 		Version: openfaas.Version{Release: p.c.Version, SHA: p.c.Revision},
 		Extra:   map[string]http.Handler{"/v2/": reg}, Secrets: true,
-		Timeout: p.c.Timeout, MaxBody: p.c.MaxBody, MaxAsyncBody: p.c.MaxAsyncBody, Log: p.log, Metrics: p.metrics,
+		Timeout: p.c.Timeout, MaxBody: p.c.MaxBody, MaxAsyncBody: p.c.MaxAsyncBody, MaxConns: p.c.MaxConns, MaxConnsAddress: p.c.MaxConnsAddress,
+		Leave: p.leave, Log: p.log, Metrics: p.metrics,
 	})
 	return err
 }
@@ -395,7 +403,7 @@ func (ls listeners) closeUnless(failed *error) {
 func (p *platform) listen(ctx context.Context, addrs map[string]string) (listeners, error) {
 	out := listeners{}
 	for flag, addr := range addrs {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+		l, err := p.open(ctx, flag, addr)
 		if err != nil {
 			out.closeUnless(&err)
 			return nil, fmt.Errorf("--%s %s: %w; is the platform running already, or something else on that port?", flag, addr, err)
@@ -425,7 +433,7 @@ func (p *platform) serveAPI(ctx context.Context, l net.Listener, h http.Handler)
 	nodes := x509.NewCertPool()
 	nodes.AddCert(p.secrets.authority.Certificate)
 	p.serveOne(ctx, "API listener", l, &http.Server{
-		Handler: h, ReadHeaderTimeout: 10 * time.Second,
+		Handler: versioned(h, skew.Server, p.c.Version, skew.ToServer), ReadHeaderTimeout: 10 * time.Second,
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{p.secrets.certificate},
 			ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: nodes,
@@ -441,6 +449,10 @@ func (p *platform) serveGateway(ctx context.Context, ls listeners) {
 	}
 	front := p.gateway.Front()
 	p.serveDoor(ctx, "gateway listener", ls["listen"], front.Serve, front, 30*time.Second)
+	for _, c := range p.sockets.Idle() {
+		front.Adopt(c)
+	}
+	p.sockets.Settle()
 }
 
 // serveInside opens the gateway to the node's pods, at the address that the names
@@ -450,7 +462,7 @@ func (p *platform) serveInside(ctx context.Context) {
 	if covers(p.c.Listen, addr) {
 		return // pods reach it at its own address
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	l, err := p.sockets.Listen(ctx, "inside", addr)
 	if err != nil {
 		p.log.Warn("pods do not reach the gateway", slog.Any("error", err))
 		return
@@ -585,6 +597,9 @@ func Stop(ctx context.Context, c Config, say func(format string, a ...any)) erro
 		return err
 	}
 	defer unlock()
+	if err := handover.Dismiss(ctx, c.RunDir); err != nil {
+		return err
+	}
 	if err := cleanUp(ctx, c); err != nil {
 		return fmt.Errorf("remove what the platform left: %w", err)
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/internal/join"
+	"github.com/podsnap/podsnap/internal/skew"
 )
 
 // doors are the servers of a node's cluster as the node knows them. Each of them
@@ -195,5 +196,6 @@ func (m *identity) newDoors(c *tls.Config, known []string) {
 	}
 	t := &through{doors: m.doors}
 	t.renew()
-	m.client = &http.Client{Transport: t}
+	m.servers = &acquaintance{release: m.c.Version, log: m.log, next: skew.Say(skew.Node, m.c.Version, t)}
+	m.client = &http.Client{Transport: m.servers}
 }

@@ -29,6 +29,7 @@ type identity struct {
 	pair     atomic.Pointer[tls.Certificate]
 	client   *http.Client
 	doors    *doors
+	servers  *acquaintance
 
 	mu    sync.Mutex // of the file
 	state cluster
@@ -68,7 +69,7 @@ func (p *platform) joinCluster(ctx context.Context) (*identity, error) {
 	}
 	p.c.PodCIDR, p.c.ClusterCIDR, p.c.ServiceCIDR = me.settings.PodCIDR, me.settings.ClusterCIDR, me.settings.ServiceCIDR
 	me.connect()
-	return me, nil
+	return me, me.servers.ask(ctx, me.client, me.url)
 }
 
 // load reads what a former start has left; false when this is the first one.
@@ -117,7 +118,7 @@ func (m *identity) enter(ctx context.Context) error {
 	defer cancel()
 	var a join.Answer
 	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		a, err = join.Join(ctx, m.url, token, m.c.NodeName, csr)
+		a, err = join.Join(ctx, m.url, token, m.c.Version, m.c.NodeName, csr)
 		if err == nil {
 			break
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/podsnap/podsnap/controlplane/access"
 	"github.com/podsnap/podsnap/controlplane/enroll"
 	"github.com/podsnap/podsnap/internal/join"
+	"github.com/podsnap/podsnap/internal/skew"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
@@ -34,6 +35,7 @@ func dialSoon(ctx context.Context, network, address string) (net.Conn, error) {
 // neighbours are the agents of other nodes.
 type neighbours struct {
 	objects api.Objects
+	release string // of this server
 	tls     *tls.Config
 
 	mu    sync.Mutex
@@ -67,7 +69,7 @@ func (n *neighbours) agent(ctx context.Context, node string) (api.Agent, error) 
 	}
 	c := n.tls.Clone()
 	c.ServerName = join.NodeName(node)
-	k := neighbour{address: address, client: &http.Client{Transport: serverTransport(c)}}
+	k := neighbour{address: address, client: &http.Client{Transport: skew.Say(skew.Server, n.release, serverTransport(c))}}
 	k.agent = remote.NewAgent(remote.Config{URL: "https://" + address, Client: k.client})
 	n.known[node] = k
 	return k.agent, nil
@@ -116,7 +118,7 @@ func (p *platform) newNeighbours() error {
 	roots := x509.NewCertPool()
 	roots.AddCert(p.secrets.authority.Certificate)
 	p.neighbours = &neighbours{
-		objects: p.objects, known: map[string]neighbour{},
+		objects: p.objects, release: p.c.Version, known: map[string]neighbour{},
 		tls: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, Certificates: []tls.Certificate{pair}},
 	}
 	return nil

@@ -23,6 +23,7 @@ import (
 	"github.com/podsnap/podsnap/controlplane/soft"
 	"github.com/podsnap/podsnap/controlplane/store"
 	"github.com/podsnap/podsnap/internal/join"
+	"github.com/podsnap/podsnap/internal/skew"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -137,14 +138,14 @@ func (p *platform) newTerms(ctx context.Context, natsURL string) (*terms, error)
 	if err != nil {
 		return nil, err
 	}
-	t := &terms{p: p, client: client, natsURL: natsURL, self: leader.Server{ID: id, Name: p.c.NodeName, URL: at}, relay: relay.New()}
+	t := &terms{p: p, client: client, natsURL: natsURL, self: leader.Server{ID: id, Name: p.c.NodeName, URL: at, Version: p.c.Version}, relay: relay.New()}
 	pair, err := p.c.control()
 	if err != nil {
 		return nil, err
 	}
-	t.http = &http.Client{Transport: serverTransport(&tls.Config{
+	t.http = &http.Client{Transport: skew.Say(skew.Server, p.c.Version, serverTransport(&tls.Config{
 		MinVersion: tls.VersionTLS13, RootCAs: t.trusted(), ServerName: join.ServerName, Certificates: []tls.Certificate{pair},
-	})}
+	}))}
 	root := p.c.EtcdPrefix + "-servers/"
 	t.members = leader.NewMembers(client, root+"member/", t.self, p.log)
 	t.election = leader.New(leader.Config{
@@ -153,6 +154,9 @@ func (p *platform) newTerms(ctx context.Context, natsURL string) (*terms, error)
 	asked, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	if err := t.same(asked, root+"authority"); err != nil {
+		return nil, err
+	}
+	if err := t.suit(asked); err != nil {
 		return nil, err
 	}
 	lease, err := t.members.Enter(asked)
@@ -164,6 +168,20 @@ func (p *platform) newTerms(ctx context.Context, natsURL string) (*terms, error)
 	}
 	p.stack.start(ctx, "list of servers", func(ctx context.Context) error { return t.members.Run(ctx, lease) })
 	return t, nil
+}
+
+// suit sees that this server's version and those of the others work together.
+func (t *terms) suit(ctx context.Context) error {
+	all, err := t.members.List(ctx)
+	if err != nil {
+		return fmt.Errorf("etcd at %s: %w", strings.Join(t.p.c.Etcd, ", "), err)
+	}
+	for _, s := range all {
+		if err := skew.Servers(t.self.Version, s.Version); err != nil && s.ID != t.self.ID {
+			return fmt.Errorf("server %s at %s: %w", s.Name, s.URL, err)
+		}
+	}
+	return nil
 }
 
 // apiURL is where other servers reach this one's API.

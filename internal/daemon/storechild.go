@@ -70,7 +70,9 @@ func newStoreChild(c *Config, natsAddr, token string) (*child, error) {
 			return nil, nil, err
 		}
 		answers = r
-		cmd := exec.Command(self, StoreVerb) //nolint:noctx // its end is the supervisor's affair
+		// This very program, whatever an upgrade has put in its place by now.
+		cmd := exec.Command("/proc/self/exe", StoreVerb) //nolint:noctx // its end is the supervisor's affair
+		cmd.Args[0] = self
 		cmd.Env = append(os.Environ(), storeEnv+"="+string(spec))
 		cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = out, out, []*os.File{w}
 		return cmd, func() { w.Close(); out.Close() }, nil

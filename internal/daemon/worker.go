@@ -21,6 +21,7 @@ import (
 	"github.com/podsnap/podsnap/gateway"
 	"github.com/podsnap/podsnap/gateway/auth"
 	"github.com/podsnap/podsnap/internal/openfaas"
+	"github.com/podsnap/podsnap/internal/skew"
 	"github.com/podsnap/podsnap/nodeagent/engine"
 )
 
@@ -97,7 +98,7 @@ func (p *platform) startEdge(ctx context.Context, me *identity) error {
 		Auth:    auth.Config{Disabled: true}, // the server's gateway asks for the password
 		Version: openfaas.Version{Release: p.c.Version, SHA: p.c.Revision},
 		Timeout: p.c.Timeout, MaxBody: p.c.MaxBody, MaxConns: p.c.MaxConns, MaxConnsAddress: p.c.MaxConnsAddress,
-		Log: p.log, Metrics: p.metrics,
+		Leave: p.leave, Log: p.log, Metrics: p.metrics,
 	})
 	if err != nil {
 		return err
@@ -128,7 +129,7 @@ func (p *platform) serveAgent(ctx context.Context, l net.Listener, trusted *x509
 		door.ServeHTTP(w, r)
 	})
 	p.serveOne(ctx, "agent listener", l, &http.Server{
-		Handler: masters, ReadHeaderTimeout: 10 * time.Second,
+		Handler: versioned(masters, skew.Node, p.c.Version, skew.ToNode), ReadHeaderTimeout: 10 * time.Second,
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: trusted,
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return pair(), nil },

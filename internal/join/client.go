@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/podsnap/podsnap/internal/skew"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -101,11 +102,12 @@ func pinned(digest string) *tls.Config {
 }
 
 // Join asks the server at url, https://host:port, to take a machine in. It sends
-// the token's secret to nobody but a server of the token's cluster.
-func Join(ctx context.Context, url string, t Token, node string, csr []byte) (Answer, error) {
+// the token's secret to nobody but a server of the token's cluster. release is what
+// the machine runs.
+func Join(ctx context.Context, url string, t Token, release, node string, csr []byte) (Answer, error) {
 	tr := &http.Transport{TLSClientConfig: pinned(t.CA), DisableKeepAlives: true}
 	defer tr.CloseIdleConnections()
-	return ask(ctx, &http.Client{Transport: tr, Timeout: 30 * time.Second}, url+"/podsnap/v1/join", Request{Token: t.ID + "." + t.Secret, Node: node, CSR: csr})
+	return ask(ctx, &http.Client{Transport: skew.Say(skew.Node, release, tr), Timeout: 30 * time.Second}, url+"/podsnap/v1/join", Request{Token: t.ID + "." + t.Secret, Node: node, CSR: csr})
 }
 
 // Renew asks for another certificate with the one that client has.

@@ -10,14 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/podsnap/podsnap/internal/pause"
+	"github.com/podsnap/podsnap/internal/sealed"
 	"github.com/podsnap/podsnap/nodeagent/program"
 )
 
@@ -193,24 +191,17 @@ func (k *Keeper) spawn() error {
 	if err != nil {
 		return err
 	}
-	fd, err := unix.MemfdCreate("podsnap-launcher", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	f, err := sealed.Program("podsnap-launcher", program)
 	if err != nil {
 		return err
 	}
-	f := os.NewFile(uintptr(fd), "podsnap-launcher")
 	defer f.Close()
-	if _, err := f.Write(program); err != nil {
-		return err
-	}
-	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_WRITE|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW); err != nil {
-		return err
-	}
 	log, err := os.OpenFile(filepath.Join(k.c.Dir, "launcher.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command("/proc/self/fd/"+strconv.Itoa(fd), k.c.Dir) //nolint:noctx // it outlives us
+	cmd := exec.Command(sealed.Path(f), k.c.Dir) //nolint:noctx // it outlives us
 	cmd.Args[0] = "podsnap-launcher"
 	cmd.Env = []string{"GOGC=200"}
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log

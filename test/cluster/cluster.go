@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -29,6 +30,9 @@ func Main() { host.Main() }
 type Config struct {
 	Hosts int    // 0 is 3
 	Seed  uint64 // of what the hub loses and duplicates
+
+	// Programs are on each host besides faas: name in PATH to path on this machine.
+	Programs map[string]string
 }
 
 // Cluster are hosts that are joined by a hub, all switched on. Nothing runs on
@@ -80,6 +84,7 @@ func New(t platform.T, c Config) *Cluster {
 	}
 	cl.Hub = hub.New(c.Seed, members...)
 	programs := map[string]string{"faas": platform.Binary(t)}
+	maps.Copy(programs, c.Programs)
 	for _, m := range members {
 		h, err := host.New(host.Config{
 			Name: m.Name, MAC: m.MAC, Addr: netip.PrefixFrom(netip.AddrFrom4([4]byte(m.MAC[2:])), 24),

@@ -234,6 +234,19 @@ func (n *Node) Await() {
 	}
 }
 
+// Become has the node be started as another program from now on: another build of
+// the faas command.
+func (n *Node) Become(program string) { n.args[0] = program }
+
+// Refuses starts the node's process, which is to end at once, and answers with the
+// end of what it has written.
+func (n *Node) Refuses() string {
+	n.c.t.Helper()
+	n.Launch()
+	n.wait()
+	return n.Log(3)
+}
+
 // Signal sends a signal to the node's process.
 func (n *Node) Signal(s unix.Signal) {
 	n.c.t.Helper()

@@ -20,6 +20,7 @@ type load struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	client *http.Client
+	body   func(string) io.Reader
 
 	mu     sync.Mutex
 	sent   int
@@ -30,8 +31,14 @@ const mostOpen = 2000
 
 func startLoad(t *testing.T, url string, rate int) *load {
 	t.Helper()
+	return startRate(t, url, rate, func(s string) io.Reader { return strings.NewReader(s) })
+}
+
+// startRate is startLoad with bodies that it is told how to make.
+func startRate(t *testing.T, url string, rate int, body func(string) io.Reader) *load {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	l := &load{cancel: cancel, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: mostOpen}, Timeout: 30 * time.Second}}
+	l := &load{cancel: cancel, body: body, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: mostOpen}, Timeout: 30 * time.Second}}
 	room := make(chan struct{}, mostOpen)
 	l.wg.Go(func() {
 		tick := time.NewTicker(time.Second / time.Duration(rate))
@@ -60,7 +67,7 @@ func startLoad(t *testing.T, url string, rate int) *load {
 
 // call answers with what is wrong with the answer, "" if nothing is.
 func (l *load) call(url string) string {
-	resp, err := l.client.Post(url, "text/plain", strings.NewReader("x"))
+	resp, err := l.client.Post(url, "text/plain", l.body("x"))
 	if err != nil {
 		return err.Error()
 	}

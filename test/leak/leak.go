@@ -99,7 +99,7 @@ func (s Snapshot) processes() {
 		cmd, _ := os.ReadFile(filepath.Join(d, "cmdline"))
 		words := strings.Split(string(cmd), "\x00")
 		base := filepath.Base(strings.TrimSuffix(exe, " (deleted)"))
-		for _, p := range []string{"containerd", "faas", "runc", "pause", "watchdog", "handler", "memfd:podsnap-launcher"} {
+		for _, p := range []string{"containerd", "faas", "runc", "pause", "watchdog", "handler", "memfd:podsnap-launcher", "memfd:podsnap-sockets"} {
 			if strings.HasPrefix(base, p) || base == "memfd:runc_cloned" {
 				s[fmt.Sprintf("process %s %s %s", filepath.Base(d), base, strings.Join(words[:min(3, len(words))], " "))] = true
 				break

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,6 +47,10 @@ type Platform struct {
 	API      string // URL of the Kubernetes API
 	Client   *openfaas.Client
 	Password string
+
+	// Prepare is called with the server's command before each start, to change it;
+	// nil is as it is.
+	Prepare func(*exec.Cmd)
 
 	t    T
 	args []string
@@ -146,6 +151,9 @@ func (p *Platform) Start() {
 	out := &lockedWriter{w: p.log}
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if p.Prepare != nil {
+		p.Prepare(p.cmd)
+	}
 	if err := p.cmd.Start(); err != nil {
 		p.mu.Unlock()
 		p.t.Fatal(err)
@@ -256,6 +264,23 @@ func (p *Platform) FaasIn(dir, stdin string, args ...string) (string, error) {
 	}
 	return out.String(), nil
 }
+
+// Background has another build of the faas command start this platform in the
+// background, or replace it there, and answers with what it says. flags are all that
+// it is given besides the state directory.
+func (p *Platform) Background(binary string, flags ...string) string {
+	p.t.Helper()
+	cmd := exec.Command(binary, append([]string{"server", "start"}, flags...)...)
+	cmd.Env = p.env
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		p.t.Fatalf("faas server start: %v\n%s", err, out)
+	}
+	return string(out)
+}
+
+// Args are the flags that the server is started with.
+func (p *Platform) Args() []string { return slices.Clone(p.args) }
 
 // MustFaas is Faas that must succeed.
 func (p *Platform) MustFaas(stdin string, args ...string) string {
