@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -84,6 +85,10 @@ func Default(obj api.Object) {
 		defaultDeployment(o)
 	case *appsv1.DaemonSet:
 		defaultDaemonSet(o)
+	case *batchv1.Job:
+		defaultJob(o)
+	case *batchv1.CronJob:
+		defaultCronJob(o)
 	case *discoveryv1.EndpointSlice:
 		defaultEndpointSlice(o)
 	case *networkingv1.Ingress:
@@ -120,6 +125,10 @@ func Validate(obj api.Object) field.ErrorList {
 		return validateDeployment(o)
 	case *appsv1.DaemonSet:
 		return validateDaemonSet(o)
+	case *batchv1.Job:
+		return validateJob(o)
+	case *batchv1.CronJob:
+		return validateCronJob(o)
 	case *policyv1.PodDisruptionBudget:
 		return validateDisruptionBudget(o)
 	case *discoveryv1.EndpointSlice:
@@ -158,6 +167,8 @@ func ValidateUpdate(obj, old api.Object) field.ErrorList {
 		return immutable(o.Spec.Selector, old.(*appsv1.Deployment).Spec.Selector, spec.Child("selector"))
 	case *appsv1.DaemonSet:
 		return immutable(o.Spec.Selector, old.(*appsv1.DaemonSet).Spec.Selector, spec.Child("selector"))
+	case *batchv1.Job:
+		return validateJobUpdate(o, old.(*batchv1.Job))
 	case *discoveryv1.EndpointSlice:
 		return immutable(o.AddressType, old.(*discoveryv1.EndpointSlice).AddressType, field.NewPath("addressType"))
 	case *networkingv1.IngressClass:

@@ -13,6 +13,7 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/memory"
+	"github.com/podsnap/podsnap/controlplane/admission"
 	"github.com/podsnap/podsnap/controlplane/controller"
 	"github.com/podsnap/podsnap/controlplane/podstate"
 	"github.com/podsnap/podsnap/controlplane/scheduler"
@@ -42,7 +43,7 @@ func start(t *testing.T, c controller.Config, f func(c *cluster)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		store := &faulty{Objects: memory.New(memory.Config{Namespaces: true})}
+		store := &faulty{Objects: memory.New(memory.Config{Namespaces: true, Admit: admission.Admit})}
 		cl := &cluster{t: t, ctx: ctx, Objects: store, store: store}
 		defer cl.wg.Wait()
 		defer cancel()

@@ -16,6 +16,7 @@ import (
 	"github.com/podsnap/podsnap/controlplane/controller/function"
 	"github.com/podsnap/podsnap/controlplane/controller/garbage"
 	"github.com/podsnap/podsnap/controlplane/controller/ingress"
+	"github.com/podsnap/podsnap/controlplane/controller/job"
 	"github.com/podsnap/podsnap/controlplane/controller/loadbalancer"
 	"github.com/podsnap/podsnap/controlplane/controller/namespace"
 	"github.com/podsnap/podsnap/controlplane/controller/node"
@@ -72,6 +73,7 @@ func New(c Config) *Controllers {
 	cs.add(replicas.New(replicas.Config{Objects: c.Objects, View: v, Place: c.Place, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(deployment.New(deployment.Config{Objects: c.Objects, View: v, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(daemon.New(daemon.Config{Objects: c.Objects, View: v, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
+	cs.add(job.New(job.Config{Objects: c.Objects, View: v, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(disruption.New(disruption.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(endpoint.New(endpoint.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(loadbalancer.New(loadbalancer.Config{Objects: c.Objects, View: v, Record: rec, Reserved: c.Reserved, Log: c.Log, Metrics: c.Metrics}).Run)
