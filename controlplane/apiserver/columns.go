@@ -92,6 +92,12 @@ func columnsOf(r *api.Resource) []column {
 		})...)
 	case api.DaemonSets:
 		return daemonColumns(name, since)
+	case api.Jobs:
+		return jobColumns(name, since)
+	case api.CronJobs:
+		return cronJobColumns(name, since)
+	case api.HorizontalPodAutoscalers:
+		return autoscalerColumns(name, since)
 	case api.PodDisruptionBudgets:
 		number := func(v *intstr.IntOrString) any {
 			if v == nil {

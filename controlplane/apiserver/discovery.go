@@ -72,7 +72,8 @@ func parts(r *api.Resource) []part {
 // categories lists the groups of kinds that kubectl can get at once.
 func categories(r *api.Resource) []string {
 	switch r {
-	case api.Pods, api.Services, api.Deployments, api.ReplicaSets, api.ReplicationControllers, api.Functions:
+	case api.Pods, api.Services, api.Deployments, api.ReplicaSets, api.ReplicationControllers, api.Functions,
+		api.DaemonSets, api.Jobs, api.CronJobs, api.HorizontalPodAutoscalers:
 		return []string{"all"}
 	}
 	return nil

@@ -337,7 +337,9 @@ func TestJobDeadlineAndTTL(t *testing.T) {
 
 func TestJobSuspend(t *testing.T) {
 	withJob(t, runs, func(c *cluster) {
-		c.create(jobOf("work", func(s *batchv1.JobSpec) { s.Suspend, s.Parallelism, s.Completions = new(true), new(int32(2)), new(int32(2)) }))
+		c.create(jobOf("work", func(s *batchv1.JobSpec) {
+			s.Suspend, s.Parallelism, s.Completions = new(true), new(int32(2)), new(int32(2))
+		}))
 		c.becomes("work", "Suspended=JobSuspended active=0 succeeded=0 failed=0")
 		if c.job("work").Status.StartTime != nil || c.store.creates.Load() > 0 {
 			t.Error("a suspended Job has begun")
