@@ -49,6 +49,8 @@ var homes = map[string][]string{
 	"github.com/cilium/ebpf":                 {"nodeagent/device"},
 	"github.com/google/go-containerregistry": {"builder"},
 	"github.com/go-chi/chi":                  {"controlplane/apiserver", "gateway", "api/remote", "internal/daemon"},
+	"github.com/robfig/cron":                 {"controlplane/crontab"},
+	"k8s.io/metrics":                         {"controlplane/apiserver"},
 	"k8s.io/apiserver":                       {}, // 80 MB and 50 MB RSS: we serve the wire contract ourselves
 	"k8s.io/client-go/kubernetes":            {},
 	"k8s.io/client-go/informers":             {},
@@ -56,7 +58,7 @@ var homes = map[string][]string{
 
 // pure packages decide and do nothing else: no clock, no I/O, no log, so that a
 // decision can be tested by a table and run again on recorded input.
-var pure = []string{"api/rules", "controlplane/schedule", "controlplane/autoscale", "controlplane/simulate", "controlplane/admission", "gateway/balance"}
+var pure = []string{"api/rules", "controlplane/schedule", "controlplane/autoscale", "controlplane/simulate", "controlplane/admission", "controlplane/crontab", "controlplane/horizontal", "controlplane/indexes", "gateway/balance"}
 
 var impure = []string{"os", "os/exec", "net", "net/http", "log/slog", "log", "io/fs", "syscall", "math/rand"}
 
