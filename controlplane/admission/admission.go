@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -89,6 +90,8 @@ func Default(obj api.Object) {
 		defaultJob(o)
 	case *batchv1.CronJob:
 		defaultCronJob(o)
+	case *autoscalingv2.HorizontalPodAutoscaler:
+		defaultAutoscaler(o)
 	case *discoveryv1.EndpointSlice:
 		defaultEndpointSlice(o)
 	case *networkingv1.Ingress:
@@ -129,6 +132,8 @@ func Validate(obj api.Object) field.ErrorList {
 		return validateJob(o)
 	case *batchv1.CronJob:
 		return validateCronJob(o)
+	case *autoscalingv2.HorizontalPodAutoscaler:
+		return validateAutoscaler(o)
 	case *policyv1.PodDisruptionBudget:
 		return validateDisruptionBudget(o)
 	case *discoveryv1.EndpointSlice:

@@ -53,6 +53,7 @@ func TestPlatform(t *testing.T) {
 		{"services", services},
 		{"host ports", ports},
 		{"guestbook", func(t *testing.T, p *platform.Platform) { guestbook(t, p, secure) }},
+		{"jobs", jobs},
 		{"dashboards", dashboards},
 	} {
 		if !t.Run(c.name, func(t *testing.T) { c.run(t, p) }) {
