@@ -54,6 +54,7 @@ func TestPlatform(t *testing.T) {
 		{"host ports", ports},
 		{"guestbook", func(t *testing.T, p *platform.Platform) { guestbook(t, p, secure) }},
 		{"jobs", jobs},
+		{"autoscaling", autoscaling},
 		{"dashboards", dashboards},
 	} {
 		if !t.Run(c.name, func(t *testing.T) { c.run(t, p) }) {
