@@ -89,6 +89,9 @@ func (s *Server) evict(c *call) error {
 	if o.UID == "" {
 		o.UID = pod.UID // for which it was granted
 	}
+	if err := disruption.Mark(c.ctx(), s.cfg.Objects, pod, false, disruption.ByEviction, "Eviction API: evicting"); err != nil {
+		return err
+	}
 	if _, err := s.cfg.Objects.Delete(c.ctx(), c.resource, c.namespace, c.name, o); err != nil {
 		return err
 	}

@@ -411,6 +411,29 @@ func TestJobDeleted(t *testing.T) {
 	}
 }
 
+// A pod that went with its node has failed through no fault of its own.
+func TestJobNodeGone(t *testing.T) {
+	start(t, controller.Config{}, func(c *cluster) {
+		a := c.node("a")
+		a.state = runs
+		c.create(jobOf("work", func(s *batchv1.JobSpec) {
+			s.BackoffLimit = new(int32(0))
+			s.PodFailurePolicy = &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{{
+				Action: batchv1.PodFailurePolicyActionIgnore, OnPodConditions: []batchv1.PodFailurePolicyOnPodConditionsPattern{{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue}},
+			}}}
+		}))
+		c.becomes("work", " active=1 succeeded=0 failed=0")
+		c.pass(time.Second)
+		c.node("b").state = succeeds
+		a.die()
+		if _, err := c.Delete(c.ctx, api.Nodes, "", "a", api.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		c.becomes("work", "Complete=CompletionsReached SuccessCriteriaMet=CompletionsReached active=0 succeeded=1 failed=0")
+		c.counted("work")
+	})
+}
+
 // While the store takes no writes nothing is lost, and nothing is counted twice.
 func TestJobStoreDown(t *testing.T) {
 	withJob(t, succeeds, func(c *cluster) {
