@@ -217,6 +217,7 @@ func (w *Worker) drain() {
 // step decides, begins what has to be done and answers with when to look again.
 func (w *Worker) step(ctx context.Context) time.Time {
 	now := time.Now()
+	w.s.Expire(now)
 	r := Step(w.s, now)
 	if r.Final {
 		w.s.Final = r.Status.DeepCopy()
