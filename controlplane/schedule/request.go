@@ -80,6 +80,7 @@ type request struct {
 	affinity     []term // required
 	antiAffinity []term // required
 	wishes       []weighted
+	spreads      []spread
 	images       []string
 }
 
@@ -94,6 +95,7 @@ func newRequest(pod *corev1.Pod) *request {
 		r.wish.memory = leastMemory
 	}
 	r.group = groupOf(pod)
+	r.spreads = spreads(pod)
 	for i := range pod.Spec.Containers {
 		for _, p := range pod.Spec.Containers[i].Ports {
 			if p.HostPort > 0 {
