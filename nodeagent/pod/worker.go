@@ -101,6 +101,11 @@ func NewWorker(c Config, p *corev1.Pod, sandbox *runtime.Sandbox) *Worker {
 		log: c.Log.With(slog.String("pod", p.Namespace+"/"+p.Name), slog.String("uid", string(p.UID))),
 	}
 	w.wasReady = isReady(&p.Status)
+	for _, c := range w.s.Containers {
+		if c.Current != nil && c.Current.State == runtime.Exited {
+			w.hear(c) // it ended while nobody looked
+		}
+	}
 	w.frost.still = frozenIn(sandbox)
 	w.s.Frozen = w.frost.still != nil
 	return w
@@ -290,7 +295,7 @@ func (w *Worker) exited(e runtime.Exit) {
 		w.s.SandboxDied(e.Sandbox)
 		return
 	}
-	if !w.s.Exited(e.Container, e) && w.s.starting() {
+	if !w.ended(e) && w.s.starting() {
 		w.early = append(w.early, e)
 	}
 }
@@ -304,7 +309,7 @@ func (w *Worker) late() {
 		switch {
 		case e.Sandbox == w.s.Sandbox.ID && e.Container == "":
 			w.s.SandboxDied(e.Sandbox)
-		case e.Sandbox == w.s.Sandbox.ID && w.s.Exited(e.Container, e):
+		case e.Sandbox == w.s.Sandbox.ID && w.ended(e):
 		default:
 			w.early = append(w.early, e)
 		}

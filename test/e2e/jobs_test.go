@@ -50,6 +50,9 @@ func jobs(t *testing.T, p *platform.Platform) {
 	if out := run("logs", "-l", "batch.kubernetes.io/job-completion-index=1"); !strings.HasPrefix(out, "report of part 1, ") {
 		t.Errorf("the log of part 1: %q", out)
 	}
+	if out := run("get", "pods", "-l", "batch.kubernetes.io/job-completion-index=2", "-o", "jsonpath={.items[0].status.containerStatuses[0].state.terminated.message}"); out != "part 2 has no data\n" {
+		t.Errorf("the last words of part 2: %q", out)
+	}
 	platform.Eventually(t, 75*time.Second, func() error {
 		out := run("get", "cronjob", "minutely", "-o", "jsonpath={.status.lastScheduleTime} {.status.lastSuccessfulTime}")
 		if len(strings.Fields(out)) < 2 {

@@ -5,6 +5,6 @@ set -eu
 part=${JOB_COMPLETION_INDEX:-all}
 echo "report of part $part, $(date -u +%FT%RZ)"
 if [ "$part" = "${BROKEN:-none}" ]; then
-	echo "part $part has no data" >&2
+	echo "part $part has no data" | tee /dev/termination-log >&2
 	exit 42
 fi
