@@ -51,6 +51,8 @@ var homes = map[string][]string{
 	"github.com/go-chi/chi":                  {"controlplane/apiserver", "gateway", "api/remote", "internal/daemon"},
 	"sigs.k8s.io/structured-merge-diff":      {"controlplane/openapi", "controlplane/fieldmanager"},
 	"github.com/google/gnostic-models":       {"controlplane/openapi"},
+	"github.com/robfig/cron":                 {"controlplane/crontab"},
+	"k8s.io/metrics":                         {"controlplane/apiserver"},
 	"k8s.io/apiserver":                       {}, // 80 MB and 50 MB RSS: we serve the wire contract ourselves
 	"k8s.io/client-go/kubernetes":            {},
 	"k8s.io/client-go/informers":             {},
@@ -58,7 +60,7 @@ var homes = map[string][]string{
 
 // pure packages decide and do nothing else: no clock, no I/O, no log, so that a
 // decision can be tested by a table and run again on recorded input.
-var pure = []string{"api/rules", "controlplane/schedule", "controlplane/storage", "controlplane/autoscale", "controlplane/simulate", "controlplane/admission", "gateway/balance"}
+var pure = []string{"api/rules", "controlplane/schedule", "controlplane/storage", "controlplane/autoscale", "controlplane/simulate", "controlplane/admission", "controlplane/crontab", "controlplane/horizontal", "controlplane/indexes", "gateway/balance"}
 
 var impure = []string{"os", "os/exec", "net", "net/http", "log/slog", "log", "io/fs", "syscall", "math/rand"}
 

@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -153,7 +155,8 @@ var (
 // Resources lists every kind, in the order in which a start should create and a
 // namespace's end should delete them.
 var Resources = []*Resource{
-	Namespaces, Nodes, NetworkPolicies, ConfigMaps, Secrets, Functions, Deployments, DaemonSets, StatefulSets, ReplicaSets, ReplicationControllers,
+	Namespaces, Nodes, NetworkPolicies, ConfigMaps, Secrets, Functions, HorizontalPodAutoscalers, CronJobs, Jobs,
+	Deployments, DaemonSets, StatefulSets, ReplicaSets, ReplicationControllers,
 	ControllerRevisions, PodDisruptionBudgets, Pods, StorageClasses, PersistentVolumes, PersistentVolumeClaims, Services, Endpoints, EndpointSlices, IngressClasses, Ingresses, Leases, Events,
 }
 
@@ -205,6 +208,8 @@ var Scheme = sync.OnceValue(func() *runtime.Scheme {
 	utilruntime.Must(coordinationv1.AddToScheme(s))
 	utilruntime.Must(policyv1.AddToScheme(s))
 	utilruntime.Must(storagev1.AddToScheme(s))
+	utilruntime.Must(batchv1.AddToScheme(s))
+	utilruntime.Must(autoscalingv2.AddToScheme(s))
 	fn := schema.GroupVersion{Group: FunctionGroup, Version: "v1"}
 	s.AddKnownTypes(fn, &Function{}, &FunctionList{})
 	metav1.AddToGroupVersion(s, fn)

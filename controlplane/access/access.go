@@ -262,6 +262,8 @@ func allowPath(node string, r Request) string {
 	}
 	reads := r.Verb == "get" || r.Verb == "head"
 	switch {
+	case strings.HasPrefix(r.Path, MetricsRoot+"/"):
+		return "a node knows what its own pods use"
 	case r.Path == ServersPath && reads:
 		return ""
 	case strings.HasPrefix(r.Path, ImagesRoot+"/") && reads:
@@ -274,6 +276,9 @@ func allowPath(node string, r Request) string {
 	}
 	return "nodes have no business there"
 }
+
+// MetricsRoot is the path of what nodes and pods use.
+const MetricsRoot = "/apis/metrics.k8s.io/v1beta1"
 
 // Paths beside the objects' that the API server's door has for nodes.
 const (

@@ -191,6 +191,8 @@ func TestWhatANodeMayDo(t *testing.T) {
 		{Request{Verb: "post", Path: AgentsRoot + "/n2/agent/pods"}, false},
 		{Request{Verb: "get", Path: AgentsRoot + "/n1/agent/pods"}, false},
 		{Request{Verb: "get", Path: "/version"}, true},
+		{Request{Verb: "get", Path: "/apis/metrics.k8s.io/v1beta1"}, true},
+		{Request{Verb: "get", Path: MetricsRoot + "/namespaces/d/pods"}, false},
 		{Request{Verb: "get", Path: "/metrics"}, false},
 	} {
 		if err := Allow(t.Context(), u, tt.q, o); (err == nil) != tt.want || err != nil && !apierrors.IsForbidden(err) {

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -94,6 +96,12 @@ func Default(obj api.Object) {
 		defaultClaim(o)
 	case *storagev1.StorageClass:
 		defaultStorageClass(o)
+	case *batchv1.Job:
+		defaultJob(o)
+	case *batchv1.CronJob:
+		defaultCronJob(o)
+	case *autoscalingv2.HorizontalPodAutoscaler:
+		defaultAutoscaler(o)
 	case *discoveryv1.EndpointSlice:
 		defaultEndpointSlice(o)
 	case *networkingv1.Ingress:
@@ -140,6 +148,12 @@ func Validate(obj api.Object) field.ErrorList {
 		return validateClaim(o)
 	case *storagev1.StorageClass:
 		return validateStorageClass(o)
+	case *batchv1.Job:
+		return validateJob(o)
+	case *batchv1.CronJob:
+		return validateCronJob(o)
+	case *autoscalingv2.HorizontalPodAutoscaler:
+		return validateAutoscaler(o)
 	case *policyv1.PodDisruptionBudget:
 		return validateDisruptionBudget(o)
 	case *discoveryv1.EndpointSlice:
@@ -188,6 +202,8 @@ func ValidateUpdate(obj, old api.Object) field.ErrorList {
 		return validateClaimUpdate(o, old.(*corev1.PersistentVolumeClaim))
 	case *storagev1.StorageClass:
 		return validateStorageClassUpdate(o, old.(*storagev1.StorageClass))
+	case *batchv1.Job:
+		return validateJobUpdate(o, old.(*batchv1.Job))
 	case *discoveryv1.EndpointSlice:
 		return immutable(o.AddressType, old.(*discoveryv1.EndpointSlice).AddressType, field.NewPath("addressType"))
 	case *networkingv1.IngressClass:

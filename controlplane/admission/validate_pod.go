@@ -101,6 +101,27 @@ func validatePlacement(s *corev1.PodSpec, p *field.Path) field.ErrorList {
 		errs = append(errs, required(c.TopologyKey, at.Child("topologyKey"))...)
 		errs = append(errs, oneOf(c.WhenUnsatisfiable, at.Child("whenUnsatisfiable"), corev1.DoNotSchedule, corev1.ScheduleAnyway)...)
 		errs = append(errs, metavalidation.ValidateLabelSelector(c.LabelSelector, metavalidation.LabelSelectorValidationOptions{}, at.Child("labelSelector"))...)
+		errs = append(errs, validateSpread(&c, at)...)
+	}
+	return errs
+}
+
+// validateSpread checks what a topology spread constraint may say besides.
+func validateSpread(c *corev1.TopologySpreadConstraint, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if d := c.MinDomains; d != nil {
+		errs = append(errs, atLeast(int64(*d), 1, p.Child("minDomains"))...)
+		if c.WhenUnsatisfiable != corev1.DoNotSchedule {
+			errs = append(errs, field.Invalid(p.Child("minDomains"), *d, "can only use minDomains if whenUnsatisfiable=DoNotSchedule"))
+		}
+	}
+	for name, v := range map[string]*corev1.NodeInclusionPolicy{"nodeAffinityPolicy": c.NodeAffinityPolicy, "nodeTaintsPolicy": c.NodeTaintsPolicy} {
+		if v != nil {
+			errs = append(errs, oneOf(*v, p.Child(name), corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore)...)
+		}
+	}
+	if len(c.MatchLabelKeys) > 0 && c.LabelSelector == nil {
+		errs = append(errs, field.Forbidden(p.Child("matchLabelKeys"), "must not be specified when labelSelector is not set"))
 	}
 	return errs
 }

@@ -2,6 +2,7 @@ package admission
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -137,15 +138,22 @@ func mismatch(spec *field.Path, template map[string]string) *field.Error {
 	return field.Invalid(spec.Child("template", "metadata", "labels"), template, "`selector` does not match template `labels`")
 }
 
+// validateTemplate is for pods that are to run for ever.
 func validateTemplate(t *corev1.PodTemplateSpec, p *field.Path) field.ErrorList {
+	spec := p.Child("spec")
+	errs := validateAnyTemplate(t, p, corev1.RestartPolicyAlways)
+	if t.Spec.ActiveDeadlineSeconds != nil {
+		errs = append(errs, field.Forbidden(spec.Child("activeDeadlineSeconds"), "a controller's pods have no deadline"))
+	}
+	return errs
+}
+
+func validateAnyTemplate(t *corev1.PodTemplateSpec, p *field.Path, allowed ...corev1.RestartPolicy) field.ErrorList {
 	spec := p.Child("spec")
 	errs := metavalidation.ValidateLabels(t.Labels, p.Child("metadata", "labels"))
 	errs = append(errs, validatePodSpec(&t.Spec, spec)...)
-	if t.Spec.RestartPolicy != corev1.RestartPolicyAlways {
-		errs = append(errs, field.NotSupported(spec.Child("restartPolicy"), t.Spec.RestartPolicy, []corev1.RestartPolicy{corev1.RestartPolicyAlways}))
-	}
-	if t.Spec.ActiveDeadlineSeconds != nil {
-		errs = append(errs, field.Forbidden(spec.Child("activeDeadlineSeconds"), "a controller's pods have no deadline"))
+	if !slices.Contains(allowed, t.Spec.RestartPolicy) {
+		errs = append(errs, field.NotSupported(spec.Child("restartPolicy"), t.Spec.RestartPolicy, allowed))
 	}
 	return errs
 }

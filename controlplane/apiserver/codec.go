@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	metricsv1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"github.com/podsnap/podsnap/api"
 )
@@ -39,6 +40,7 @@ func newCodec() *codec {
 	}
 	utilruntime.Must(autoscalingv1.AddToScheme(s))
 	utilruntime.Must(policyv1.AddToScheme(s))
+	utilruntime.Must(metricsv1.AddToScheme(s))
 	s.AddKnownTypes(schema.GroupVersion{Version: "v1"}, bindings()...)
 	c := &codec{serializers: map[string]runtime.SerializerInfo{}}
 	for _, i := range serializer.NewCodecFactory(s).SupportedMediaTypes() {

@@ -98,6 +98,12 @@ func columnsOf(r *api.Resource) []column {
 		return revisionColumns(name, since)
 	case api.StorageClasses, api.PersistentVolumes, api.PersistentVolumeClaims:
 		return storageColumns(r, name, since)
+	case api.Jobs:
+		return jobColumns(name, since)
+	case api.CronJobs:
+		return cronJobColumns(name, since)
+	case api.HorizontalPodAutoscalers:
+		return autoscalerColumns(name, since)
 	case api.PodDisruptionBudgets:
 		number := func(v *intstr.IntOrString) any {
 			if v == nil {

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
+	metricsv1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"github.com/podsnap/podsnap/api"
 )
@@ -72,7 +73,8 @@ func parts(r *api.Resource) []part {
 // categories lists the groups of kinds that kubectl can get at once.
 func categories(r *api.Resource) []string {
 	switch r {
-	case api.Pods, api.Services, api.Deployments, api.DaemonSets, api.StatefulSets, api.ReplicaSets, api.ReplicationControllers, api.Functions:
+	case api.Pods, api.Services, api.Deployments, api.ReplicaSets, api.ReplicationControllers, api.Functions,
+		api.DaemonSets, api.StatefulSets, api.Jobs, api.CronJobs, api.HorizontalPodAutoscalers:
 		return []string{"all"}
 	}
 	return nil
@@ -104,14 +106,13 @@ func discover(resources []*api.Resource) discovery {
 			core.Items = append(core.Items, entry)
 			continue
 		}
-		v := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
-		g := metav1.APIGroup{Name: gv.Group, Versions: []metav1.GroupVersionForDiscovery{v}, PreferredVersion: v}
-		groups.Groups = append(groups.Groups, g)
-		g.TypeMeta = metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"}
-		d["/apis/"+gv.Group] = document{legacy: newBody(g)}
-		d["/apis/"+gv.String()] = document{legacy: newBody(resourceList(gv, byVersion[gv]))}
+		groups.Groups = append(groups.Groups, d.group(gv, resourceList(gv, byVersion[gv])))
 		named.Items = append(named.Items, entry)
 	}
+	groups.Groups = append(groups.Groups, d.group(metricsv1.SchemeGroupVersion, &metav1.APIResourceList{
+		TypeMeta: listType(), GroupVersion: metricsv1.SchemeGroupVersion.String(), APIResources: usageKinds(),
+	}))
+	named.Items = append(named.Items, describeUsage())
 	versions := &metav1.APIVersions{
 		TypeMeta: metav1.TypeMeta{Kind: "APIVersions"}, Versions: []string{"v1"},
 		ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{},
@@ -119,6 +120,37 @@ func discover(resources []*api.Resource) discovery {
 	d["/api"] = document{legacy: newBody(versions), aggregated: newBody(core)}
 	d["/apis"] = document{legacy: newBody(groups), aggregated: newBody(named)}
 	return d
+}
+
+// group adds the documents of a group with one version and answers with what the
+// list of groups has of it.
+func (d discovery) group(gv schema.GroupVersion, resources *metav1.APIResourceList) metav1.APIGroup {
+	v := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
+	g := metav1.APIGroup{Name: gv.Group, Versions: []metav1.GroupVersionForDiscovery{v}, PreferredVersion: v}
+	out := g
+	g.TypeMeta = metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"}
+	d["/apis/"+gv.Group] = document{legacy: newBody(g)}
+	d["/apis/"+gv.String()] = document{legacy: newBody(resources)}
+	return out
+}
+
+func listType() metav1.TypeMeta { return metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"} }
+
+// describeUsage is the aggregated form of usageKinds.
+func describeUsage() discoveryv2.APIGroupDiscovery {
+	v := discoveryv2.APIVersionDiscovery{Version: metricsv1.SchemeGroupVersion.Version, Freshness: discoveryv2.DiscoveryFreshnessCurrent}
+	for _, k := range usageKinds() {
+		r := discoveryv2.APIResourceDiscovery{
+			Resource: k.Name, Verbs: k.Verbs, Scope: discoveryv2.ScopeCluster, ResponseKind: wireKind(metricsv1.SchemeGroupVersion.WithKind(k.Kind)),
+		}
+		if k.Namespaced {
+			r.Scope = discoveryv2.ScopeNamespace
+		}
+		v.Resources = append(v.Resources, r)
+	}
+	g := discoveryv2.APIGroupDiscovery{Versions: []discoveryv2.APIVersionDiscovery{v}}
+	g.Name = metricsv1.GroupName
+	return g
 }
 
 func aggregate() *discoveryv2.APIGroupDiscoveryList {
@@ -153,7 +185,7 @@ func wireKind(k schema.GroupVersionKind) *metav1.GroupVersionKind {
 }
 
 func resourceList(gv schema.GroupVersion, resources []*api.Resource) *metav1.APIResourceList {
-	out := &metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: gv.String()}
+	out := &metav1.APIResourceList{TypeMeta: listType(), GroupVersion: gv.String()}
 	for _, r := range resources {
 		out.APIResources = append(out.APIResources, metav1.APIResource{
 			Name: r.Plural, SingularName: r.Singular, Namespaced: r.Namespaced, Kind: r.Kind,

@@ -92,6 +92,9 @@ func (s *Server) evict(c *call) error {
 	if o.UID == "" {
 		o.UID = pod.UID // for which it was granted
 	}
+	if err := disruption.Mark(c.ctx(), objects, pod, false, disruption.ByEviction, "Eviction API: evicting"); err != nil {
+		return err
+	}
 	if _, err := objects.Delete(c.ctx(), c.resource, c.namespace, c.name, o); err != nil {
 		return err
 	}

@@ -6,12 +6,9 @@ import (
 	"net/http"
 
 	jsonpatch "github.com/evanphx/json-patch/v5"
-	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -20,27 +17,13 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/controlplane/fieldmanager"
+	"github.com/podsnap/podsnap/controlplane/scale"
 )
 
 func scaleKind() schema.GroupVersionKind { return autoscalingv1.SchemeGroupVersion.WithKind("Scale") }
 
-// replicasOf finds where the replicas of a scalable object stand.
-func replicasOf(obj api.Object) (spec **int32, status int32, selector string) {
-	switch o := obj.(type) {
-	case *appsv1.Deployment:
-		return &o.Spec.Replicas, o.Status.Replicas, metav1.FormatLabelSelector(o.Spec.Selector)
-	case *appsv1.StatefulSet:
-		return &o.Spec.Replicas, o.Status.Replicas, metav1.FormatLabelSelector(o.Spec.Selector)
-	case *appsv1.ReplicaSet:
-		return &o.Spec.Replicas, o.Status.Replicas, metav1.FormatLabelSelector(o.Spec.Selector)
-	case *corev1.ReplicationController:
-		return &o.Spec.Replicas, o.Status.Replicas, labels.FormatLabels(o.Spec.Selector)
-	}
-	panic(fmt.Sprintf("apiserver: %T has no replicas", obj))
-}
-
 func scaleOf(obj api.Object) *autoscalingv1.Scale {
-	spec, status, selector := replicasOf(obj)
+	spec, status, selector := scale.Of(obj)
 	s := &autoscalingv1.Scale{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: obj.GetName(), Namespace: obj.GetNamespace(), UID: obj.GetUID(),
@@ -160,7 +143,7 @@ func (s *Server) scale(c *call, objects api.Objects, change func(*autoscalingv1.
 		if want.Spec.Replicas < 0 {
 			return false, negativeReplicas(c, want)
 		}
-		spec, _, _ := replicasOf(obj)
+		spec, _, _ := scale.Of(obj)
 		*spec = &want.Spec.Replicas
 		return want.Spec.Replicas != now.Spec.Replicas, nil
 	})

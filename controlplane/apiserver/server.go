@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/meter"
 )
 
 // Config says what is served and how much of it at once. The zero value of
@@ -59,6 +60,7 @@ type Server struct {
 	calls   chan struct{}
 	streams chan struct{}
 	docs    discovery
+	meter   *meter.Meter
 }
 
 // New checks the configuration and mounts the routes.
@@ -82,8 +84,17 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Agents == nil {
+		cfg.Agents = func(_ context.Context, node string) (api.Agent, error) {
+			return nil, apierrors.NewServiceUnavailable("node " + node + " is not there")
+		}
+	}
+	use, err := meter.New(meter.Config{Agents: cfg.Agents, Log: cfg.Log})
+	if err != nil {
+		return nil, err
+	}
 	s := &Server{
-		cfg: cfg, codec: newCodec(), mux: chi.NewMux(), metrics: m,
+		meter: use, cfg: cfg, codec: newCodec(), mux: chi.NewMux(), metrics: m,
 		calls:   make(chan struct{}, cfg.MaxInFlight),
 		streams: make(chan struct{}, cfg.MaxStreams),
 		docs:    discover(api.Resources),
@@ -129,6 +140,7 @@ func (s *Server) mount() {
 	}
 	s.mountDiscovery()
 	s.mountOpenAPI()
+	s.mountUsage()
 	for _, r := range api.Resources {
 		root := "/" + rootOf(r)
 		collection := root + "/" + r.Plural

@@ -10,18 +10,22 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/controlplane/controller/binder"
+	"github.com/podsnap/podsnap/controlplane/controller/cronjob"
 	"github.com/podsnap/podsnap/controlplane/controller/daemon"
 	"github.com/podsnap/podsnap/controlplane/controller/deployment"
 	"github.com/podsnap/podsnap/controlplane/controller/disruption"
 	"github.com/podsnap/podsnap/controlplane/controller/endpoint"
 	"github.com/podsnap/podsnap/controlplane/controller/function"
 	"github.com/podsnap/podsnap/controlplane/controller/garbage"
+	"github.com/podsnap/podsnap/controlplane/controller/horizontal"
 	"github.com/podsnap/podsnap/controlplane/controller/ingress"
+	"github.com/podsnap/podsnap/controlplane/controller/job"
 	"github.com/podsnap/podsnap/controlplane/controller/loadbalancer"
 	"github.com/podsnap/podsnap/controlplane/controller/namespace"
 	"github.com/podsnap/podsnap/controlplane/controller/node"
 	"github.com/podsnap/podsnap/controlplane/controller/replicas"
 	"github.com/podsnap/podsnap/controlplane/controller/stateful"
+	"github.com/podsnap/podsnap/controlplane/meter"
 	"github.com/podsnap/podsnap/controlplane/view"
 	"github.com/podsnap/podsnap/internal/record"
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,6 +45,10 @@ type Config struct {
 	// Place picks nodes for new pods of sets, see replicas.Config; nil leaves
 	// all to the scheduler.
 	Place func(*corev1.Pod) (node string, settle func(created *corev1.Pod))
+
+	// Use answers with what nodes and their pods use; nil runs no autoscalers but
+	// those of functions.
+	Use func(ctx context.Context, nodes ...string) map[string]meter.Node
 
 	Grace      time.Duration // a node whose lease is older is lost; 0 is 4 s
 	EvictAfter time.Duration // how long pods stay on one that is not ready; 0 is 2 s
@@ -76,6 +84,8 @@ func New(c Config) *Controllers {
 	cs.add(daemon.New(daemon.Config{Objects: c.Objects, View: v, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(stateful.New(stateful.Config{Objects: c.Objects, View: v, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(binder.New(binder.Config{Objects: c.Objects, View: v, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
+	cs.add(job.New(job.Config{Objects: c.Objects, View: v, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
+	cs.add(cronjob.New(cronjob.Config{Objects: c.Objects, View: v, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(disruption.New(disruption.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(endpoint.New(endpoint.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(loadbalancer.New(loadbalancer.Config{Objects: c.Objects, View: v, Record: rec, Reserved: c.Reserved, Log: c.Log, Metrics: c.Metrics}).Run)
@@ -85,6 +95,9 @@ func New(c Config) *Controllers {
 	}).Run)
 	cs.add(garbage.New(garbage.Config{Objects: c.Objects, View: v, Ended: c.Ended, NodeGone: c.NodeGone, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(namespace.New(namespace.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)
+	if c.Use != nil {
+		cs.add(horizontal.New(horizontal.Config{Objects: c.Objects, View: v, Use: c.Use, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
+	}
 	if c.Apply != nil {
 		cs.add(function.New(function.Config{Objects: c.Objects, View: v, Apply: c.Apply, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
 	}

@@ -10,6 +10,7 @@ import (
 // fact is what a comment says of a field or a type.
 type fact struct {
 	atomic   bool            // has one owner as a whole
+	granular bool            // has not, though its type is atomic
 	set      bool            // a list of values of which each is there once
 	keys     []string        // a list of which each element has these, and no other the same
 	fallback json.RawMessage // what the field is when it is left away
@@ -34,6 +35,8 @@ var facts = sync.OnceValue(func() map[string]fact {
 			switch key {
 			case "atomic":
 				f.atomic = true
+			case "granular":
+				f.granular = true
 			case "set":
 				f.set = true
 			case "optional":

@@ -146,6 +146,8 @@ func typeFacts(pkg string, s *ast.TypeSpec, m map[string][]string) []string {
 			facts = append(facts, "keys="+strings.Join(m["listMapKey"], ","))
 		case slices.Contains(m["listType"], "set"):
 			facts = append(facts, "set")
+		case slices.Contains(m["structType"], "granular"):
+			facts = append(facts, "granular")
 		case slices.Contains(m["mapType"], "atomic"), slices.Contains(m["structType"], "atomic"),
 			slices.Contains(m["listType"], "atomic") && strings.Contains(tag, "patchStrategy"): // which else says the contrary
 			facts = append(facts, "atomic")

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"sigs.k8s.io/structured-merge-diff/v6/schema"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
@@ -15,6 +16,18 @@ import (
 
 // anything is the type of what may be any JSON; it has one owner as a whole.
 const anything = "__untyped_atomic_"
+
+// something is the type of what may be any JSON, where each field of an object has
+// an owner of its own.
+const something = "__untyped_deduced_"
+
+func deduced() schema.Atom {
+	return schema.Atom{
+		Scalar: new(schema.Untyped),
+		List:   &schema.List{ElementType: named(anything), ElementRelationship: schema.Atomic},
+		Map:    &schema.Map{ElementType: named(something), ElementRelationship: schema.Separable},
+	}
+}
 
 var merging = sync.OnceValue(newMerging)
 
@@ -29,7 +42,7 @@ func newMerging() *typed.Parser {
 		Scalar: new(schema.Untyped),
 		List:   &schema.List{ElementType: ref, ElementRelationship: schema.Atomic},
 		Map:    &schema.Map{ElementType: ref, ElementRelationship: schema.Atomic},
-	}))
+	}), sch(something, deduced()))
 	for _, name := range slices.Sorted(maps.Keys(types)) {
 		p.Schema.Types = append(p.Schema.Types, sch(name, atomOf(types[name])))
 	}
@@ -49,11 +62,14 @@ func atomOf(t reflect.Type) schema.Atom {
 	if s, ok := scalarOf(t); ok {
 		return scalarAtom(s)
 	}
-	if free(t) {
+	if free(t) && t != reflect.TypeFor[runtime.RawExtension]() {
 		// What it is inside is nobody's business: it is one value.
 		return schema.Atom{Map: &schema.Map{ElementType: named(anything), ElementRelationship: schema.Atomic}}
 	}
 	m := &schema.Map{}
+	if t.NumField() == 0 || t == reflect.TypeFor[runtime.RawExtension]() {
+		m.ElementType = schema.TypeRef{Inlined: deduced()}
+	}
 	if facts()[pathOf(t)].atomic {
 		m.ElementRelationship = schema.Atomic
 	}
@@ -83,6 +99,8 @@ func (f field) ref() schema.TypeRef {
 		}
 	case ref.Inlined.Map != nil && f.fact.atomic:
 		ref.Inlined.Map.ElementRelationship = schema.Atomic
+	case ref.NamedType != nil && f.fact.granular:
+		ref.ElementRelationship = new(schema.Separable)
 	case ref.NamedType != nil && f.fact.atomic:
 		ref.ElementRelationship = new(schema.Atomic)
 	}
@@ -91,6 +109,9 @@ func (f field) ref() schema.TypeRef {
 
 func refOf(t reflect.Type) schema.TypeRef {
 	t = elem(t)
+	if t == reflect.TypeFor[runtime.RawExtension]() {
+		return named(anything)
+	}
 	if t.Kind() == reflect.Struct {
 		return named(nameOf(t))
 	}

@@ -80,15 +80,16 @@ type neighbours struct {
 	far    map[place]bool    // forbidden by the pod's own anti-affinity
 	barred map[place]bool    // forbidden by the anti-affinity of pods that are there
 	liked  map[place]int64   // by preferred terms
+	crowds []crowd           // per topology spread constraint
 }
 
 // look walks the assigned pods once; pods without any affinity in a cluster
 // without any anti-affinity cost nothing.
 func look(c *Cluster, r *request) *neighbours {
-	if len(r.affinity)+len(r.antiAffinity)+len(r.wishes)+len(c.anti) == 0 {
+	if len(r.affinity)+len(r.antiAffinity)+len(r.wishes)+len(r.spreads)+len(c.anti) == 0 {
 		return nil
 	}
-	n := &neighbours{far: map[place]bool{}, barred: map[place]bool{}, liked: map[place]int64{}}
+	n := &neighbours{far: map[place]bool{}, barred: map[place]bool{}, liked: map[place]int64{}, crowds: crowds(c, r)}
 	for _, p := range c.anti {
 		for i := range p.r.antiAffinity {
 			t := &p.r.antiAffinity[i]
@@ -160,10 +161,10 @@ func (n *neighbours) forbids(r *request, on *node) string {
 			return reasonExistingAntiAffinity
 		}
 	}
-	return ""
+	return n.uneven(r, on)
 }
 
-func (n *neighbours) score(on *node) int64 {
+func (n *neighbours) score(r *request, on *node) int64 {
 	if n == nil {
 		return 0
 	}
@@ -173,5 +174,5 @@ func (n *neighbours) score(on *node) int64 {
 			s += w
 		}
 	}
-	return s
+	return s + n.evenness(r, on)
 }

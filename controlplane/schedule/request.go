@@ -81,6 +81,7 @@ type request struct {
 	affinity     []term // required
 	antiAffinity []term // required
 	wishes       []weighted
+	spreads      []spread
 	images       []string
 	ask          *storage.Ask // of its claims
 }
@@ -96,6 +97,7 @@ func newRequest(pod *corev1.Pod) *request {
 		r.wish.memory = leastMemory
 	}
 	r.group = groupOf(pod)
+	r.spreads = spreads(pod)
 	for i := range pod.Spec.Containers {
 		for _, p := range pod.Spec.Containers[i].Ports {
 			if p.HostPort > 0 {

@@ -65,7 +65,7 @@ func measure(r *request, n *node, nb *neighbours) raw {
 	if r.preferred != nil {
 		o.preferred = r.preferred.Score(n.node)
 	}
-	o.neighbours = nb.score(n)
+	o.neighbours = nb.score(r, n)
 	return o
 }
 

@@ -251,7 +251,7 @@ func (s *Scheduler) decide(key types.NamespacedName, pod *corev1.Pod, now time.T
 	w.tries++
 	w.last = now
 	w.parked = node == ""
-	w.sociable = pod.Spec.Affinity != nil && pod.Spec.Affinity.PodAffinity != nil
+	w.sociable = pod.Spec.Affinity != nil && pod.Spec.Affinity.PodAffinity != nil || len(pod.Spec.TopologySpreadConstraints) > 0
 	w.stored = ask != nil || never != ""
 	if node == "" {
 		return "", why, w, nil

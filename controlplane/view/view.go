@@ -10,6 +10,8 @@ import (
 	"github.com/podsnap/podsnap/internal/mirror"
 	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -22,7 +24,7 @@ import (
 
 // The indexes, by name, and what their keys are.
 const (
-	Owner      = "owner"      // pods, replica sets: UID of the controlling owner
+	Owner      = "owner"      // pods, replica sets, jobs: UID of the controlling owner
 	Orphan     = "orphan"     // pods, replica sets: namespace, of those that have no controlling owner
 	Dependents = "dependents" // every kind: UID of each owner
 	Namespace  = "namespace"  // every namespaced kind: namespace
@@ -35,29 +37,32 @@ const (
 
 // View is the set of mirrors. Its objects are immutable.
 type View struct {
-	Namespaces             *mirror.Mirror[*corev1.Namespace]
-	Nodes                  *mirror.Mirror[*corev1.Node]
-	NetworkPolicies        *mirror.Mirror[*networkingv1.NetworkPolicy]
-	ConfigMaps             *mirror.Mirror[*corev1.ConfigMap]
-	Secrets                *mirror.Mirror[*corev1.Secret]
-	Functions              *mirror.Mirror[*api.Function]
-	Deployments            *mirror.Mirror[*appsv1.Deployment]
-	DaemonSets             *mirror.Mirror[*appsv1.DaemonSet]
-	StatefulSets           *mirror.Mirror[*appsv1.StatefulSet]
-	ControllerRevisions    *mirror.Mirror[*appsv1.ControllerRevision]
-	StorageClasses         *mirror.Mirror[*storagev1.StorageClass]
-	PersistentVolumes      *mirror.Mirror[*corev1.PersistentVolume]
-	PersistentVolumeClaims *mirror.Mirror[*corev1.PersistentVolumeClaim]
-	PodDisruptionBudgets   *mirror.Mirror[*policyv1.PodDisruptionBudget]
-	ReplicaSets            *mirror.Mirror[*appsv1.ReplicaSet]
-	ReplicationControllers *mirror.Mirror[*corev1.ReplicationController]
-	Pods                   *mirror.Mirror[*corev1.Pod]
-	Services               *mirror.Mirror[*corev1.Service]
-	Endpoints              *mirror.Mirror[*corev1.Endpoints]
-	EndpointSlices         *mirror.Mirror[*discoveryv1.EndpointSlice]
-	IngressClasses         *mirror.Mirror[*networkingv1.IngressClass]
-	Ingresses              *mirror.Mirror[*networkingv1.Ingress]
-	Leases                 *mirror.Mirror[*coordinationv1.Lease]
+	Namespaces               *mirror.Mirror[*corev1.Namespace]
+	Nodes                    *mirror.Mirror[*corev1.Node]
+	NetworkPolicies          *mirror.Mirror[*networkingv1.NetworkPolicy]
+	ConfigMaps               *mirror.Mirror[*corev1.ConfigMap]
+	Secrets                  *mirror.Mirror[*corev1.Secret]
+	Functions                *mirror.Mirror[*api.Function]
+	Deployments              *mirror.Mirror[*appsv1.Deployment]
+	HorizontalPodAutoscalers *mirror.Mirror[*autoscalingv2.HorizontalPodAutoscaler]
+	CronJobs                 *mirror.Mirror[*batchv1.CronJob]
+	Jobs                     *mirror.Mirror[*batchv1.Job]
+	DaemonSets               *mirror.Mirror[*appsv1.DaemonSet]
+	StatefulSets             *mirror.Mirror[*appsv1.StatefulSet]
+	ControllerRevisions      *mirror.Mirror[*appsv1.ControllerRevision]
+	StorageClasses           *mirror.Mirror[*storagev1.StorageClass]
+	PersistentVolumes        *mirror.Mirror[*corev1.PersistentVolume]
+	PersistentVolumeClaims   *mirror.Mirror[*corev1.PersistentVolumeClaim]
+	PodDisruptionBudgets     *mirror.Mirror[*policyv1.PodDisruptionBudget]
+	ReplicaSets              *mirror.Mirror[*appsv1.ReplicaSet]
+	ReplicationControllers   *mirror.Mirror[*corev1.ReplicationController]
+	Pods                     *mirror.Mirror[*corev1.Pod]
+	Services                 *mirror.Mirror[*corev1.Service]
+	Endpoints                *mirror.Mirror[*corev1.Endpoints]
+	EndpointSlices           *mirror.Mirror[*discoveryv1.EndpointSlice]
+	IngressClasses           *mirror.Mirror[*networkingv1.IngressClass]
+	Ingresses                *mirror.Mirror[*networkingv1.Ingress]
+	Leases                   *mirror.Mirror[*coordinationv1.Lease]
 
 	// Kinds are the same mirrors without their types, in api.Resources' order.
 	Kinds []Kind
@@ -67,33 +72,37 @@ type View struct {
 func New(o api.Objects, log *slog.Logger) *View {
 	opts := mirror.Options{Log: log}
 	v := &View{
-		Namespaces:             mirror.New[*corev1.Namespace](o, api.Namespaces, opts),
-		Nodes:                  mirror.New[*corev1.Node](o, api.Nodes, opts),
-		NetworkPolicies:        mirror.New[*networkingv1.NetworkPolicy](o, api.NetworkPolicies, opts),
-		ConfigMaps:             mirror.New[*corev1.ConfigMap](o, api.ConfigMaps, opts),
-		Secrets:                mirror.New[*corev1.Secret](o, api.Secrets, opts),
-		Functions:              mirror.New[*api.Function](o, api.Functions, opts),
-		Deployments:            mirror.New[*appsv1.Deployment](o, api.Deployments, opts),
-		DaemonSets:             mirror.New[*appsv1.DaemonSet](o, api.DaemonSets, opts),
-		StatefulSets:           mirror.New[*appsv1.StatefulSet](o, api.StatefulSets, opts),
-		ControllerRevisions:    mirror.New[*appsv1.ControllerRevision](o, api.ControllerRevisions, opts),
-		StorageClasses:         mirror.New[*storagev1.StorageClass](o, api.StorageClasses, opts),
-		PersistentVolumes:      mirror.New[*corev1.PersistentVolume](o, api.PersistentVolumes, opts),
-		PersistentVolumeClaims: mirror.New[*corev1.PersistentVolumeClaim](o, api.PersistentVolumeClaims, opts),
-		PodDisruptionBudgets:   mirror.New[*policyv1.PodDisruptionBudget](o, api.PodDisruptionBudgets, opts),
-		ReplicaSets:            mirror.New[*appsv1.ReplicaSet](o, api.ReplicaSets, opts),
-		ReplicationControllers: mirror.New[*corev1.ReplicationController](o, api.ReplicationControllers, opts),
-		Pods:                   mirror.New[*corev1.Pod](o, api.Pods, opts),
-		Services:               mirror.New[*corev1.Service](o, api.Services, opts),
-		Endpoints:              mirror.New[*corev1.Endpoints](o, api.Endpoints, opts),
-		EndpointSlices:         mirror.New[*discoveryv1.EndpointSlice](o, api.EndpointSlices, opts),
-		IngressClasses:         mirror.New[*networkingv1.IngressClass](o, api.IngressClasses, opts),
-		Ingresses:              mirror.New[*networkingv1.Ingress](o, api.Ingresses, opts),
-		Leases:                 mirror.New[*coordinationv1.Lease](o, api.Leases, opts),
+		Namespaces:               mirror.New[*corev1.Namespace](o, api.Namespaces, opts),
+		Nodes:                    mirror.New[*corev1.Node](o, api.Nodes, opts),
+		NetworkPolicies:          mirror.New[*networkingv1.NetworkPolicy](o, api.NetworkPolicies, opts),
+		ConfigMaps:               mirror.New[*corev1.ConfigMap](o, api.ConfigMaps, opts),
+		Secrets:                  mirror.New[*corev1.Secret](o, api.Secrets, opts),
+		Functions:                mirror.New[*api.Function](o, api.Functions, opts),
+		Deployments:              mirror.New[*appsv1.Deployment](o, api.Deployments, opts),
+		HorizontalPodAutoscalers: mirror.New[*autoscalingv2.HorizontalPodAutoscaler](o, api.HorizontalPodAutoscalers, opts),
+		CronJobs:                 mirror.New[*batchv1.CronJob](o, api.CronJobs, opts),
+		Jobs:                     mirror.New[*batchv1.Job](o, api.Jobs, opts),
+		DaemonSets:               mirror.New[*appsv1.DaemonSet](o, api.DaemonSets, opts),
+		StatefulSets:             mirror.New[*appsv1.StatefulSet](o, api.StatefulSets, opts),
+		ControllerRevisions:      mirror.New[*appsv1.ControllerRevision](o, api.ControllerRevisions, opts),
+		StorageClasses:           mirror.New[*storagev1.StorageClass](o, api.StorageClasses, opts),
+		PersistentVolumes:        mirror.New[*corev1.PersistentVolume](o, api.PersistentVolumes, opts),
+		PersistentVolumeClaims:   mirror.New[*corev1.PersistentVolumeClaim](o, api.PersistentVolumeClaims, opts),
+		PodDisruptionBudgets:     mirror.New[*policyv1.PodDisruptionBudget](o, api.PodDisruptionBudgets, opts),
+		ReplicaSets:              mirror.New[*appsv1.ReplicaSet](o, api.ReplicaSets, opts),
+		ReplicationControllers:   mirror.New[*corev1.ReplicationController](o, api.ReplicationControllers, opts),
+		Pods:                     mirror.New[*corev1.Pod](o, api.Pods, opts),
+		Services:                 mirror.New[*corev1.Service](o, api.Services, opts),
+		Endpoints:                mirror.New[*corev1.Endpoints](o, api.Endpoints, opts),
+		EndpointSlices:           mirror.New[*discoveryv1.EndpointSlice](o, api.EndpointSlices, opts),
+		IngressClasses:           mirror.New[*networkingv1.IngressClass](o, api.IngressClasses, opts),
+		Ingresses:                mirror.New[*networkingv1.Ingress](o, api.Ingresses, opts),
+		Leases:                   mirror.New[*coordinationv1.Lease](o, api.Leases, opts),
 	}
 	v.Kinds = []Kind{
 		kindOf(api.Namespaces, v.Namespaces), kindOf(api.Nodes, v.Nodes), kindOf(api.NetworkPolicies, v.NetworkPolicies), kindOf(api.ConfigMaps, v.ConfigMaps),
-		kindOf(api.Secrets, v.Secrets), kindOf(api.Functions, v.Functions), kindOf(api.Deployments, v.Deployments),
+		kindOf(api.Secrets, v.Secrets), kindOf(api.Functions, v.Functions),
+		kindOf(api.HorizontalPodAutoscalers, v.HorizontalPodAutoscalers), kindOf(api.CronJobs, v.CronJobs), kindOf(api.Jobs, v.Jobs), kindOf(api.Deployments, v.Deployments),
 		kindOf(api.DaemonSets, v.DaemonSets), kindOf(api.StatefulSets, v.StatefulSets), kindOf(api.ReplicaSets, v.ReplicaSets), kindOf(api.ReplicationControllers, v.ReplicationControllers),
 		kindOf(api.ControllerRevisions, v.ControllerRevisions), kindOf(api.PodDisruptionBudgets, v.PodDisruptionBudgets), kindOf(api.Pods, v.Pods),
 		kindOf(api.StorageClasses, v.StorageClasses), kindOf(api.PersistentVolumes, v.PersistentVolumes), kindOf(api.PersistentVolumeClaims, v.PersistentVolumeClaims), kindOf(api.Services, v.Services), kindOf(api.Endpoints, v.Endpoints),
@@ -116,6 +125,7 @@ func New(o api.Objects, log *slog.Logger) *View {
 		}
 		return nil
 	})
+	v.Jobs.Index(Owner, ownerKey[*batchv1.Job])
 	v.ReplicaSets.Index(Owner, ownerKey[*appsv1.ReplicaSet])
 	v.ReplicaSets.Index(Orphan, orphanKey[*appsv1.ReplicaSet])
 	v.Services.Index(Selector, func(s *corev1.Service) []string {

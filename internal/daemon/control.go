@@ -19,6 +19,7 @@ import (
 	"github.com/podsnap/podsnap/controlplane/controller"
 	"github.com/podsnap/podsnap/controlplane/fleet"
 	"github.com/podsnap/podsnap/controlplane/leader"
+	"github.com/podsnap/podsnap/controlplane/meter"
 	"github.com/podsnap/podsnap/controlplane/scheduler"
 	"github.com/podsnap/podsnap/controlplane/soft"
 	"github.com/podsnap/podsnap/controlplane/store"
@@ -113,7 +114,13 @@ func (k *control) startDeciding(ctx context.Context, agents func(context.Context
 		return err
 	}
 	sched := scheduler.New(scheduler.Config{Objects: k.objects, Log: k.log, Metrics: k.metrics})
-	controllers := controller.New(controller.Config{Objects: k.objects, Apply: functions.Apply, Place: sched.Place, Reserved: k.c.ports(), Log: k.log, Metrics: k.metrics})
+	use, err := meter.New(meter.Config{Agents: agents, Log: k.log})
+	if err != nil {
+		return err
+	}
+	controllers := controller.New(controller.Config{
+		Objects: k.objects, Apply: functions.Apply, Place: sched.Place, Use: use.Read, Reserved: k.c.ports(), Log: k.log, Metrics: k.metrics,
+	})
 	k.stack.start(ctx, "controllers", controllers.Run)
 	k.stack.start(ctx, "scheduler", sched.Run)
 	k.stack.start(ctx, "fleet", k.fleet.Run)

@@ -240,6 +240,15 @@ func (w *Worker) containerSpec(ctx context.Context, a Action, p *corev1.Pod, sb 
 	if err != nil {
 		return runtime.ContainerSpec{}, err
 	}
+	if !isFunction(p) {
+		last, ok, err := w.c.Volumes.Message(p, c, a.Attempt)
+		if err != nil {
+			return runtime.ContainerSpec{}, err
+		}
+		if ok {
+			mounts = append(mounts, last)
+		}
+	}
 	path := LogPath(w.c.LogDir, p, c.Name, a.Attempt)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return runtime.ContainerSpec{}, err

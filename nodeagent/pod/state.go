@@ -26,6 +26,7 @@ type State struct {
 
 	Frozen bool            // its processes are stopped, or are about to be: it is idle
 	Stop   *Stop           // set: the pod has to end
+	Over   bool            // because it was active for longer than it may
 	Ending Fault           // of Finish
 	Busy   map[string]bool // keys of the actions under way
 
@@ -207,6 +208,27 @@ func (s *State) End(mode Mode, grace time.Duration, now time.Time) {
 		next.Deadline = deadline
 	}
 	s.Stop = &next
+}
+
+// Expire makes a pod stop that has been active for as long as it may.
+func (s *State) Expire(now time.Time) {
+	at := s.expiry()
+	if at.IsZero() || now.Before(at) || s.Over || s.Done || s.Stop != nil || s.Final != nil {
+		return
+	}
+	if phase := s.phase(); phase == corev1.PodSucceeded || phase == corev1.PodFailed {
+		return
+	}
+	s.Over = true
+	s.End(Evict, graceOf(s.Pod), now)
+}
+
+// expiry is when a pod has been active for as long as it may; zero is never.
+func (s *State) expiry() time.Time {
+	if s.Pod.Spec.ActiveDeadlineSeconds == nil {
+		return time.Time{}
+	}
+	return s.StartTime.Add(time.Duration(*s.Pod.Spec.ActiveDeadlineSeconds) * time.Second)
 }
 
 func graceOf(p *corev1.Pod) time.Duration {

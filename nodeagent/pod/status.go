@@ -27,6 +27,9 @@ func (s *State) status(now time.Time) corev1.PodStatus {
 		Phase:              s.phase(), StartTime: &start, QOSClass: rules.QOS(s.Pod),
 		NominatedNodeName: s.Pod.Status.NominatedNodeName,
 	}
+	if s.Over && st.Phase == corev1.PodFailed {
+		st.Reason, st.Message = "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"
+	}
 	if s.HostIP != "" {
 		st.HostIP, st.HostIPs = s.HostIP, []corev1.HostIP{{IP: s.HostIP}}
 	}
@@ -76,6 +79,8 @@ func (s *State) phase() corev1.PodPhase {
 		}
 	}
 	switch {
+	case s.Over && (over || !s.anyAlive()):
+		return corev1.PodFailed
 	case kept && s.Prev.Phase != "":
 		return s.Prev.Phase
 	case over && !kept && failed:

@@ -93,6 +93,7 @@ func Step(s *State, now time.Time) Result {
 	case phase == corev1.PodSucceeded || phase == corev1.PodFailed:
 		st.r.Final = true
 	default:
+		st.wait(s.expiry())
 		st.run()
 	}
 	st.r.Status = s.status(now)

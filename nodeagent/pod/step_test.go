@@ -40,6 +40,7 @@ type play struct {
 //	dead         the pause process ends
 //	probe c      a result: kind=, ok
 //	tick d       time passes
+//	expire       what has been active for too long has to end
 //	stop         the pod has to end: mode=, grace=
 //	drained      the pod is annotated as drained
 //	stored       the last status is in Objects
@@ -114,6 +115,8 @@ func (p *play) run(t *testing.T, d *datadriven.TestData) string {
 	case "probe":
 		name := d.CmdArgs[0].Key
 		p.s.Probed(name, p.s.Containers[name].Current.ID, probe.Result{Kind: probe.Kind(arg("kind", "Readiness")), OK: has("ok")})
+	case "expire":
+		p.s.Expire(p.now)
 	case "tick":
 		by, err := time.ParseDuration(d.CmdArgs[0].Key)
 		if err != nil {

@@ -101,6 +101,11 @@ func NewWorker(c Config, p *corev1.Pod, sandbox *runtime.Sandbox) *Worker {
 		log: c.Log.With(slog.String("pod", p.Namespace+"/"+p.Name), slog.String("uid", string(p.UID))),
 	}
 	w.wasReady = isReady(&p.Status)
+	for _, c := range w.s.Containers {
+		if c.Current != nil && c.Current.State == runtime.Exited {
+			w.hear(c) // it ended while nobody looked
+		}
+	}
 	w.frost.still = frozenIn(sandbox)
 	w.s.Frozen = w.frost.still != nil
 	return w
@@ -217,6 +222,7 @@ func (w *Worker) drain() {
 // step decides, begins what has to be done and answers with when to look again.
 func (w *Worker) step(ctx context.Context) time.Time {
 	now := time.Now()
+	w.s.Expire(now)
 	r := Step(w.s, now)
 	if r.Final {
 		w.s.Final = r.Status.DeepCopy()
@@ -289,7 +295,7 @@ func (w *Worker) exited(e runtime.Exit) {
 		w.s.SandboxDied(e.Sandbox)
 		return
 	}
-	if !w.s.Exited(e.Container, e) && w.s.starting() {
+	if !w.ended(e) && w.s.starting() {
 		w.early = append(w.early, e)
 	}
 }
@@ -303,7 +309,7 @@ func (w *Worker) late() {
 		switch {
 		case e.Sandbox == w.s.Sandbox.ID && e.Container == "":
 			w.s.SandboxDied(e.Sandbox)
-		case e.Sandbox == w.s.Sandbox.ID && w.s.Exited(e.Container, e):
+		case e.Sandbox == w.s.Sandbox.ID && w.ended(e):
 		default:
 			w.early = append(w.early, e)
 		}

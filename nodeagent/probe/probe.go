@@ -1,5 +1,5 @@
 // Package probe asks containers whether they have started, are alive and are
-// ready: by HTTP, by a TCP connection or by a command.
+// ready: by HTTP, by a TCP connection, by gRPC or by a command.
 package probe
 
 import (
@@ -52,8 +52,10 @@ func (p *Prober) Check(ctx context.Context, spec *corev1.Probe, t Target) error 
 		err = p.tcp(ctx, spec.TCPSocket, t)
 	case spec.Exec != nil:
 		err = command(ctx, spec.Exec, t)
+	case spec.GRPC != nil:
+		err = p.grpc(ctx, spec.GRPC, t)
 	default:
-		return errors.New("the probe has no httpGet, tcpSocket or exec (others are not supported)")
+		return errors.New("the probe has no httpGet, tcpSocket, exec or grpc")
 	}
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -55,6 +55,8 @@ func TestPlatform(t *testing.T) {
 		{"host ports", ports},
 		{"guestbook", func(t *testing.T, p *platform.Platform) { guestbook(t, p, secure) }},
 		{"stateful", stateful},
+		{"jobs", jobs},
+		{"autoscaling", autoscaling},
 		{"dashboards", dashboards},
 	} {
 		if !t.Run(c.name, func(t *testing.T) { c.run(t, p) }) {

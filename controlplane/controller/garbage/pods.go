@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/disruption"
 	"github.com/podsnap/podsnap/controlplane/podstate"
 	"github.com/podsnap/podsnap/controlplane/view"
 	corev1 "k8s.io/api/core/v1"
@@ -80,6 +81,11 @@ func (r *Controller) absent(ctx context.Context, node string) (time.Duration, er
 // removePods ends pods without asking their nodes.
 func (r *Controller) removePods(ctx context.Context, pods []*corev1.Pod, why string) error {
 	for _, p := range pods {
+		if disruption.OfJob(p) {
+			if err := disruption.Mark(ctx, r.c.Objects, p, true, disruption.ByGarbage, "PodGC: "+why); err != nil {
+				return err
+			}
+		}
 		_, err := r.c.Objects.Delete(ctx, api.Pods, p.Namespace, p.Name, api.DeleteOptions{UID: p.UID, GracePeriodSeconds: new(int64)})
 		if settled(err) != nil {
 			return err

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/disruption"
 	"github.com/podsnap/podsnap/controlplane/view"
 	"github.com/podsnap/podsnap/internal/loop"
 	"github.com/podsnap/podsnap/internal/record"
@@ -313,6 +314,11 @@ func (r *Controller) evict(ctx context.Context, n *corev1.Node, out []eviction) 
 			o := api.DeleteOptions{UID: e.pod.UID}
 			if e.force {
 				o.GracePeriodSeconds = new(int64)
+			}
+			if disruption.OfJob(e.pod) {
+				if err := disruption.Mark(ctx, r.c.Objects, e.pod, e.force, disruption.ByTaint, "Taint manager: deleting due to NoExecute taint"); err != nil {
+					return fmt.Errorf("mark pod %s: %w", view.Key(e.pod), err)
+				}
 			}
 			_, err := r.c.Objects.Delete(ctx, api.Pods, e.pod.Namespace, e.pod.Name, o)
 			if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {

@@ -70,7 +70,7 @@ func decide(s set, pods []*corev1.Pod, k known, now time.Time) plan {
 		}
 		p.create = min(missing, burst)
 	case missing < 0 && k.creating == 0: // else wait until the newest can be chosen
-		p.delete = victims(active, min(-missing, burst))
+		p.delete = Victims(active, min(-missing, burst))
 	}
 	return p
 }
@@ -107,9 +107,9 @@ func failureWait(ends []time.Time, now time.Time) time.Duration {
 	return min(failureMost, failureFirst<<min(len(ends)-1, 10)) - now.Sub(last)
 }
 
-// victims are the n pods that are missed least, one after the other: each lowers
+// Victims are the n pods that are missed least, one after the other: each lowers
 // the crowd on its node.
-func victims(active []*corev1.Pod, n int) []*corev1.Pod {
+func Victims(active []*corev1.Pod, n int) []*corev1.Pod {
 	crowd := map[string]int{}
 	left := make([]candidate, len(active))
 	for i, p := range active {

@@ -46,7 +46,7 @@ func TestVictims(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []string
-			for _, p := range victims(tt.pods, tt.n) {
+			for _, p := range Victims(tt.pods, tt.n) {
 				got = append(got, p.Name)
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
