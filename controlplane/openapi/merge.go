@@ -118,10 +118,10 @@ func refOf(t reflect.Type) schema.TypeRef {
 	if s, ok := scalarOf(t); ok {
 		return schema.TypeRef{Inlined: scalarAtom(s)}
 	}
-	switch t.Kind() {
-	case reflect.Slice, reflect.Array:
+	switch {
+	case isList(t):
 		return schema.TypeRef{Inlined: schema.Atom{List: &schema.List{ElementType: refOf(t.Elem()), ElementRelationship: schema.Atomic}}}
-	case reflect.Map:
+	case t.Kind() == reflect.Map:
 		return schema.TypeRef{Inlined: schema.Atom{Map: &schema.Map{ElementType: refOf(t.Elem())}}}
 	}
 	return named(anything)

@@ -99,24 +99,25 @@ func scalarOf(t reflect.Type) (scalar, bool) {
 		}
 		return s, true
 	}
-	switch t.Kind() {
-	case reflect.Bool:
-		return scalar{typ: "boolean"}, true
-	case reflect.String:
-		return scalar{typ: "string"}, true
-	case reflect.Int32, reflect.Uint32, reflect.Int16, reflect.Uint16, reflect.Int8, reflect.Uint8:
-		return scalar{typ: "integer", format: "int32"}, true
-	case reflect.Int, reflect.Int64, reflect.Uint, reflect.Uint64:
-		return scalar{typ: "integer", format: "int64"}, true
-	case reflect.Float32, reflect.Float64:
-		return scalar{typ: "number", format: "double"}, true
-	case reflect.Slice:
-		if t.Elem().Kind() == reflect.Uint8 {
-			return scalar{typ: "string", format: "byte"}, true
-		}
+	if t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8 {
+		return scalar{typ: "string", format: "byte"}, true
 	}
-	return scalar{}, false
+	s, ok := scalars[t.Kind()]
+	return s, ok
 }
+
+// scalars are Go's kinds of values on the wire.
+var scalars = map[reflect.Kind]scalar{
+	reflect.Bool: {typ: "boolean"}, reflect.String: {typ: "string"},
+	reflect.Int8: {typ: "integer", format: "int32"}, reflect.Uint8: {typ: "integer", format: "int32"},
+	reflect.Int16: {typ: "integer", format: "int32"}, reflect.Uint16: {typ: "integer", format: "int32"},
+	reflect.Int32: {typ: "integer", format: "int32"}, reflect.Uint32: {typ: "integer", format: "int32"},
+	reflect.Int: {typ: "integer", format: "int64"}, reflect.Uint: {typ: "integer", format: "int64"},
+	reflect.Int64: {typ: "integer", format: "int64"}, reflect.Uint64: {typ: "integer", format: "int64"},
+	reflect.Float32: {typ: "number", format: "double"}, reflect.Float64: {typ: "number", format: "double"},
+}
+
+func isList(t reflect.Type) bool { return t.Kind() == reflect.Slice || t.Kind() == reflect.Array }
 
 // free tells whether a type may be any JSON: it writes itself and does not say
 // what, or is an interface.
@@ -143,10 +144,10 @@ func reach(t reflect.Type, seen map[string]reflect.Type) {
 	if _, ok := scalarOf(t); ok && t.Kind() != reflect.Struct {
 		return
 	}
-	switch t.Kind() {
-	case reflect.Slice, reflect.Array, reflect.Map:
+	switch {
+	case isList(t), t.Kind() == reflect.Map:
 		reach(t.Elem(), seen)
-	case reflect.Struct:
+	case t.Kind() == reflect.Struct:
 		name := nameOf(t)
 		if seen[name] != nil {
 			return

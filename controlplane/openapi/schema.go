@@ -105,10 +105,10 @@ func (d dialect) value(t reflect.Type) *shape {
 		out.Enum = facts()[pathOf(t)].enum
 		return out
 	}
-	switch t.Kind() {
-	case reflect.Slice, reflect.Array:
+	switch {
+	case isList(t):
 		return &shape{Type: "array", Items: d.value(t.Elem())}
-	case reflect.Map:
+	case t.Kind() == reflect.Map:
 		return &shape{Type: "object", AdditionalProperties: d.value(t.Elem())}
 	}
 	return &shape{Type: "object"}
