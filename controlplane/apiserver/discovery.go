@@ -62,6 +62,7 @@ func parts(r *api.Resource) []part {
 		out = append(out,
 			part{"binding", schema.GroupVersionKind{Version: "v1", Kind: "Binding"}, []string{"create"}},
 			part{"eviction", schema.GroupVersionKind{Group: "policy", Version: "v1", Kind: "Eviction"}, []string{"create"}},
+			part{"ephemeralcontainers", r.GVK(), change},
 			part{"log", r.GVK(), []string{"get"}})
 	}
 	if r.Scale {

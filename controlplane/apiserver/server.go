@@ -164,6 +164,9 @@ func (s *Server) mountResource(r *api.Resource, collection string) {
 		s.mux.Post(object+"/binding", s.sub("create", r, "binding", s.bind))
 		s.mux.Post(object+"/eviction", s.sub("create", r, "eviction", s.evict))
 		s.mountConnections(object)
+		s.mux.Get(object+"/ephemeralcontainers", s.sub("get", r, "ephemeralcontainers", s.get))
+		s.mux.Put(object+"/ephemeralcontainers", s.sub("update", r, "ephemeralcontainers", s.update))
+		s.mux.Patch(object+"/ephemeralcontainers", s.sub("patch", r, "ephemeralcontainers", s.patch))
 	}
 }
 

@@ -238,6 +238,10 @@ func (w *Worker) containerSpec(ctx context.Context, a Action, p *corev1.Pod, sb 
 	if err != nil {
 		return runtime.ContainerSpec{}, err
 	}
+	shares, err := target(w.Pod(), c.Name)
+	if err != nil {
+		return runtime.ContainerSpec{}, err
+	}
 	path := LogPath(w.c.LogDir, p, c.Name, a.Attempt)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return runtime.ContainerSpec{}, err
@@ -247,7 +251,7 @@ func (w *Worker) containerSpec(ctx context.Context, a Action, p *corev1.Pod, sb 
 		Sandbox: sb.ID, Name: c.Name, Attempt: a.Attempt, Image: c.Image,
 		Command: volume.Expand(c.Command, env), Args: volume.Expand(c.Args, env), Env: env, WorkingDir: c.WorkingDir,
 		Mounts: mounts, Resources: resources(c, w.c.Pids), Security: security(p, c),
-		LogPath: path, Labels: labels(p, c.Name), Stdin: c.Stdin, TTY: c.TTY,
+		LogPath: path, Labels: labels(p, c.Name), Stdin: c.Stdin, TTY: c.TTY, Target: shares,
 	}, nil
 }
 

@@ -158,7 +158,7 @@ func (w *Worker) sandbox(ctx context.Context) (string, error) {
 // container.
 func (w *Worker) instance(container string) (string, error) {
 	p := w.Pod()
-	for _, list := range [][]corev1.ContainerStatus{p.Status.ContainerStatuses, p.Status.InitContainerStatuses} {
+	for _, list := range [][]corev1.ContainerStatus{p.Status.ContainerStatuses, p.Status.InitContainerStatuses, p.Status.EphemeralContainerStatuses} {
 		for _, cs := range list {
 			if container != "" && cs.Name != container {
 				continue
