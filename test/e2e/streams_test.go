@@ -45,6 +45,10 @@ func TestStreams(t *testing.T) {
 		"runc": {"tool"},
 		"fast": {"-n", "openfaas-fn", strings.TrimSpace(k.must("", "get", "pods", "-n", "openfaas-fn", "-l", "faas_function=fasttool", "-o", "name"))},
 	}
+	for _, pod := range k.pods { // caches and pools get what they keep
+		k.must("", args([]string{"exec"}, pod, "--", "true")...)
+	}
+	before := footprintOf(t, p)
 	for _, c := range []struct {
 		name string
 		run  func(*testing.T, *streaming)
@@ -66,9 +70,46 @@ func TestStreams(t *testing.T) {
 			c.run(t, &k)
 		})
 	}
+	// The ephemeral container, which has ended, and connections that are kept.
+	const spare = 40
+	platform.Eventually(t, 30*time.Second, func() error {
+		if now := footprintOf(t, p); now.goroutines > before.goroutines+spare || now.files > before.files+spare {
+			return fmt.Errorf("the server holds %+v, before %+v", now, before)
+		}
+		return nil
+	})
 	if t.Failed() {
 		t.Logf("the server's log:\n%s", tail(p.Log(), 60))
 	}
+}
+
+// footprint is what the server's process holds.
+type footprint struct{ goroutines, files int }
+
+func footprintOf(t *testing.T, p *platform.Platform) (h footprint) {
+	t.Helper()
+	resp, err := http.Get(p.Metrics + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		for name, to := range map[string]*int{"go_goroutines ": &h.goroutines, "process_open_fds ": &h.files} {
+			if v, ok := strings.CutPrefix(line, name); ok {
+				if _, err := fmt.Sscan(v, to); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	if h.goroutines == 0 || h.files == 0 {
+		t.Fatalf("the metrics tell of %+v", h)
+	}
+	return h
 }
 
 // streaming is kubectl for what streams.
