@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"sync"
@@ -32,11 +33,15 @@ func Forward(w http.ResponseWriter, r *http.Request, dial Dial) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	f := &forwarder{ctx: ctx, dial: dial, pairs: map[string]*pair{}}
-	conn, end, err := f.accept(w, r)
+	conn, below, end, err := f.accept(w, r)
 	if err != nil {
 		return err
 	}
 	defer end()
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel()
+	watching.Go(func() { watch(ctx, below, cancel) })
 	f.mu.Lock()
 	f.conn = conn
 	f.mu.Unlock()
@@ -50,14 +55,14 @@ func Forward(w http.ResponseWriter, r *http.Request, dial Dial) error {
 	return nil
 }
 
-// accept upgrades a request to SPDY, or to SPDY in a WebSocket. end ends what
-// lies below the connection.
-func (f *forwarder) accept(w http.ResponseWriter, r *http.Request) (conn httpstream.Connection, end func(), err error) {
+// accept upgrades a request to SPDY, or to SPDY in a WebSocket. below is what
+// carries the connection, and end ends that.
+func (f *forwarder) accept(w http.ResponseWriter, r *http.Request) (conn httpstream.Connection, below net.Conn, end func(), err error) {
 	switch {
 	case websocket.IsWebSocketUpgrade(r):
 		ws, err := upgrade(w, r, portforward.WebsocketsSPDYTunnelingPortForwardV1)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		conn, err := spdy.NewServerConnection(&tunnel{Conn: ws}, f.add)
 		if err != nil {
@@ -67,12 +72,12 @@ func (f *forwarder) accept(w http.ResponseWriter, r *http.Request) (conn httpstr
 		conn.SetIdleTimeout(Idle)
 		var beating sync.WaitGroup
 		beating.Go(func() { beat(f.ctx, ws) })
-		return conn, func() { ws.Close(); beating.Wait() }, nil
+		return conn, ws.NetConn(), func() { ws.Close(); beating.Wait() }, nil
 	case isSPDY(r):
-		conn, err := accept(w, r, portforward.PortForwardV1Name, f.add)
-		return conn, func() {}, err
+		conn, below, err := accept(w, r, portforward.PortForwardV1Name, f.add)
+		return conn, below, func() {}, err
 	}
-	return nil, nil, noUpgrade()
+	return nil, nil, nil, noUpgrade()
 }
 
 // forwarder pairs streams up, of which each connection has two.

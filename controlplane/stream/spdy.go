@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -18,21 +19,23 @@ import (
 )
 
 // accept negotiates a protocol and upgrades the request. The handler is called
-// for each stream that the client opens, one at a time.
-func accept(w http.ResponseWriter, r *http.Request, spoken string, handler httpstream.NewStreamHandler) (httpstream.Connection, error) {
+// for each stream that the client opens, one at a time; below is what carries
+// them.
+func accept(w http.ResponseWriter, r *http.Request, spoken string, handler httpstream.NewStreamHandler) (conn httpstream.Connection, below net.Conn, err error) {
 	refused := &refusal{header: http.Header{}}
 	if _, err := httpstream.Handshake(r, refused, []string{spoken}); err != nil {
-		return nil, notSpoken(r.Header.Values(httpstream.HeaderProtocolVersion), spoken)
+		return nil, nil, notSpoken(r.Header.Values(httpstream.HeaderProtocolVersion), spoken)
 	}
 	for k, v := range refused.header {
 		w.Header()[k] = v
 	}
-	conn := spdy.NewResponseUpgrader().UpgradeResponse(hijackable{w}, r, handler)
+	h := &hijackable{ResponseWriter: w}
+	conn = spdy.NewResponseUpgrader().UpgradeResponse(h, r, handler)
 	if conn == nil {
 		panic(http.ErrAbortHandler) // what could not be done it has said itself
 	}
 	conn.SetIdleTimeout(Idle)
-	return conn, nil
+	return conn, h.conn, nil
 }
 
 // refusal takes an answer that is made anew as a Status.
@@ -86,7 +89,7 @@ func overSPDY(w http.ResponseWriter, r *http.Request, want Wants, run Run) error
 	for _, k := range want.kinds() {
 		o.missing[k] = true
 	}
-	conn, err := accept(w, r, remotecommand.StreamProtocolV4Name, o.add)
+	conn, below, err := accept(w, r, remotecommand.StreamProtocolV4Name, o.add)
 	if err != nil {
 		return err
 	}
@@ -108,6 +111,7 @@ func overSPDY(w http.ResponseWriter, r *http.Request, want Wants, run Run) error
 	var work sync.WaitGroup
 	defer work.Wait()
 	defer conn.Close() // ends what reads it
+	work.Go(func() { watch(ctx, below, cancel) })
 	work.Go(func() {
 		select {
 		case <-conn.CloseChan():

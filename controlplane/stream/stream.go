@@ -118,10 +118,15 @@ func put(sizes chan api.TerminalSize, s size) {
 	}
 }
 
-// hijackable finds the connection behind wrapped writers.
-type hijackable struct{ http.ResponseWriter }
+// hijackable finds the connection behind wrapped writers, and remembers it.
+type hijackable struct {
+	http.ResponseWriter
+	conn net.Conn
+}
 
 // Hijack implements http.Hijacker.
-func (h hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	return http.NewResponseController(h.ResponseWriter).Hijack()
+func (h *hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, b, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	h.conn = conn
+	return conn, b, err
 }

@@ -252,6 +252,40 @@ func TestClientGone(t *testing.T) {
 	})
 }
 
+// A client that goes ends the command even when that has not taken what was
+// typed.
+func TestClientGoneUnread(t *testing.T) {
+	gone := make(chan struct{}, 1)
+	command(t, stream.Wants{Stdin: true, Stdout: true}, func(ctx context.Context, s stream.Streams) (int, error) {
+		_, _ = io.WriteString(s.Stdout, "runs")
+		<-ctx.Done()
+		gone <- struct{}{}
+		return 0, ctx.Err()
+	}, func(t *testing.T, e remotecommand.Executor) {
+		ctx, cancel := context.WithCancel(bounded(t))
+		shown, stdout := io.Pipe()
+		go func() {
+			_, _ = shown.Read(make([]byte, 10))
+			time.AfterFunc(200*time.Millisecond, cancel) // when it has sent more than is taken
+		}()
+		in := io.MultiReader(io.LimitReader(rand.NewChaCha8([32]byte{}), 100<<10), until{ctx.Done()})
+		_ = e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: in, Stdout: stdout}) // its own end
+		select {
+		case <-gone:
+		case <-time.After(patience):
+			t.Error("the command goes on without its client")
+		}
+	})
+}
+
+// until is input that ends, with nothing, when the channel is closed.
+type until struct{ done <-chan struct{} }
+
+func (u until) Read([]byte) (int, error) {
+	<-u.done
+	return 0, io.EOF
+}
+
 func TestRefused(t *testing.T) {
 	u := serve(t, func(w http.ResponseWriter, r *http.Request) error {
 		return stream.Remote(w, r, stream.Wants{Stdout: true}, func(context.Context, stream.Streams) (int, error) {

@@ -69,6 +69,7 @@ func overWebSocket(w http.ResponseWriter, r *http.Request, want Wants, run Run) 
 		s.read()
 	})
 	work.Go(func() { beat(ctx, conn) })
+	work.Go(func() { watch(ctx, conn.NetConn(), cancel) })
 	// A client that neither reads nor goes must not hold up the server's end.
 	defer context.AfterFunc(r.Context(), func() { conn.Close() })()
 	var streams Streams

@@ -12,7 +12,7 @@ import (
 
 // terminal runs the probe in a terminal, beside the container's process: it is
 // confined as without one, and has nothing but the terminal besides.
-func (r *rig) terminal(o observed) {
+func (r *rig) terminal(c aCase, o observed) {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
 	defer cancel()
@@ -39,7 +39,7 @@ func (r *rig) terminal(o observed) {
 	with, without, compared := f.normal(), o.exec.normal(), 0
 	for _, k := range slices.Sorted(maps.Keys(with)) {
 		v, told := without[k]
-		if !told || ofTerminal(k) {
+		if !told || ofTerminal(k) || c.want.hostNamespaces && ofHost(k) {
 			continue
 		}
 		compared++
@@ -56,3 +56,6 @@ func (r *rig) terminal(o observed) {
 func ofTerminal(k string) bool {
 	return strings.HasPrefix(k, "fd.") || slices.Contains([]string{"env", "args", "tty_nr", "tpgid", "controlling terminal"}, k)
 }
+
+// ofHost says which facts change on a host from one moment to the next.
+func ofHost(k string) bool { return k == "processes" || k == "session" }

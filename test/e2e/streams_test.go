@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -344,6 +345,14 @@ func attachesTo(t *testing.T, k *streaming) {
 var forwarding = regexp.MustCompile(`Forwarding from 127\.0\.0\.1:(\d+)`)
 
 func forwards(t *testing.T, k *streaming) {
+	_, port, err := net.SplitHostPort(platform.FreePorts(t, 1)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.must(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "hosted"}, "spec": {"hostNetwork": true, "containers": [{"name": "c", "image": "tools:latest",
+		"command": ["sh", "-c", "mkdir -p /tmp/www && echo hosted > /tmp/www/index.html && exec httpd -f -p 127.0.0.1:`+port+` -h /tmp/www"]}]}}`, "apply", "-f", "-")
+	k.must("", "wait", "--for=condition=Ready", "pod/hosted", "--timeout=60s")
+	defer k.must("", "delete", "pod", "hosted", "--grace-period=1", "--wait=false")
 	for name, c := range map[string]struct {
 		pod  []string
 		port string
@@ -352,6 +361,7 @@ func forwards(t *testing.T, k *streaming) {
 	}{
 		"runc": {k.pods["runc"], "8000", "/index.html", "page"}, // listens on its loopback device alone
 		"fast": {k.pods["fast"], "8080", "/", "tools run"},
+		"host": {[]string{"hosted"}, port, "/index.html", "hosted"},
 	} {
 		for _, wire := range []string{"true", "false"} {
 			t.Run(name+" websocket="+wire, func(t *testing.T) {
