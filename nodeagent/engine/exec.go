@@ -31,6 +31,9 @@ func (e *Engine) Exec(ctx context.Context, id string, x runtime.Exec) (int, erro
 	}
 	code, err := e.exec(e.ns(ctx), c, x)
 	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx) // whatever it was that ctx has cut off
+		}
 		return 0, fmt.Errorf("exec in container %q: %w", c.info.Name, err)
 	}
 	return code, nil
