@@ -75,7 +75,7 @@ func TestAgentTerminal(t *testing.T) {
 
 // Sizes that nobody takes hold nothing up, and neither does input that nobody reads.
 func TestAgentUnread(t *testing.T) {
-	f := &fakeAgent{attach: func(ctx context.Context, o api.AttachOptions) error {
+	f := &fakeAgent{attach: func(_ context.Context, o api.AttachOptions) error {
 		_, err := io.ReadAll(o.Stdin)
 		if err == nil {
 			_, err = io.WriteString(o.Stderr, "read")

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
@@ -27,21 +26,27 @@ import (
 func forwarded(t *testing.T, dial stream.Dial, test func(t *testing.T, address string, faults *bytes.Buffer)) {
 	u := serve(t, func(w http.ResponseWriter, r *http.Request) error { return stream.Forward(w, r, dial) })
 	cfg := &rest.Config{Host: u.String()}
-	for name, open := range map[string]func() (httpstream.Dialer, error){
-		"websocket": func() (httpstream.Dialer, error) { return portforward.NewSPDYOverWebsocketDialer(u, cfg) },
-		"spdy": func() (httpstream.Dialer, error) {
+	ports := []string{"0:80"}
+	for name, open := range map[string]func(stop, ready chan struct{}, faults io.Writer) (*portforward.PortForwarder, error){
+		"websocket": func(stop, ready chan struct{}, faults io.Writer) (*portforward.PortForwarder, error) {
+			d, err := portforward.NewSPDYOverWebsocketDialer(u, cfg)
+			if err != nil {
+				return nil, err
+			}
+			return portforward.New(d, ports, stop, ready, io.Discard, faults)
+		},
+		"spdy": func(stop, ready chan struct{}, faults io.Writer) (*portforward.PortForwarder, error) {
 			transport, upgrader, err := spdy.RoundTripperFor(cfg)
-			return spdy.NewDialer(upgrader, &http.Client{Transport: transport}, "POST", u), err
+			if err != nil {
+				return nil, err
+			}
+			return portforward.New(spdy.NewDialer(upgrader, &http.Client{Transport: transport}, "POST", u), ports, stop, ready, io.Discard, faults)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d, err := open()
-			if err != nil {
-				t.Fatal(err)
-			}
 			stop, ready, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 			faults := &bytes.Buffer{}
-			f, err := portforward.New(d, []string{"0:80"}, stop, ready, io.Discard, faults)
+			f, err := open(stop, ready, faults)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"sync"
@@ -26,9 +27,7 @@ func accept(w http.ResponseWriter, r *http.Request, spoken string, handler https
 	if _, err := httpstream.Handshake(r, refused, []string{spoken}); err != nil {
 		return nil, nil, notSpoken(r.Header.Values(httpstream.HeaderProtocolVersion), spoken)
 	}
-	for k, v := range refused.header {
-		w.Header()[k] = v
-	}
+	maps.Copy(w.Header(), refused.header)
 	h := &hijackable{ResponseWriter: w}
 	conn = spdy.NewResponseUpgrader().UpgradeResponse(h, r, handler)
 	if conn == nil {

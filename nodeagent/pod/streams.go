@@ -35,8 +35,7 @@ func (w *Worker) Exec(ctx context.Context, o api.ExecOptions) (int, error) {
 	code, err := w.c.Runtime.Exec(ctx, id, runtime.Exec{
 		Command: o.Command, TTY: o.TTY, Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, Resize: o.Resize, Hangup: hangup,
 	})
-	var se *runtime.StartError
-	if errors.As(err, &se) {
+	if _, ok := errors.AsType[*runtime.StartError](err); ok {
 		err = apierrors.NewBadRequest(err.Error()) // of who has asked for it
 	}
 	return code, err
