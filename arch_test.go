@@ -48,6 +48,8 @@ var homes = map[string][]string{
 	"github.com/miekg/dns":                   {"nodeagent/dns"},
 	"github.com/cilium/ebpf":                 {"nodeagent/device"},
 	"github.com/google/go-containerregistry": {"builder"},
+	"github.com/gorilla/websocket":           {"controlplane/stream"},
+	"k8s.io/streaming":                       {"controlplane/stream"},
 	"github.com/go-chi/chi":                  {"controlplane/apiserver", "gateway", "api/remote", "internal/daemon"},
 	"sigs.k8s.io/structured-merge-diff":      {"controlplane/openapi", "controlplane/fieldmanager"},
 	"github.com/google/gnostic-models":       {"controlplane/openapi"},

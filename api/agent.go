@@ -36,8 +36,20 @@ type Agent interface {
 	Logs(ctx context.Context, pod types.UID, o LogOptions) (io.ReadCloser, error)
 
 	// Exec runs a command in a container until it ends or ctx is done and
-	// answers with its exit code.
+	// answers with its exit code. A command whose ctx is done first is hung up.
+	// A read of o.Stdin that is going on at the end is not waited for.
 	Exec(ctx context.Context, pod types.UID, o ExecOptions) (exitCode int, err error)
+
+	// Attach passes on what a container's first process writes from now on, and
+	// what is written to it, until it ends (then the error is nil), what is read
+	// of o.Stdin has ended and nothing can be typed any more, or ctx is done. The
+	// process goes on. BadRequest when the container does not run.
+	Attach(ctx context.Context, pod types.UID, o AttachOptions) error
+
+	// Forward connects to a TCP port as a process of the pod would. The caller
+	// closes the connection; it ends with ctx too. BadRequest when the pod does
+	// not run, ServiceUnavailable when nobody takes the connection.
+	Forward(ctx context.Context, pod types.UID, port uint16) (Conn, error)
 
 	// SetFrozen stops a pod's processes where they are, or lets them go on. A
 	// round is what a pod is frozen in; later ones are larger. To thaw ends the
@@ -45,7 +57,8 @@ type Agent interface {
 	// returns nil the processes run, and go on until a later round. To freeze is
 	// a Conflict when the round was ended, and while something else needs the
 	// pod to run; a MethodNotSupported when its runtime can't. A pod that ends,
-	// or in which a command is executed, is thawed for it.
+	// in which a command is executed, or which somebody is attached or connected
+	// to, is thawed for it.
 	SetFrozen(ctx context.Context, pod types.UID, round uint64, frozen bool) error
 
 	// Stats answers with the node's and its pods' use of resources now.
@@ -75,9 +88,33 @@ type LogOptions struct {
 type ExecOptions struct {
 	Container string
 	Command   []string
+	TTY       bool      // give it a terminal, of which all output is Stdout
 	Stdin     io.Reader // nil is empty
 	Stdout    io.Writer // nil discards
 	Stderr    io.Writer
+	Resize    <-chan TerminalSize // of the terminal; nil is never, closing it is no news
+}
+
+// AttachOptions say what to attach to.
+type AttachOptions struct {
+	Container string
+	Stdin     io.Reader // nil: nothing is typed
+	Stdout    io.Writer // nil discards
+	Stderr    io.Writer
+	Resize    <-chan TerminalSize // as ExecOptions has it
+}
+
+// TerminalSize is the size of a terminal in characters.
+type TerminalSize struct {
+	Width  uint16
+	Height uint16
+}
+
+// Conn is a connection whose two directions end one by one.
+type Conn interface {
+	io.ReadWriteCloser
+	// CloseWrite says that nothing more will be written.
+	CloseWrite() error
 }
 
 // NodeStats is the use of resources at one moment.

@@ -111,6 +111,24 @@ func (a *Agent) Exec(ctx context.Context, uid types.UID, o api.ExecOptions) (int
 	return w.Exec(ctx, o)
 }
 
+// Attach implements api.Agent.
+func (a *Agent) Attach(ctx context.Context, uid types.UID, o api.AttachOptions) error {
+	w, err := a.find(uid)
+	if err != nil {
+		return err
+	}
+	return w.Attach(ctx, o)
+}
+
+// Forward implements api.Agent.
+func (a *Agent) Forward(ctx context.Context, uid types.UID, port uint16) (api.Conn, error) {
+	w, err := a.find(uid)
+	if err != nil {
+		return nil, err
+	}
+	return w.Forward(ctx, port)
+}
+
 // Stats implements api.Agent. Containers whose use can't be read are left out.
 func (a *Agent) Stats(ctx context.Context) (api.NodeStats, error) {
 	a.mu.Lock()

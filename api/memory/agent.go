@@ -208,6 +208,47 @@ func (a *Agent) Exec(_ context.Context, uid types.UID, o api.ExecOptions) (int, 
 	return 0, nil
 }
 
+// Attach implements api.Agent: a container's process writes what it reads.
+func (a *Agent) Attach(ctx context.Context, uid types.UID, o api.AttachOptions) error {
+	p, _, err := a.container(uid, o.Container)
+	if err != nil {
+		return err
+	}
+	if o.Stdin == nil {
+		select {
+		case <-p.gone:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	if o.Stdout == nil {
+		o.Stdout = io.Discard
+	}
+	_, err = io.Copy(o.Stdout, o.Stdin)
+	return err
+}
+
+// Forward implements api.Agent: whatever the port, what is sent comes back.
+func (a *Agent) Forward(_ context.Context, uid types.UID, _ uint16) (api.Conn, error) {
+	if _, _, err := a.container(uid, ""); err != nil {
+		return nil, err
+	}
+	e := &echo{}
+	e.PipeReader, e.w = io.Pipe()
+	return e, nil
+}
+
+// echo is a connection to itself.
+type echo struct {
+	*io.PipeReader
+	w *io.PipeWriter
+}
+
+func (e *echo) Write(b []byte) (int, error) { return e.w.Write(b) }
+
+func (e *echo) CloseWrite() error { return e.w.Close() }
+
 // SetFrozen implements api.Agent: the pod's condition is all that changes.
 func (a *Agent) SetFrozen(_ context.Context, uid types.UID, round uint64, frozen bool) error {
 	a.mu.Lock()

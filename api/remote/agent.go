@@ -24,7 +24,9 @@ import (
 //	POST /agent/pods/{uid}/stop       ?grace=30s
 //	GET  /agent/pods/{uid}/log        the text, as it comes
 //	POST /agent/pods/{uid}/frozen     ?round=1&frozen=true
-//	POST /agent/pods/{uid}/exec       stdin in, frames out: see exec.go
+//	POST /agent/pods/{uid}/exec       frames in, frames out: see exec.go
+//	POST /agent/pods/{uid}/attach     likewise
+//	POST /agent/pods/{uid}/forward    ?port=80, bytes in, bytes out
 //	GET  /agent/stats                 NodeStats
 const agentRoot = "/agent"
 

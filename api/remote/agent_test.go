@@ -38,6 +38,8 @@ type fakeAgent struct {
 	log     io.ReadCloser
 	asked   api.LogOptions
 	exec    func(context.Context, api.ExecOptions) (int, error)
+	attach  func(context.Context, api.AttachOptions) error
+	forward func(context.Context, uint16) (api.Conn, error)
 	err     error
 }
 
@@ -94,6 +96,14 @@ func (f *fakeAgent) Logs(_ context.Context, pod types.UID, o api.LogOptions) (io
 
 func (f *fakeAgent) Exec(ctx context.Context, _ types.UID, o api.ExecOptions) (int, error) {
 	return f.exec(ctx, o)
+}
+
+func (f *fakeAgent) Attach(ctx context.Context, _ types.UID, o api.AttachOptions) error {
+	return f.attach(ctx, o)
+}
+
+func (f *fakeAgent) Forward(ctx context.Context, _ types.UID, port uint16) (api.Conn, error) {
+	return f.forward(ctx, port)
 }
 
 func (f *fakeAgent) SetFrozen(context.Context, types.UID, uint64, bool) error { return f.err }
@@ -321,6 +331,9 @@ func TestAgentExec(t *testing.T) {
 func TestAgentExecLarge(t *testing.T) {
 	big := strings.Repeat("0123456789abcdef", 1<<18) // 4 MiB: several frames
 	f := &fakeAgent{exec: func(_ context.Context, o api.ExecOptions) (int, error) {
+		if o.Stdin == nil && o.Stdout == nil && o.Stderr == nil {
+			return 0, nil
+		}
 		_, err := io.Copy(o.Stdout, o.Stdin)
 		return 0, err
 	}}

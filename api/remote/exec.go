@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,13 +19,15 @@ import (
 	"github.com/podsnap/podsnap/api"
 )
 
-// An exec is one POST, full duplex: the request's body is stdin, the answer's
-// body is frames of a channel byte, a length (4 bytes, big endian) and as many
-// bytes. The last frame is the outcome.
+// An exec or an attach is one POST, full duplex. Both bodies are frames of a
+// channel byte, a length (4 bytes, big endian) and as many bytes. An empty
+// frame of stdin is its end; the last frame of the answer is the outcome.
 const (
+	frameStdin   = 0
 	frameStdout  = 1
 	frameStderr  = 2
 	frameOutcome = 3
+	frameResize  = 4 // width and height, 2 bytes each, big endian
 
 	maxFrame = 1 << 20 // bytes
 )
@@ -37,9 +40,9 @@ type outcome struct {
 
 // frames writes frames, each at once. It is safe for concurrent use.
 type frames struct {
-	mu   sync.Mutex
-	w    io.Writer
-	conn *http.ResponseController
+	mu    sync.Mutex
+	w     io.Writer
+	flush func() error // nil: the writer needs none
 }
 
 func (f *frames) write(channel byte, p []byte) error {
@@ -52,7 +55,10 @@ func (f *frames) write(channel byte, p []byte) error {
 	if _, err := f.w.Write(p); err != nil {
 		return err
 	}
-	return f.conn.Flush()
+	if f.flush == nil {
+		return nil
+	}
+	return f.flush()
 }
 
 // channel is a writer of one of the streams.
@@ -73,20 +79,58 @@ func (c channel) Write(p []byte) (int, error) {
 	return done, nil
 }
 
-// Exec implements api.Agent. A read of o.Stdin that is going on when the
-// command ends is not waited for.
+// Exec implements api.Agent.
 func (a *Agent) Exec(ctx context.Context, pod types.UID, o api.ExecOptions) (int, error) {
+	q := wanted(o.Container, o.Stdin, o.Stdout, o.Stderr)
+	q["command"] = o.Command
+	if o.TTY {
+		q.Set("tty", "true")
+	}
+	return a.stream(ctx, pod, "exec", q, o)
+}
+
+// Attach implements api.Agent.
+func (a *Agent) Attach(ctx context.Context, pod types.UID, o api.AttachOptions) error {
+	q := wanted(o.Container, o.Stdin, o.Stdout, o.Stderr)
+	_, err := a.stream(ctx, pod, "attach", q, api.ExecOptions{Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, Resize: o.Resize})
+	return err
+}
+
+// wanted says which streams there are.
+func wanted(container string, stdin io.Reader, stdout, stderr io.Writer) url.Values {
+	q := url.Values{"container": {container}}
+	for name, has := range map[string]bool{"stdin": stdin != nil, "stdout": stdout != nil, "stderr": stderr != nil} {
+		if has {
+			q.Set(name, "true")
+		}
+	}
+	return q
+}
+
+// stream asks for a process and passes its streams on. A read of o.Stdin that
+// is going on at the end is not waited for.
+func (a *Agent) stream(ctx context.Context, pod types.UID, verb string, q url.Values, o api.ExecOptions) (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r := request{
-		method: http.MethodPost, path: podPath(pod, "exec"),
-		query:       url.Values{"container": {o.Container}, "command": o.Command},
-		contentType: "application/octet-stream", body: http.NoBody,
-	}
+	body, in := io.Pipe()
+	// Ends the writers below, and the transport's read, which it waits for when
+	// ctx is done before there is an answer.
+	context.AfterFunc(ctx, func() { body.Close() })
+	f := &frames{w: in}
 	if o.Stdin != nil {
-		r.body = io.NopCloser(o.Stdin) // the transport must not close what is not its own
+		go func() { // ends with stdin or, when that brings something, with the command
+			_, err := io.Copy(channel{f, frameStdin}, o.Stdin)
+			if err == nil {
+				_ = f.write(frameStdin, nil) // the command has ended: nobody is left to tell
+			}
+		}()
 	}
-	resp, err := a.c.send(ctx, r)
+	if o.Resize != nil {
+		go resize(ctx, f, o.Resize)
+	}
+	resp, err := a.c.send(ctx, request{
+		method: http.MethodPost, path: podPath(pod, verb), query: q, contentType: "application/octet-stream", body: body,
+	})
 	if err != nil {
 		return 0, err
 	}
@@ -103,23 +147,49 @@ func (a *Agent) Exec(ctx context.Context, pod types.UID, o api.ExecOptions) (int
 	return out.ExitCode, nil
 }
 
-func readFrames(from io.Reader, stdout, stderr io.Writer) (outcome, error) {
-	var head [5]byte
+func resize(ctx context.Context, f *frames, sizes <-chan api.TerminalSize) {
 	for {
-		if _, err := io.ReadFull(from, head[:]); err != nil {
-			return outcome{}, brokeOff(err)
+		select {
+		case s, ok := <-sizes:
+			if !ok {
+				return
+			}
+			b := binary.BigEndian.AppendUint16(nil, s.Width)
+			if f.write(frameResize, binary.BigEndian.AppendUint16(b, s.Height)) != nil {
+				return
+			}
+		case <-ctx.Done():
+			return
 		}
-		n := int64(binary.BigEndian.Uint32(head[1:]))
-		if n > maxFrame {
-			return outcome{}, fmt.Errorf("exec: a frame of %d bytes, at most %d are allowed", n, maxFrame)
+	}
+}
+
+// readFrame reads a frame's head.
+func readFrame(from io.Reader) (channel byte, n int64, err error) {
+	var head [5]byte
+	if _, err := io.ReadFull(from, head[:]); err != nil {
+		return 0, 0, err
+	}
+	n = int64(binary.BigEndian.Uint32(head[1:]))
+	if n > maxFrame {
+		return 0, 0, fmt.Errorf("a frame of %d bytes, at most %d are allowed", n, maxFrame)
+	}
+	return head[0], n, nil
+}
+
+func readFrames(from io.Reader, stdout, stderr io.Writer) (outcome, error) {
+	for {
+		id, n, err := readFrame(from)
+		if err != nil {
+			return outcome{}, brokeOff(err)
 		}
 		to := io.Discard
 		switch {
-		case head[0] == frameOutcome:
+		case id == frameOutcome:
 			return readOutcome(io.LimitReader(from, n))
-		case head[0] == frameStdout && stdout != nil:
+		case id == frameStdout && stdout != nil:
 			to = stdout
-		case head[0] == frameStderr && stderr != nil:
+		case id == frameStderr && stderr != nil:
 			to = stderr
 		}
 		got, err := io.CopyN(to, from, n)
@@ -144,30 +214,78 @@ func brokeOff(err error) error {
 	return apierrors.NewServiceUnavailable("exec: the connection broke off before the command's end: " + err.Error())
 }
 
-// serveExec runs a command for a request.
-func serveExec(a api.Agent, pod types.UID, w http.ResponseWriter, r *http.Request) {
+// duplex begins an answer whose request is still being read.
+func duplex(w http.ResponseWriter, r *http.Request) (*http.ResponseController, error) {
 	conn := http.NewResponseController(w)
 	// HTTP/2 is full duplex in any case and says that this is not supported.
 	if err := conn.EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		fail(w, fmt.Errorf("exec: %w", err))
-		return
+		return nil, fmt.Errorf("full duplex: %w", err)
 	}
 	if r.ProtoMajor == 1 {
-		w.Header().Set("Connection", "close") // stdin may go on after the command
+		w.Header().Set("Connection", "close") // the request may go on after the answer
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
+	return conn, nil
+}
+
+// serveExec runs a command for a request.
+func serveExec(a api.Agent, pod types.UID, w http.ResponseWriter, r *http.Request) {
+	serveStreams(w, r, func(ctx context.Context, o api.ExecOptions) (int, error) {
+		q := r.URL.Query()
+		o.Command, o.TTY = q["command"], q.Get("tty") == "true"
+		return a.Exec(ctx, pod, o)
+	})
+}
+
+// serveAttach attaches a request to a container.
+func serveAttach(a api.Agent, pod types.UID, w http.ResponseWriter, r *http.Request) {
+	serveStreams(w, r, func(ctx context.Context, o api.ExecOptions) (int, error) {
+		return 0, a.Attach(ctx, pod, api.AttachOptions{
+			Container: o.Container, Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, Resize: o.Resize,
+		})
+	})
+}
+
+// serveStreams does what has streams for a request that has them as frames.
+func serveStreams(w http.ResponseWriter, r *http.Request, do func(context.Context, api.ExecOptions) (int, error)) {
+	conn, err := duplex(w, r)
+	if err != nil {
+		fail(w, err)
+		return
+	}
 	w.WriteHeader(http.StatusOK)
 	if err := conn.Flush(); err != nil {
 		return
 	}
+	f := &frames{w: w, flush: conn.Flush}
 	q := r.URL.Query()
-	f := &frames{w: w, conn: conn}
-	var out outcome
-	code, err := a.Exec(r.Context(), pod, api.ExecOptions{
-		Container: q.Get("container"), Command: q["command"],
-		Stdin: r.Body, Stdout: channel{f, frameStdout}, Stderr: channel{f, frameStderr},
+	o := api.ExecOptions{Container: q.Get("container")}
+	stdin, typed := io.Pipe()
+	sizes := make(chan api.TerminalSize, 1)
+	o.Resize = sizes
+	if q.Get("stdin") == "true" {
+		o.Stdin = stdin
+	}
+	if q.Get("stdout") == "true" {
+		o.Stdout = channel{f, frameStdout}
+	}
+	if q.Get("stderr") == "true" {
+		o.Stderr = channel{f, frameStderr}
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		readInput(r.Body, typed, sizes)
+		cancel() // over HTTP/1.1 nothing else says that the client has gone
 	})
-	out.ExitCode = code
+	defer func() {
+		stdin.Close()
+		_ = conn.SetReadDeadline(time.Unix(1, 0)) // ends the reader, which closing the body would wait for
+		reader.Wait()
+	}()
+	code, err := do(ctx, o)
+	out := outcome{ExitCode: code}
 	if err != nil {
 		out.Error = statusOf(err)
 	}
@@ -176,4 +294,62 @@ func serveExec(a api.Agent, pod types.UID, w http.ResponseWriter, r *http.Reques
 		panic(http.ErrAbortHandler)
 	}
 	_ = f.write(frameOutcome, b) // the client has gone: nobody is left to tell
+}
+
+// readInput reads frames of a request until they end or make no sense.
+func readInput(from io.Reader, stdin *io.PipeWriter, sizes chan api.TerminalSize) {
+	to := &sink{w: stdin}
+	for {
+		id, n, err := readFrame(from)
+		switch {
+		case errors.Is(err, io.EOF):
+			err = io.ErrUnexpectedEOF // the end is said by an empty frame
+		case err == nil && id == frameStdin && n == 0:
+			err = stdin.Close()
+		case err == nil && id == frameStdin:
+			_, err = io.CopyN(to, from, n)
+		case err == nil && id == frameResize && n == 4:
+			var size [4]byte
+			if _, err = io.ReadFull(from, size[:]); err == nil {
+				put(sizes, api.TerminalSize{Width: binary.BigEndian.Uint16(size[:]), Height: binary.BigEndian.Uint16(size[2:])})
+			}
+		case err == nil:
+			_, err = io.CopyN(io.Discard, from, n)
+		}
+		if err != nil {
+			stdin.CloseWithError(err)
+			return
+		}
+	}
+}
+
+// put has the newest size in a channel of one place, whether or not somebody
+// takes it. It has one caller at a time.
+func put(sizes chan api.TerminalSize, s api.TerminalSize) {
+	for {
+		select {
+		case sizes <- s:
+			return
+		default:
+		}
+		select {
+		case <-sizes:
+		default:
+		}
+	}
+}
+
+// sink writes until that fails, and takes the rest all the same: what is typed
+// to a command that has closed its input goes nowhere.
+type sink struct {
+	w      io.Writer
+	failed bool
+}
+
+func (s *sink) Write(b []byte) (int, error) {
+	if !s.failed {
+		_, err := s.w.Write(b)
+		s.failed = err != nil
+	}
+	return len(b), nil
 }

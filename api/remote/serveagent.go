@@ -74,6 +74,8 @@ func ServeAgent(a api.Agent) http.Handler {
 		})
 		m.Get("/pods/{uid}/log", func(w http.ResponseWriter, r *http.Request) { serveLog(a, w, r) })
 		m.Post("/pods/{uid}/exec", func(w http.ResponseWriter, r *http.Request) { serveExec(a, uid(r), w, r) })
+		m.Post("/pods/{uid}/attach", func(w http.ResponseWriter, r *http.Request) { serveAttach(a, uid(r), w, r) })
+		m.Post("/pods/{uid}/forward", func(w http.ResponseWriter, r *http.Request) { serveForward(a, uid(r), w, r) })
 	})
 	return m
 }

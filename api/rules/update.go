@@ -15,7 +15,7 @@ import (
 // Update decides what becomes of old when a client sends obj. Server-owned
 // metadata (uid, timestamps, generation, …) stays as it is. Where the kind has
 // a status subresource a plain update keeps old's status, and one of "status"
-// changes nothing else. The generation grows when anything but metadata and
+// changes nothing else; nor does one of a pod's "ephemeralcontainers". The generation grows when anything but metadata and
 // status changed. admit (nil is none) works on the copy before it is compared.
 // The Verdict's object has old's resourceVersion.
 //
@@ -28,6 +28,9 @@ func Update(old, obj api.Object, o api.UpdateOptions, admit func(old, next api.O
 	}
 	if o.Subresource == "status" && r.Status {
 		return updateStatus(old, obj, o.ManagedFields, admit)
+	}
+	if p, ok := old.(*corev1.Pod); ok && o.Subresource == "ephemeralcontainers" {
+		return updateEphemeral(p, obj.(*corev1.Pod), admit)
 	}
 	if o.Subresource != "" {
 		return Verdict{}, apierrors.NewBadRequest(fmt.Sprintf("%s have no subresource %q that can be updated", r, o.Subresource))
@@ -61,6 +64,22 @@ func updateStatus(old, obj api.Object, managed bool, admit func(old, next api.Ob
 	if managed {
 		next.SetManagedFields(obj.GetManagedFields())
 	}
+	return Verdict{Object: next}, nil
+}
+
+// updateEphemeral takes the ephemeral containers alone.
+func updateEphemeral(old, obj *corev1.Pod, admit func(old, next api.Object) error) (Verdict, error) {
+	next := old.DeepCopy()
+	next.Spec.EphemeralContainers = obj.DeepCopy().Spec.EphemeralContainers
+	if admit != nil {
+		if err := admit(old, next); err != nil {
+			return Verdict{}, err
+		}
+	}
+	if equality.Semantic.DeepEqual(old.Spec.EphemeralContainers, next.Spec.EphemeralContainers) {
+		return Verdict{Object: old, Unchanged: true}, nil
+	}
+	next.SetGeneration(old.GetGeneration() + 1)
 	return Verdict{Object: next}, nil
 }
 

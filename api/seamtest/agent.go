@@ -3,6 +3,7 @@ package seamtest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"strings"
 	"testing"
@@ -34,6 +35,7 @@ func Agent(t *testing.T, open func(t *testing.T) api.Agent) {
 		{"Logs", logs},
 		{"FollowsLogs", followsLogs},
 		{"Executes", executes},
+		{"Attaches", attaches},
 		{"Stats", stats},
 		{"Freezes", freezes},
 	} {
@@ -274,6 +276,12 @@ func unknownPods(n *node) {
 	if _, err := n.a.Logs(n.ctx(), "nobody", api.LogOptions{Tail: -1}); !apierrors.IsNotFound(err) {
 		n.Errorf("logs: %v, want NotFound", err)
 	}
+	if err := n.a.Attach(n.ctx(), "nobody", api.AttachOptions{}); !apierrors.IsNotFound(err) {
+		n.Errorf("attach: %v, want NotFound", err)
+	}
+	if _, err := n.a.Forward(n.ctx(), "nobody", 80); !apierrors.IsNotFound(err) {
+		n.Errorf("forward: %v, want NotFound", err)
+	}
 	if _, err := n.a.Exec(n.ctx(), "nobody", api.ExecOptions{Command: []string{"true"}}); !apierrors.IsNotFound(err) {
 		n.Errorf("exec: %v, want NotFound", err)
 	}
@@ -363,6 +371,31 @@ func executes(n *node) {
 	}
 	if _, err := n.a.Exec(n.ctx(), "uid-a", api.ExecOptions{Container: "none", Command: []string{"true"}}); !apierrors.IsBadRequest(err) {
 		n.Errorf("exec in a container that is not there: %v, want BadRequest", err)
+	}
+}
+
+// attaches checks how an attachment ends: with the pod, and with its context.
+func attaches(n *node) {
+	n.start(n.pod("a"))
+	if err := n.a.Attach(n.ctx(), "uid-a", api.AttachOptions{Container: "none"}); !apierrors.IsBadRequest(err) {
+		n.Errorf("attach to a container that is not there: %v, want BadRequest", err)
+	}
+	ctx, cancel := context.WithCancelCause(n.ctx())
+	enough := errors.New("enough")
+	cancel(enough)
+	if err := n.a.Attach(ctx, "uid-a", api.AttachOptions{}); err == nil {
+		n.Error("attaching goes on after its context")
+	}
+	done := make(chan error, 1)
+	go func() {
+		done <- n.a.Attach(n.ctx(), "uid-a", api.AttachOptions{Container: "second", Stdout: io.Discard})
+	}()
+	if err := n.a.Stop(n.ctx(), "uid-a", time.Second); err != nil {
+		n.Fatalf("stop: %v", err)
+	}
+	// It may not have begun when the pod ended.
+	if err := <-done; err != nil && !apierrors.IsNotFound(err) && !apierrors.IsBadRequest(err) {
+		n.Errorf("attached until the pod's end: %v", err)
 	}
 }
 

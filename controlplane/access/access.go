@@ -313,6 +313,11 @@ func uses(p *corev1.Pod, r *api.Resource, name string) bool {
 			}
 		}
 	}
+	for i := range p.Spec.EphemeralContainers {
+		if inEnv((*corev1.Container)(&p.Spec.EphemeralContainers[i].EphemeralContainerCommon), secret, name) {
+			return true
+		}
+	}
 	return false
 }
 

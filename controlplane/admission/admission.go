@@ -28,7 +28,7 @@ import (
 
 // Admit is a rules.Admit: it defaults obj in place and checks it, before every
 // write. old is nil for a create. A write of a subresource changes nothing
-// that is checked here but the status. The error is Invalid, with every cause.
+// that is checked here but the status, or the ephemeral containers. The error is Invalid, with every cause.
 func Admit(_ context.Context, _ rules.Op, r *api.Resource, old, obj api.Object, subresource string) error {
 	Default(obj)
 	var errs field.ErrorList
@@ -39,6 +39,8 @@ func Admit(_ context.Context, _ rules.Op, r *api.Resource, old, obj api.Object, 
 	case subresource == "":
 		keep(obj, old)
 		errs = append(fresh(Validate(obj), old), ValidateUpdate(obj, old)...)
+	case subresource == "ephemeralcontainers":
+		errs = validateEphemeral(obj.(*corev1.Pod), old.(*corev1.Pod))
 	default:
 		errs = validateStatus(obj)
 	}

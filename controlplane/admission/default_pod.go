@@ -53,6 +53,9 @@ func defaultPodSpec(s *corev1.PodSpec) {
 	for _, c := range containers(s) {
 		defaultContainer(c, s.HostNetwork)
 	}
+	for i := range s.EphemeralContainers {
+		defaultContainer((*corev1.Container)(&s.EphemeralContainers[i].EphemeralContainerCommon), false)
+	}
 	for i := range s.TopologySpreadConstraints {
 		c := &s.TopologySpreadConstraints[i]
 		or(&c.WhenUnsatisfiable, corev1.DoNotSchedule)

@@ -12,7 +12,12 @@ import (
 )
 
 func validatePod(p *corev1.Pod) field.ErrorList {
-	return validatePodSpec(&p.Spec, field.NewPath("spec"))
+	spec := field.NewPath("spec")
+	errs := validatePodSpec(&p.Spec, spec)
+	if len(p.Spec.EphemeralContainers) > 0 {
+		errs = append(errs, field.Forbidden(spec.Child("ephemeralContainers"), "cannot be set on create: they come by the subresource ephemeralcontainers"))
+	}
+	return errs
 }
 
 func validatePodSpec(s *corev1.PodSpec, p *field.Path) field.ErrorList {

@@ -129,7 +129,7 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, verb string, f fu
 		return apierrors.NewUnauthorized("Unauthorized")
 	}
 	room, gauge := s.calls, s.metrics.calls
-	if verb == "watch" || flag(r.URL.Query(), "follow") {
+	if verb == "watch" || verb == "connect" || flag(r.URL.Query(), "follow") {
 		room, gauge = s.streams, s.metrics.streams
 	}
 	select {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"mime"
 	"net/http"
 	"runtime"
@@ -56,9 +57,13 @@ func parts(r *api.Resource) []part {
 	var out []part
 	change := []string{"get", "patch", "update"}
 	if r == api.Pods {
+		for _, sub := range slices.Sorted(maps.Keys(connections)) {
+			out = append(out, part{sub, schema.GroupVersionKind{Version: "v1", Kind: connections[sub]}, []string{"create", "get"}})
+		}
 		out = append(out,
 			part{"binding", schema.GroupVersionKind{Version: "v1", Kind: "Binding"}, []string{"create"}},
 			part{"eviction", schema.GroupVersionKind{Group: "policy", Version: "v1", Kind: "Eviction"}, []string{"create"}},
+			part{"ephemeralcontainers", r.GVK(), change},
 			part{"log", r.GVK(), []string{"get"}})
 	}
 	if r.Scale {

@@ -41,7 +41,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 
 func (m *metrics) observe(verb, resource string, code int, took time.Duration) {
 	m.requests.WithLabelValues(verb, resource, strconv.Itoa(code)).Inc()
-	if verb != "watch" && verb != "" && resource != "pods/log" {
+	if verb != "watch" && verb != "connect" && verb != "" && resource != "pods/log" {
 		m.duration.WithLabelValues(verb, resource).Observe(took.Seconds())
 	}
 }

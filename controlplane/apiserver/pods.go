@@ -174,12 +174,17 @@ func copyFlushed(w http.ResponseWriter, from io.Reader) error {
 	}
 }
 
-// container is the one whose log is meant; it must be the pod's.
+// container is the one that is meant; it must be the pod's.
 func container(p *corev1.Pod, name string) (string, error) {
 	var names []string
 	for _, list := range [][]corev1.Container{p.Spec.Containers, p.Spec.InitContainers} {
 		for i := range list {
 			names = append(names, list[i].Name)
+		}
+	}
+	if name == "" && len(names) != 1 || !slices.Contains(names, name) {
+		for i := range p.Spec.EphemeralContainers {
+			names = append(names, p.Spec.EphemeralContainers[i].Name)
 		}
 	}
 	switch {

@@ -25,7 +25,7 @@ import (
 type Config struct {
 	Objects api.Objects
 
-	// Agents finds the agent of a node, for logs. It answers NotFound or
+	// Agents finds the agent of a node, for logs, commands and ports. It answers NotFound or
 	// ServiceUnavailable when the node is not there; nil means no node is.
 	Agents func(ctx context.Context, node string) (api.Agent, error)
 
@@ -43,8 +43,8 @@ type Config struct {
 	Ready func(context.Context) error
 
 	MaxBody     int64 // bytes of a request body, default 3 MiB
-	MaxInFlight int   // requests at once that are neither watches nor logs, default 400
-	MaxStreams  int   // watches and logs at once, default 2000
+	MaxInFlight int   // requests at once that are no streams, default 400
+	MaxStreams  int   // watches, logs, commands and forwarded ports at once, default 2000
 
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
@@ -175,6 +175,10 @@ func (s *Server) mountResource(r *api.Resource, collection string) {
 		s.mux.Get(object+"/log", s.sub("get", r, "log", s.podLog))
 		s.mux.Post(object+"/binding", s.sub("create", r, "binding", s.bind))
 		s.mux.Post(object+"/eviction", s.sub("create", r, "eviction", s.evict))
+		s.mountConnections(object)
+		s.mux.Get(object+"/ephemeralcontainers", s.sub("get", r, "ephemeralcontainers", s.get))
+		s.mux.Put(object+"/ephemeralcontainers", s.sub("update", r, "ephemeralcontainers", s.update))
+		s.mux.Patch(object+"/ephemeralcontainers", s.sub("patch", r, "ephemeralcontainers", s.patch))
 	}
 }
 

@@ -127,7 +127,8 @@ func (c *compiler) groupNamespace() {
 	}
 }
 
-// Enter is the program of a process that joins a running container; second is
+// Enter is the program of a process that joins a running container. If it has a
+// terminal, its standard streams are to be paths of that. second is
 // the call after which it is a second process (see program.Options.Forks).
 func Enter(in Input) (p program.Program, second int, err error) {
 	c := &compiler{in: in, next: kept, made: map[string]bool{}}
@@ -149,6 +150,9 @@ func Enter(in Input) (p program.Program, second int, err error) {
 	c.Call("make a process", unix.SYS_CLONE, program.Int(unix.CLONE_VM|unix.CLONE_VFORK|unix.CLONE_PARENT), null, null, null, null).
 		Leave().Into(c.Call("who it is", unix.SYS_GETPID), 5)
 	c.session()
+	if in.Spec.Process.Terminal {
+		c.Call("take the terminal", unix.SYS_IOCTL, program.Int(0), program.Int(unix.TIOCSCTTY), null)
+	}
 	c.score()
 	c.process()
 	p, err = c.Build()
@@ -206,6 +210,12 @@ func (c *compiler) session() {
 
 // stdio opens the FIFOs, whose other ends are open: nothing blocks.
 func (c *compiler) stdio(exec bool) {
+	if c.in.Spec.Process.Terminal {
+		for fd, at := range []string{c.in.Stdin, c.in.Stdout, c.in.Stderr} {
+			c.dup("open the terminal", fd, at, unix.O_RDWR|unix.O_NOCTTY)
+		}
+		return
+	}
 	if exec && c.in.Stdin != "" {
 		c.dup("open standard input", 0, c.in.Stdin, unix.O_RDONLY)
 	}

@@ -26,9 +26,13 @@ func (c *compiler) process() {
 		c.Call("limit "+r.Type, unix.SYS_PRLIMIT64, null, program.Int(rlimits[r.Type]), program.Words(program.Int(r.Soft), program.Int(r.Hard)), null)
 	}
 	c.Call("set umask", unix.SYS_UMASK, program.Int(0o22))
+	group := program.Int(p.User.GID)
+	if p.Terminal {
+		group = program.Int(-1) // a terminal's own stays
+	}
 	for fd, fifo := range []string{c.in.Stdin, c.in.Stdout, c.in.Stderr} {
 		if fifo != "" { // for a process that opens /dev/stdout
-			c.Call("own standard streams", unix.SYS_FCHOWN, program.Int(fd), program.Int(p.User.UID), program.Int(p.User.GID)).Allow(unix.EINVAL, unix.EPERM, unix.EROFS)
+			c.Call("own standard streams", unix.SYS_FCHOWN, program.Int(fd), program.Int(p.User.UID), group).Allow(unix.EINVAL, unix.EPERM, unix.EROFS)
 		}
 	}
 	// As root, that may get where the user may not; as the user, once more.

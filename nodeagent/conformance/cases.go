@@ -84,6 +84,7 @@ func (r *rig) check(c aCase) observed {
 			x.all()
 		})
 	}
+	r.t.Run("terminal", func(t *testing.T) { r.with(t).terminal(c, o) })
 	r.t.Run("outside", func(t *testing.T) {
 		checkOutside(t, c, o, r.Single)
 		switch {

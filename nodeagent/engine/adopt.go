@@ -116,7 +116,7 @@ func (e *Engine) adoptContainer(ctx context.Context, info runtime.Container, t *
 	}
 	c.info.Pid = int(t.Pid)
 	var err error
-	if c.logs, err = e.startLogs(info.ID, info.LogPath, true); err != nil {
+	if c.logs, err = e.startLogs(&info, true); err != nil {
 		e.c.Log.Warn("attach to a container's log", logID(info.ID), logError(err))
 	}
 	if t.Status == tasktypes.Status_STOPPED {

@@ -91,7 +91,7 @@ func (e *Engine) startContainer(ctx context.Context, sb *sandbox, s runtime.Cont
 		cgroup: e.cgroups.Of(string(sb.spec.UID), id), started: make(chan struct{}), done: make(chan struct{}),
 		info: runtime.Container{
 			ID: id, Sandbox: s.Sandbox, Name: s.Name, Attempt: s.Attempt, Image: s.Image, ImageID: img.ID,
-			State: runtime.Running, StartedAt: time.Now(), LogPath: s.LogPath, Labels: s.Labels,
+			State: runtime.Running, StartedAt: time.Now(), LogPath: s.LogPath, Labels: s.Labels, Stdin: s.Stdin, TTY: s.TTY,
 		},
 	}
 	defer func() {
@@ -117,7 +117,7 @@ func (e *Engine) startContainer(ctx context.Context, sb *sandbox, s runtime.Cont
 	if err != nil {
 		return nil, startError("CreateContainerConfigError", fmt.Errorf("container %q: %w", s.Name, err))
 	}
-	if c.logs, err = e.startLogs(id, s.LogPath, false); err != nil {
+	if c.logs, err = e.startLogs(&c.info, false); err != nil {
 		return nil, startError("CreateContainerError", err)
 	}
 	defer c.logs.HandOver()
@@ -147,8 +147,12 @@ func (e *Engine) makeSpec(sb *sandbox, pid int, c *container, s runtime.Containe
 			return nil, fmt.Errorf("list the host's devices for a privileged container: %w", err)
 		}
 	}
+	target, err := e.target(s.Target)
+	if err != nil {
+		return nil, err
+	}
 	out, err := spec.Container(spec.Input{
-		Sandbox: sb.info.ID, Cgroup: c.cgroup, PausePid: pid, Pod: sb.spec,
+		Sandbox: sb.info.ID, Cgroup: c.cgroup, PausePid: pid, TargetPid: target, Pod: sb.spec,
 		Shm: e.sandboxDir(sb.info.ID) + "/shm", Files: e.sandboxDir(sb.info.ID),
 		Image: img.Config, Accounts: acc, Spec: s, CgroupV2: e.cgroups.V2, SwapLimit: e.cgroups.Swap, Privilege: e.privilege, Devices: devices,
 	})
@@ -161,6 +165,21 @@ func (e *Engine) makeSpec(sb *sandbox, pid int, c *container, s runtime.Containe
 		}
 	}
 	return out, nil
+}
+
+// target is a process of the container whose process namespace another one
+// wants to share; 0 is none.
+func (e *Engine) target(id string) (int, error) {
+	if id == "" {
+		return 0, nil
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.containers[id]
+	if c == nil || c.info.State != runtime.Running || c.info.Pid == 0 {
+		return 0, fmt.Errorf("target container %s does not run", id)
+	}
+	return c.info.Pid, nil
 }
 
 // createContainer writes a container's metadata to containerd.
@@ -192,7 +211,10 @@ func (e *Engine) createContainer(ctx context.Context, id string, rec record, lab
 }
 
 func (e *Engine) runTask(ctx context.Context, c *container, mounts []mount.Mount) error {
-	req := &tasks.CreateTaskRequest{ContainerID: c.info.ID, Stdout: c.logs.Stdout, Stderr: c.logs.Stderr}
+	req := &tasks.CreateTaskRequest{ContainerID: c.info.ID, Stdin: c.logs.Stdin, Stdout: c.logs.Stdout, Stderr: c.logs.Stderr}
+	if c.info.TTY {
+		req.Terminal, req.Stderr = true, ""
+	}
 	for _, m := range mounts {
 		req.Rootfs = append(req.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
@@ -244,7 +266,7 @@ func (e *Engine) RemoveContainer(ctx context.Context, id string) error {
 	if err := e.destroy(ctx, id, id); err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
-	c.logs.Wait(time.Second)
+	c.logs.Drain()
 	c.logs.Stop()
 	if err := errors.Join(os.RemoveAll(e.fifoDir(id)), e.cgroups.Remove(c.cgroup)); err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)

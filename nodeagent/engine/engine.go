@@ -237,8 +237,8 @@ func newID() string {
 }
 
 // startLogs begins to copy a container's output; see package output.
-func (e *Engine) startLogs(id, path string, adopted bool) (*output.Output, error) {
+func (e *Engine) startLogs(c *runtime.Container, adopted bool) (*output.Output, error) {
 	return output.Start(output.Config{
-		Dir: e.fifoDir(id), Log: path, MaxSize: e.c.LogMaxSize, Files: e.c.LogFiles, Adopted: adopted, Logger: e.c.Log,
+		Dir: e.fifoDir(c.ID), Log: c.LogPath, Stdin: c.Stdin, MaxSize: e.c.LogMaxSize, Files: e.c.LogFiles, Adopted: adopted, Logger: e.c.Log,
 	}, &e.work)
 }

@@ -239,6 +239,12 @@ func testExec(t *testing.T, n *node) {
 	if err != nil || code != 0 || out.String() != big {
 		t.Errorf("cat: %d, %v, %d of %d bytes", code, err, out.Len(), len(big))
 	}
+	out.Reset()
+	// A terminal shows what is typed as well; Ctrl-D ends the input.
+	code, err = n.Exec(t.Context(), c.ID, runtime.Exec{Command: []string{"/bin/probe", "cat"}, TTY: true, Stdin: strings.NewReader("typed\n\x04"), Stdout: &out})
+	if err != nil || code != 0 || out.String() != "typed\r\ntyped\r\n" {
+		t.Errorf("in a terminal: %d, %v, %q", code, err, out.String())
+	}
 	if _, err = n.Exec(t.Context(), c.ID, runtime.Exec{Command: []string{"nope"}}); err == nil || !strings.Contains(err.Error(), `command "nope" is not in the image`) {
 		t.Errorf("got %v", err)
 	}

@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs"
 
+	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/nodeagent/output"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 	"github.com/podsnap/podsnap/nodeagent/spec"
 )
@@ -29,6 +31,9 @@ func (e *Engine) Exec(ctx context.Context, id string, x runtime.Exec) (int, erro
 	}
 	code, err := e.exec(e.ns(ctx), c, x)
 	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx) // whatever it was that ctx has cut off
+		}
 		return 0, fmt.Errorf("exec in container %q: %w", c.info.Name, err)
 	}
 	return code, nil
@@ -51,15 +56,10 @@ func (e *Engine) exec(ctx context.Context, c *container, x runtime.Exec) (int, e
 		return 0, err
 	}
 	process := *made.Process
-	process.Args, process.Terminal = x.Command, false
-
+	process.Args, process.Terminal, process.Env = x.Command, x.TTY, spec.Terminal(process.Env, x.TTY)
+	var last output.Last
 	in := &closer{Reader: x.Stdin}
-	streams := cio.WithStreams(nil, orDiscard(x.Stdout), orDiscard(x.Stderr))
-	if x.Stdin != nil {
-		streams = cio.WithStreams(in, orDiscard(x.Stdout), orDiscard(x.Stderr))
-	}
-	dir := filepath.Join(e.fifoDir(c.info.ID), "exec")
-	p, err := task.Exec(ctx, newID()[:16], &process, cio.NewCreator(streams, cio.WithFIFODir(dir)))
+	p, err := task.Exec(ctx, newID()[:16], &process, cio.NewCreator(streams(x, in, &last, filepath.Join(e.fifoDir(c.info.ID), "exec"))...))
 	if err != nil {
 		return 0, err
 	}
@@ -77,28 +77,68 @@ func (e *Engine) exec(ctx context.Context, c *container, x runtime.Exec) (int, e
 	if err := p.Start(ctx); err != nil {
 		return 0, startError("StartError", spec.Explain(c.info.Name, &process, runcError(err)))
 	}
-	in.onEOF(func() { _ = p.CloseIO(waiting, containerd.WithStdinCloser) })
+	if !x.TTY {
+		in.onEOF(func() { _ = p.CloseIO(waiting, containerd.WithStdinCloser) })
+	}
+	if x.Resize != nil {
+		go resizing(waiting, x.Resize, p.Resize)
+	}
 	select {
 	case status := <-exit:
-		awaitIO(p)
+		last.Wait(p.IO().Wait, p.IO().Cancel)
 		code, _, err := status.Result()
 		return int(code), err
 	case <-ctx.Done():
-		_ = p.Kill(undo, syscall.SIGKILL)
-		select {
-		case <-exit:
-		case <-undo.Done():
-		}
+		hangUp(undo, p, exit, x.Hangup)
 		return 0, context.Cause(ctx)
 	}
 }
 
-// awaitIO waits for the last output, for 2 s at most: a child of the process
-// may hold it open.
-func awaitIO(p containerd.Process) {
-	t := time.AfterFunc(2*time.Second, p.IO().Cancel)
-	defer t.Stop()
-	p.IO().Wait()
+// streams are the FIFOs of an exec.
+func streams(x runtime.Exec, in io.Reader, last *output.Last, dir string) []cio.Opt {
+	var stdin io.Reader
+	if x.Stdin != nil {
+		stdin = in
+	}
+	if x.TTY {
+		return []cio.Opt{cio.WithStreams(stdin, last.Through(x.Stdout), nil), cio.WithTerminal, cio.WithFIFODir(dir)}
+	}
+	return []cio.Opt{cio.WithStreams(stdin, last.Through(x.Stdout), last.Through(x.Stderr)), cio.WithFIFODir(dir)}
+}
+
+// resizing gives a terminal the sizes that come, until ctx is done.
+func resizing(ctx context.Context, sizes <-chan api.TerminalSize, set func(ctx context.Context, w, h uint32) error) {
+	for {
+		select {
+		case s, ok := <-sizes:
+			if !ok {
+				return
+			}
+			_ = set(ctx, uint32(s.Width), uint32(s.Height)) // it has just ended
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// hangUp ends a process whose client has gone.
+func hangUp(ctx context.Context, p containerd.Process, exit <-chan containerd.ExitStatus, grace time.Duration) {
+	if grace > 0 {
+		_ = p.Kill(ctx, syscall.SIGHUP)
+		t := time.NewTimer(grace)
+		defer t.Stop()
+		select {
+		case <-exit:
+			return
+		case <-t.C:
+		case <-ctx.Done():
+		}
+	}
+	_ = p.Kill(ctx, syscall.SIGKILL)
+	select {
+	case <-exit:
+	case <-ctx.Done():
+	}
 }
 
 // closer calls a function once its reader has come to an end.
@@ -129,11 +169,4 @@ func (c *closer) onEOF(f func()) {
 	if c.eof {
 		f()
 	}
-}
-
-func orDiscard(w io.Writer) io.Writer {
-	if w == nil {
-		return io.Discard
-	}
-	return w
 }

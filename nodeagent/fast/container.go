@@ -217,7 +217,7 @@ func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
 	if err := r.end(ctx, c); err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
-	c.out.Wait(time.Second)
+	c.out.Drain()
 	c.out.Stop()
 	r.discard(c) //nolint:contextcheck // goes on in the background
 	if err := os.RemoveAll(r.containerDir(c)); err != nil {

@@ -23,6 +23,7 @@ type Config struct {
 	MaxSize int64  // bytes of a log file before it is rotated; 0 is 10 MiB
 	Files   int    // kept of a log; 0 is 3
 	Adopted bool   // the container runs already: its FIFOs are there
+	Stdin   bool   // make one for its standard input as well
 	Logger  *slog.Logger
 }
 
@@ -31,7 +32,9 @@ type Config struct {
 // that a container goes on writing while the agent restarts: what fits the pipes waits there.
 type Output struct {
 	Stdout, Stderr string // paths of the FIFOs; "" without a log
+	Stdin          string // likewise; "" if none was asked for
 	done           chan struct{}
+	taps           taps
 
 	once sync.Once
 	read []*os.File
@@ -41,7 +44,13 @@ type Output struct {
 // Start makes the FIFOs of a new container, or opens those of an adopted one,
 // and copies until the container ends, on a goroutine of work.
 func Start(c Config, work *sync.WaitGroup) (*Output, error) {
-	l := &Output{done: make(chan struct{})}
+	l := &Output{done: make(chan struct{}), taps: taps{stop: make(chan struct{})}}
+	if c.Stdin {
+		l.Stdin = filepath.Join(c.Dir, "in")
+		if err := fifo(c.Dir, l.Stdin); err != nil {
+			return nil, fmt.Errorf("input of a container: %w", err)
+		}
+	}
 	if c.Log == "" {
 		close(l.done)
 		return l, nil
@@ -58,7 +67,10 @@ func Start(c Config, work *sync.WaitGroup) (*Output, error) {
 		}
 		return nil, fmt.Errorf("log of a container: %w", err)
 	}
-	sources := []logfile.Source{{Stream: logfile.Stdout, From: l.read[0]}, {Stream: logfile.Stderr, From: l.read[1]}}
+	sources := []logfile.Source{
+		{Stream: logfile.Stdout, From: l.taps.on(l.read[0], logfile.Stdout)},
+		{Stream: logfile.Stderr, From: l.taps.on(l.read[1], logfile.Stderr)},
+	}
 	work.Go(func() {
 		defer close(l.done)
 		logfile.Copy(w, c.Logger, sources...)
@@ -69,12 +81,9 @@ func Start(c Config, work *sync.WaitGroup) (*Output, error) {
 }
 
 func (l *Output) open(dir string, adopted bool) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
 	for _, path := range []string{l.Stdout, l.Stderr} {
-		if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("make fifo %s: %w", path, err)
+		if err := fifo(dir, path); err != nil {
+			return err
 		}
 		r, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 		if err != nil {
@@ -94,6 +103,17 @@ func (l *Output) open(dir string, adopted bool) error {
 			return err
 		}
 		l.keep = append(l.keep, w)
+	}
+	return nil
+}
+
+// fifo makes one that is not there yet.
+func fifo(dir, path string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make fifo %s: %w", path, err)
 	}
 	return nil
 }
@@ -121,12 +141,22 @@ func (l *Output) Wait(d time.Duration) {
 	}
 }
 
+// Drain is Wait before the container is removed: for a second, or, while
+// somebody is attached who may be slow to take the rest, for ten.
+func (l *Output) Drain() {
+	l.Wait(time.Second)
+	if l != nil && l.attached() {
+		l.Wait(9 * time.Second)
+	}
+}
+
 // Stop ends copying. It may be called more than once.
 func (l *Output) Stop() {
 	if l == nil {
 		return
 	}
 	l.once.Do(func() {
+		close(l.taps.stop)
 		for _, f := range l.read {
 			f.Close()
 		}

@@ -8,14 +8,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/internal/pause"
 	"github.com/podsnap/podsnap/nodeagent/probe"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
@@ -249,6 +247,10 @@ func (w *Worker) containerSpec(ctx context.Context, a Action, p *corev1.Pod, sb 
 			mounts = append(mounts, last)
 		}
 	}
+	shares, err := target(w.Pod(), c.Name)
+	if err != nil {
+		return runtime.ContainerSpec{}, err
+	}
 	path := LogPath(w.c.LogDir, p, c.Name, a.Attempt)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return runtime.ContainerSpec{}, err
@@ -258,7 +260,7 @@ func (w *Worker) containerSpec(ctx context.Context, a Action, p *corev1.Pod, sb 
 		Sandbox: sb.ID, Name: c.Name, Attempt: a.Attempt, Image: c.Image,
 		Command: volume.Expand(c.Command, env), Args: volume.Expand(c.Args, env), Env: env, WorkingDir: c.WorkingDir,
 		Mounts: mounts, Resources: resources(c, w.c.Pids), Security: security(p, c),
-		LogPath: path, Labels: labels(p, c.Name),
+		LogPath: path, Labels: labels(p, c.Name), Stdin: c.Stdin, TTY: c.TTY, Target: shares,
 	}, nil
 }
 
@@ -363,25 +365,6 @@ func (w *Worker) removeVolumes(a Action, p *corev1.Pod) func(context.Context) fu
 		w.warn("remove volumes", err)
 		return func() { w.s.VolumesRemoved(a, fault(err, "FailedKillPod"), time.Now()) }
 	}
-}
-
-func (w *Worker) instance(container string) (string, error) {
-	p := w.Pod()
-	for _, list := range [][]corev1.ContainerStatus{p.Status.ContainerStatuses, p.Status.InitContainerStatuses} {
-		for _, cs := range list {
-			if container != "" && cs.Name != container {
-				continue
-			}
-			if cs.State.Running == nil {
-				if p.DeletionTimestamp != nil { // nor will it again: the pod is as good as gone
-					return "", apierrors.NewNotFound(api.Pods.GR(), p.Name)
-				}
-				return "", apierrors.NewBadRequest(fmt.Sprintf("container %q of pod %q does not run", cs.Name, p.Name))
-			}
-			return strings.TrimPrefix(cs.ContainerID, "containerd://"), nil
-		}
-	}
-	return "", apierrors.NewBadRequest(fmt.Sprintf("container %q is not valid for pod %q", container, p.Name))
 }
 
 func fault(err error, reason string) *Fault {

@@ -20,6 +20,9 @@ func classOf(p *corev1.Pod) runtime.Class {
 		return runtime.Runc
 	}
 	c := &s.Containers[0]
+	if c.Stdin || c.TTY {
+		return runtime.Runc
+	}
 	for _, m := range c.VolumeMounts {
 		if m.MountPropagation != nil && *m.MountPropagation != corev1.MountPropagationNone || special(m.MountPath) {
 			return runtime.Runc

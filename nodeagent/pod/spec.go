@@ -158,5 +158,10 @@ func find(p *corev1.Pod, name string) *corev1.Container {
 			return c
 		}
 	}
+	for c := range ephemeral(&p.Spec) {
+		if c.Name == name {
+			return c
+		}
+	}
 	return nil
 }

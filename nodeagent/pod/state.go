@@ -21,7 +21,7 @@ type State struct {
 
 	Sandbox    Sandbox
 	Volumes    Volumes
-	Containers map[string]*Container // each init and each regular one
+	Containers map[string]*Container // each init, each regular and each ephemeral one
 	Garbage    []string              // ids of containers that nothing needs any more
 
 	Frozen bool            // its processes are stopped, or are about to be: it is idle
@@ -117,6 +117,9 @@ func New(p *corev1.Pod, hostIP string, sandbox *runtime.Sandbox, now time.Time) 
 	for spec := range all(&p.Spec) {
 		s.Containers[spec.Name] = restore(spec.Name, p, sandbox, now)
 	}
+	for spec := range ephemeral(&p.Spec) {
+		s.Containers[spec.Name] = restore(spec.Name, p, sandbox, now)
+	}
 	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 		s.Final, s.Stored = p.Status.DeepCopy(), true
 	}
@@ -184,6 +187,7 @@ func lastOf(cs *corev1.ContainerStatus) *Instance {
 // Observe takes in a newer version of the object.
 func (s *State) Observe(p *corev1.Pod, now time.Time) {
 	s.Pod = p
+	s.meet(p, now)
 	if p.DeletionTimestamp == nil {
 		return
 	}
@@ -267,7 +271,7 @@ func isSidecar(c *corev1.Container) bool {
 }
 
 func statusOf(p *corev1.Pod, name string) *corev1.ContainerStatus {
-	for _, list := range [][]corev1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
+	for _, list := range [][]corev1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses, p.Status.EphemeralContainerStatuses} {
 		for i := range list {
 			if list[i].Name == name {
 				return &list[i]

@@ -49,6 +49,9 @@ func (s *State) status(now time.Time) corev1.PodStatus {
 			st.ContainerStatuses = append(st.ContainerStatuses, cs)
 		}
 	}
+	for spec := range ephemeral(&s.Pod.Spec) {
+		st.EphemeralContainerStatuses = append(st.EphemeralContainerStatuses, s.ephemeralStatus(spec))
+	}
 	st.Conditions = s.conditions(&st, initialized, now)
 	return st
 }

@@ -145,6 +145,7 @@ func (s *step) run() {
 			s.pull(spec, c) // before its turn: pulls take longest
 		}
 	}
+	s.visit()
 	if !s.initialize() && !s.begun() {
 		return
 	}
@@ -277,25 +278,40 @@ func (s *step) held() bool {
 func (s *step) signal() bool {
 	regular := s.anyRunning(false)
 	for spec, init := range all(&s.Pod.Spec) {
-		c := s.Containers[spec.Name]
-		if !c.running() {
-			continue
-		}
-		a := Action{Kind: StopContainer, Container: spec.Name, ID: c.Current.ID, Deadline: s.Stop.Deadline}
-		late := !s.now.Before(s.Stop.Deadline)
-		switch {
-		case late && !c.Killed:
-			a.Kind, a.Deadline = KillContainer, time.Time{}
-			s.act(a)
-		case !late && !c.Stopping && (!init || !isSidecar(spec) || !regular):
-			s.act(a)
-		}
+		s.end(spec.Name, init && isSidecar(spec) && regular)
+	}
+	for spec := range ephemeral(&s.Pod.Spec) {
+		s.end(spec.Name, false)
 	}
 	return !s.wait(s.Stop.Deadline) && !s.wait(s.Stop.Deadline.Add(killWait))
 }
 
-// anyRunning tells whether a container runs; sidecars count if they should.
+// end stops a container, or kills it when its time is over; later is that others
+// have to end before.
+func (s *step) end(name string, later bool) {
+	c := s.Containers[name]
+	if !c.running() {
+		return
+	}
+	a := Action{Kind: StopContainer, Container: name, ID: c.Current.ID, Deadline: s.Stop.Deadline}
+	late := !s.now.Before(s.Stop.Deadline)
+	switch {
+	case late && !c.Killed:
+		a.Kind, a.Deadline = KillContainer, time.Time{}
+		s.act(a)
+	case !late && !c.Stopping && !later:
+		s.act(a)
+	}
+}
+
+// anyRunning tells whether a container runs; sidecars, and what somebody looks
+// into the pod with, count if they should.
 func (s *step) anyRunning(sidecars bool) bool {
+	for spec := range ephemeral(&s.Pod.Spec) {
+		if sidecars && s.Containers[spec.Name].running() {
+			return true
+		}
+	}
 	for spec, init := range all(&s.Pod.Spec) {
 		if s.Containers[spec.Name].running() && (sidecars || !init || !isSidecar(spec)) {
 			return true

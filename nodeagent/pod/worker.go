@@ -2,7 +2,6 @@ package pod
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -317,22 +316,4 @@ func (w *Worker) late() {
 	if !w.s.starting() {
 		w.early = nil
 	}
-}
-
-// Exec runs a command in a container; "" is the first one.
-func (w *Worker) Exec(ctx context.Context, o api.ExecOptions) (int, error) {
-	id, err := w.instance(o.Container)
-	if err != nil {
-		return 0, err
-	}
-	release, err := w.hold(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer release()
-	stdout := o.Stdout
-	if stdout == nil {
-		stdout = io.Discard
-	}
-	return w.c.Runtime.Exec(ctx, id, runtime.Exec{Command: o.Command, Stdin: o.Stdin, Stdout: stdout, Stderr: o.Stderr})
 }

@@ -7,11 +7,14 @@ package runtime
 import (
 	"context"
 	"io"
+	"net"
 	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/podsnap/podsnap/api"
 )
 
 // Runtime runs sandboxes and containers. All methods are safe for concurrent
@@ -93,6 +96,20 @@ type Freezer interface {
 	Frozen(ctx context.Context, container string) (bool, error)
 }
 
+// Attacher is a runtime that can attach to the first process of a container.
+type Attacher interface {
+	// Attach passes on what the container writes from now on, and what is written
+	// to it, until it ends or ctx is done; see Attach for the end of its Stdin.
+	// Output is held up while it is not taken. NotFound when it does not run.
+	Attach(ctx context.Context, container string, a Attach) error
+}
+
+// Dialer is a runtime that reaches what listens in a sandbox.
+type Dialer interface {
+	// DialIn connects to a TCP address as a process of the sandbox would.
+	DialIn(ctx context.Context, sandbox, address string) (net.Conn, error)
+}
+
 // SandboxSpec says what sandbox to make.
 type SandboxSpec struct {
 	// Owner is the function whose replica the pod is: what one leaves as it was,
@@ -148,6 +165,9 @@ type ContainerSpec struct {
 	Security   Security
 	LogPath    string // file of the container's log, CRI format, rotated
 	Labels     map[string]string
+	Stdin      bool   // what is attached can write to it; otherwise it reads nothing
+	TTY        bool   // its standard streams are a terminal
+	Target     string // the container whose process namespace it shares; "" is its own
 }
 
 // Mount binds a host path into a container.
@@ -209,6 +229,7 @@ type Container struct {
 	Frozen     bool // its processes are stopped; List does not tell, a Freezer does
 	LogPath    string
 	Labels     map[string]string
+	Stdin, TTY bool // as in its ContainerSpec
 }
 
 // Exit is the end of a container, or of a sandbox's pause process (Container
@@ -224,8 +245,25 @@ type Exit struct {
 // Exec says what to run in a container.
 type Exec struct {
 	Command        []string
+	TTY            bool // give it a terminal; all output is Stdout
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
+	Resize         <-chan api.TerminalSize
+	// Hangup is how long the process has after SIGHUP when ctx ends before it;
+	// 0 kills it at once.
+	Hangup time.Duration
+}
+
+// Attach says what to attach to a container's first process, which was started
+// with Stdin and TTY as they are said here.
+type Attach struct {
+	TTY            bool
+	Stdin          io.Reader // nil: nothing is written to it
+	Stdout, Stderr io.Writer
+	Resize         <-chan api.TerminalSize
+	// Once has the process's input end with Stdin, for good; output goes on. Without
+	// it, or with a terminal, the end of Stdin ends the attachment alone.
+	Once bool
 }
 
 // Image is what an image holds.

@@ -63,6 +63,15 @@ func environment(hostname, home string, image, container []string) []string {
 	return out
 }
 
+// Terminal is an environment of a process that may have a terminal: then it is
+// told of a kind that every program knows, unless it has been told of another.
+func Terminal(env []string, tty bool) []string {
+	if !tty || slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "TERM=") }) {
+		return env
+	}
+	return append(slices.Clip(env), "TERM=xterm")
+}
+
 // workingDir is the container's or the image's. An image must not send the
 // process into the kernel's file systems: a directory such as /proc/self/fd/7
 // has been a way out of containers.

@@ -29,6 +29,7 @@ type Input struct {
 	Sandbox   string
 	Cgroup    string
 	PausePid  int
+	TargetPid int                 // of the container whose process namespace it shares; 0 is none
 	Pod       runtime.SandboxSpec // Hostname, HostNetwork, HostPID count
 	Shm       string              // the pod's /dev/shm on the host
 	Files     string              // directory of the pod's hosts, hostname and resolv.conf
@@ -70,7 +71,7 @@ func Container(in Input) (*specs.Spec, error) {
 		Version: Version,
 		Root:    &specs.Root{Path: "rootfs", Readonly: sec.ReadOnlyRoot},
 		Process: &specs.Process{
-			Args: args, Cwd: cwd, Env: environment(in.Pod.Hostname, home, in.Image.Env, c.Env), User: who,
+			Args: args, Cwd: cwd, Env: Terminal(environment(in.Pod.Hostname, home, in.Image.Env, c.Env), c.TTY), User: who, Terminal: c.TTY,
 			NoNewPrivileges: !sec.AllowEscalation && !sec.Privileged,
 			Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
 			Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: in.Privilege.OpenFiles, Hard: in.Privilege.OpenFiles}},
@@ -107,7 +108,11 @@ func containerNamespaces(in Input) []specs.LinuxNamespace {
 		ns = append(ns, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: of("net")})
 	}
 	if !in.Pod.HostPID {
-		ns = append(ns, specs.LinuxNamespace{Type: specs.PIDNamespace})
+		pid := specs.LinuxNamespace{Type: specs.PIDNamespace}
+		if in.TargetPid != 0 {
+			pid.Path = fmt.Sprintf("/proc/%d/ns/pid", in.TargetPid)
+		}
+		ns = append(ns, pid)
 	}
 	if in.CgroupV2 && !in.Spec.Security.Privileged {
 		ns = append(ns, specs.LinuxNamespace{Type: specs.CgroupNamespace})

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"syscall"
 
@@ -16,6 +17,8 @@ import (
 type Runtime interface {
 	runtime.Runtime
 	runtime.Stats
+	runtime.Attacher
+	runtime.Dialer
 }
 
 // Fast is a runtime that knows what is its own.
@@ -83,6 +86,16 @@ func (r *Router) RemoveContainer(ctx context.Context, id string) error {
 // Exec implements runtime.Runtime.
 func (r *Router) Exec(ctx context.Context, id string, e runtime.Exec) (int, error) {
 	return r.of(id).Exec(ctx, id, e)
+}
+
+// Attach implements runtime.Attacher.
+func (r *Router) Attach(ctx context.Context, id string, a runtime.Attach) error {
+	return r.of(id).Attach(ctx, id, a)
+}
+
+// DialIn implements runtime.Dialer.
+func (r *Router) DialIn(ctx context.Context, sandbox, address string) (net.Conn, error) {
+	return r.of(sandbox).DialIn(ctx, sandbox, address)
 }
 
 // Stats implements runtime.Stats.

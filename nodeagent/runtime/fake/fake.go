@@ -5,8 +5,11 @@ package fake
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net"
 	"slices"
 	"sync"
 	"syscall"
@@ -60,6 +63,9 @@ var (
 	_ runtime.Images  = images{}
 	_ runtime.Stats   = (*Runtime)(nil)
 	_ runtime.Freezer = (*Runtime)(nil)
+
+	_ runtime.Attacher = (*Runtime)(nil)
+	_ runtime.Dialer   = (*Runtime)(nil)
 )
 
 type sandbox struct {
@@ -303,6 +309,58 @@ func (r *Runtime) Events(ctx context.Context) <-chan runtime.Exit {
 		close(ch)
 	})
 	return ch
+}
+
+// Attach implements runtime.Attacher: the container writes what it reads until
+// that ends, or until it does.
+func (r *Runtime) Attach(ctx context.Context, id string, a runtime.Attach) error {
+	if err := r.begin(ctx, "Attach", fmt.Sprintf("once=%v tty=%v", a.Once, a.TTY)); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	ended := errors.New("it has ended")
+	exits := r.Events(ctx) // before the look, so that none is missed
+	r.mu.Lock()
+	c := r.containers[id]
+	running := c != nil && c.State == runtime.Running
+	r.mu.Unlock()
+	if !running {
+		return notFound("container", id)
+	}
+	if a.Stdin != nil && a.Stdout != nil {
+		go func() { // ends with its reader
+			_, err := io.Copy(a.Stdout, a.Stdin)
+			cancel(errors.Join(ended, err))
+		}()
+	}
+	for {
+		select {
+		case x := <-exits:
+			if x.Container == id {
+				return nil
+			}
+		case <-ctx.Done():
+			if err := context.Cause(ctx); !errors.Is(err, ended) {
+				return err
+			}
+			return nil
+		}
+	}
+}
+
+// DialIn implements runtime.Dialer. A sandbox has the machine's network.
+func (r *Runtime) DialIn(ctx context.Context, sandbox, address string) (net.Conn, error) {
+	if err := r.begin(ctx, "DialIn", address); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	s := r.sandboxes[sandbox]
+	r.mu.Unlock()
+	if s == nil {
+		return nil, notFound("sandbox", sandbox)
+	}
+	return (&net.Dialer{}).DialContext(ctx, "tcp", address)
 }
 
 // Exec implements runtime.Runtime. The command "exit" ends with the code that

@@ -1,0 +1,4 @@
+#!/bin/sh
+# Says what it got.
+echo "tools run"
+cat
