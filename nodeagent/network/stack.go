@@ -92,6 +92,14 @@ func (n *Network) Second(ip netip.Addr) netip.Addr {
 	return netip.AddrFrom16(out)
 }
 
+// Text is an address as a pod's status has it: "" for none.
+func Text(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
 // Gateway6 is Gateway in IPv6; invalid in a network of IPv4 alone.
 func (n *Network) Gateway6() netip.Addr {
 	if n.six == nil {
