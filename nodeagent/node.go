@@ -163,7 +163,10 @@ func (a *Agent) describe(n *corev1.Node) {
 	n.Labels[corev1.LabelHostname] = a.c.NodeName
 	n.Labels[corev1.LabelOSStable], n.Labels[corev1.LabelArchStable] = machineOS()
 	if a.c.PodCIDR != "" {
-		n.Spec.PodCIDR, n.Spec.PodCIDRs = a.c.PodCIDR, []string{a.c.PodCIDR}
+		n.Spec.PodCIDR = a.c.PodCIDR
+		if len(n.Spec.PodCIDRs) == 0 || n.Spec.PodCIDRs[0] != a.c.PodCIDR || a.c.PodCIDR6 != "" {
+			n.Spec.PodCIDRs = []string{a.c.PodCIDR}
+		}
 		if a.c.PodCIDR6 != "" {
 			n.Spec.PodCIDRs = append(n.Spec.PodCIDRs, a.c.PodCIDR6)
 		}
