@@ -44,7 +44,9 @@ type Config struct {
 	StateDir string        // pods and logs lie below it
 
 	PodCIDR  string // of the node's pods, shown in the Node
+	PodCIDR6 string // the same in IPv6; "" is none
 	NodeIP   string // "" is the machine's first address
+	NodeIP6  string // the machine's other address; "" is none
 	Port     int32  // where the agent answers at NodeIP, shown in the Node; 0 is nowhere
 	Labels   map[string]string
 	Taints   []corev1.Taint      // at the first registration
@@ -64,9 +66,9 @@ type Config struct {
 	Stalls func(ctx context.Context, told func()) error
 
 	Recorder pod.Recorder // nil is none
-	// Guard has what is enforced on a pod's address in the kernel before a process
+	// Guard has what is enforced on a pod's addresses in the kernel before a process
 	// of the pod runs; nil is nothing.
-	Guard      func(ctx context.Context, p *corev1.Pod, address string) error
+	Guard      func(ctx context.Context, p *corev1.Pod, addresses []string) error
 	Dial       func(ctx context.Context, network, address string) (net.Conn, error)
 	ResolvConf string // "" is the machine's
 	// ClusterDNS is the server with the cluster's names that pods are told of;
@@ -400,7 +402,7 @@ func (a *Agent) accept(p *corev1.Pod) {
 func (a *Agent) workerConfig() pod.Config {
 	return pod.Config{
 		Objects: a.c.Objects, Runtime: a.c.Runtime, Images: a.c.Images, Volumes: a.volumes,
-		Prober: &probe.Prober{Dial: a.c.Dial}, HostIP: a.c.NodeIP, LogDir: a.logs, Pids: a.c.Pids, Log: a.log,
+		Prober: &probe.Prober{Dial: a.c.Dial}, HostIP: a.c.NodeIP, HostIP6: a.c.NodeIP6, LogDir: a.logs, Pids: a.c.Pids, Log: a.log,
 		Recorder: a.c.Recorder, Guard: a.c.Guard, Stage: a.m.stage, Started: a.m.started, Thawed: a.m.thawed,
 		Publish: func(p *corev1.Pod) { a.hub.publish(stateOf(p, false)) },
 		Sandbox: func(w *pod.Worker, id string, has bool) {

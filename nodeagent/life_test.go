@@ -47,10 +47,10 @@ func TestGuard(t *testing.T) {
 		var mu sync.Mutex
 		var asked []string
 		why := errors.New("not in the kernel")
-		r.guard = func(p *corev1.Pod, address string) error {
+		r.guard = func(p *corev1.Pod, addresses []string) error {
 			mu.Lock()
 			defer mu.Unlock()
-			asked = append(asked, p.Name+" "+address)
+			asked = append(asked, p.Name+" "+strings.Join(addresses, " "))
 			return why
 		}
 		r.pod("a")

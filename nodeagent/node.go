@@ -163,7 +163,13 @@ func (a *Agent) describe(n *corev1.Node) {
 	n.Labels[corev1.LabelHostname] = a.c.NodeName
 	n.Labels[corev1.LabelOSStable], n.Labels[corev1.LabelArchStable] = machineOS()
 	if a.c.PodCIDR != "" {
-		n.Spec.PodCIDR, n.Spec.PodCIDRs = a.c.PodCIDR, []string{a.c.PodCIDR}
+		n.Spec.PodCIDR = a.c.PodCIDR
+		if len(n.Spec.PodCIDRs) == 0 || n.Spec.PodCIDRs[0] != a.c.PodCIDR || a.c.PodCIDR6 != "" {
+			n.Spec.PodCIDRs = []string{a.c.PodCIDR}
+		}
+		if a.c.PodCIDR6 != "" {
+			n.Spec.PodCIDRs = append(n.Spec.PodCIDRs, a.c.PodCIDR6)
+		}
 	}
 }
 
@@ -179,6 +185,9 @@ func (a *Agent) nodeStatus(ctx context.Context, v view) corev1.NodeStatus {
 	st := corev1.NodeStatus{
 		Capacity: machineCapacity(a.c.StateDir, a.c.Memory().Total), NodeInfo: machineInfo(),
 		Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: a.c.NodeIP}, {Type: corev1.NodeHostName, Address: a.c.NodeName}},
+	}
+	if a.c.NodeIP6 != "" {
+		st.Addresses = slices.Insert(st.Addresses, 1, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a.c.NodeIP6})
 	}
 	st.NodeInfo.KubeletVersion, st.NodeInfo.ContainerRuntimeVersion = a.c.Version, a.c.RuntimeVersion
 	st.DaemonEndpoints.KubeletEndpoint.Port = a.c.Port

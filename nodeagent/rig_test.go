@@ -40,7 +40,7 @@ type rig struct {
 
 	metrics *prometheus.Registry
 
-	guard func(p *corev1.Pod, address string) error // nil lets pods start
+	guard func(p *corev1.Pod, addresses []string) error // nil lets pods start
 }
 
 // shaky is Objects that can be out of reach.
@@ -149,11 +149,11 @@ func (r *rig) start() {
 		Metrics: r.metrics, Memory: r.memory, Stalls: r.stalls,
 		NodeName: "n1", Objects: r.o, Runtime: r.engine, Images: r.engine.Images(), Stats: r.engine,
 		StateDir: r.dir, NodeIP: "192.0.2.9", PodCIDR: "10.42.0.0/24", Dial: r.engine.Dial, OnDisk: true, Recorder: r.events,
-		Guard: func(_ context.Context, p *corev1.Pod, address string) error {
+		Guard: func(_ context.Context, p *corev1.Pod, addresses []string) error {
 			if r.guard == nil {
 				return nil
 			}
-			return r.guard(p, address)
+			return r.guard(p, addresses)
 		},
 	})
 	if err != nil {

@@ -39,9 +39,9 @@ func (s *serverFlags) add(f *pflag.FlagSet) {
 	f.StringSliceVar(&s.c.Servers, "servers", nil, "addresses of three servers that keep their stores together, the same list on each")
 	f.StringVar(&s.c.ServerToken, "server-token", "", "what all servers of a cluster have in common, from `faas server token`")
 	f.IntVar(&s.c.NATSCopies, "nats-copies", 1, "how many servers of an external NATS cluster keep each asynchronous call")
-	f.StringVar(&s.c.PodCIDR, "pod-cidr", "", "addresses of pods on this node (default: a free part of --cluster-cidr)")
-	f.StringVar(&s.c.ClusterCIDR, "cluster-cidr", "", "addresses of pods on all nodes (default: --pod-cidr, or 10.62.0.0/16)")
-	f.StringVar(&s.c.ServiceCIDR, "service-cidr", "10.96.0.0/16", "addresses of Services")
+	f.StringVar(&s.c.PodCIDR, "pod-cidr", "", "addresses of pods on this node, of IPv4 or of IPv4,IPv6 (default: a free part of --cluster-cidr)")
+	f.StringVar(&s.c.ClusterCIDR, "cluster-cidr", "", "addresses of pods on all nodes; two families are 10.62.0.0/16,fd62::/56 (default: --pod-cidr, or 10.62.0.0/16)")
+	f.StringVar(&s.c.ServiceCIDR, "service-cidr", "10.96.0.0/16", "addresses of Services; two families are 10.96.0.0/16,fd96::/112")
 	f.BoolVar(&s.c.NoAuth, "no-auth", false, "let anybody who reaches the gateway manage functions")
 	f.Int64Var(&s.c.MaxAsyncBody, "max-async-body", 1<<20, "largest body of an asynchronous call, bytes")
 }

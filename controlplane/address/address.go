@@ -33,6 +33,8 @@ type Config struct {
 	Pods     netip.Prefix // of the cluster; zero is 10.62.0.0/16
 	NodeBits int          // length of a node's block of it; 0 is 22, but no more than Pods allows
 	Services netip.Prefix // zero is 10.96.0.0/16
+	// Pods6 and Services6 are the same in IPv6; zero is a cluster of IPv4 alone.
+	Pods6, Services6 netip.Prefix
 	// NodePorts are the first and the last port that nodes open for Services;
 	// zero is 30000 to 32767.
 	NodePorts [2]int32
@@ -63,7 +65,36 @@ func (c *Config) fill() error {
 	case c.Pods.Overlaps(c.Services):
 		return fmt.Errorf("addresses: the pod network %s and the Service network %s overlap", c.Pods, c.Services)
 	}
+	return c.check6()
+}
+
+// check6 checks the networks of IPv6, if there are any.
+func (c *Config) check6() error {
+	switch {
+	case !c.Pods6.IsValid() && !c.Services6.IsValid():
+		return nil
+	case !c.Pods6.IsValid() || !c.Services6.IsValid():
+		return errors.New("addresses: a cluster of two families has a pod network and a Service network of each")
+	case !c.Pods6.Addr().Is6() || !c.Services6.Addr().Is6():
+		return errors.New("addresses: the second pod network and the second Service network must be IPv6")
+	case c.Services6.Bits() < 108 || c.Services6.Bits() > 124:
+		return fmt.Errorf("addresses: Service network %s: its length must be between 108 and 124", c.Services6)
+	case c.Pods6.Bits() < 40 || c.Pods6.Bits() > 96+c.NodeBits:
+		return fmt.Errorf("addresses: pod network %s: its length must be between 40 and %d", c.Pods6, 96+c.NodeBits)
+	case c.Pods6.Overlaps(c.Services6):
+		return fmt.Errorf("addresses: the pod network %s and the Service network %s overlap", c.Pods6, c.Services6)
+	}
 	return nil
+}
+
+// nodeBits6 is the length of a node's block of IPv6: /64 as in Kubernetes where the
+// pod network has room for 256 of them, else what makes 65,536 blocks, or what has
+// as many addresses as the node's block of IPv4.
+func (c *Config) nodeBits6() int {
+	if c.Pods6.Bits() <= 56 {
+		return 64
+	}
+	return min(c.Pods6.Bits()+16, 96+c.NodeBits)
 }
 
 type nodePort struct {
@@ -82,11 +113,23 @@ type Allocator struct {
 	c Config
 
 	mu    sync.Mutex
-	ips   *set[netip.Addr]
+	ips   map[corev1.IPFamily]*set[netip.Addr]
 	ports map[corev1.Protocol]*set[int32]
-	pods  *set[netip.Prefix]
-	nodes map[string]block // by name
-	ready chan struct{}    // closed when the sets are filled
+	pods  []*podNetwork // IPv4, then IPv6 if there is that
+	ready chan struct{} // closed when the sets are filled
+}
+
+// podNetwork is that of one family.
+type podNetwork struct {
+	whole  netip.Prefix
+	bits   int // length of a node's block
+	blocks *set[netip.Prefix]
+	nodes  map[string]block // by name
+}
+
+func newPodNetwork(p netip.Prefix, bits int) (*podNetwork, error) {
+	all, err := blocks(p, bits)
+	return &podNetwork{whole: p.Masked(), bits: bits, blocks: all, nodes: map[string]block{}}, err
 }
 
 // New makes an allocator.
@@ -94,13 +137,19 @@ func New(c Config) (*Allocator, error) {
 	if err := c.fill(); err != nil {
 		return nil, err
 	}
-	pods, err := blocks(c.Pods, c.NodeBits)
+	pods, err := newPodNetwork(c.Pods, c.NodeBits)
 	if err != nil {
 		return nil, err
 	}
 	a := &Allocator{
-		c: c, ready: make(chan struct{}),
-		ips: addresses(c.Services), pods: pods, ports: map[corev1.Protocol]*set[int32]{}, nodes: map[string]block{},
+		c: c, ready: make(chan struct{}), pods: []*podNetwork{pods}, ports: map[corev1.Protocol]*set[int32]{},
+		ips: map[corev1.IPFamily]*set[netip.Addr]{corev1.IPv4Protocol: addresses(c.Services)},
+	}
+	if c.Pods6.IsValid() {
+		if pods, err = newPodNetwork(c.Pods6, c.nodeBits6()); err != nil {
+			return nil, err
+		}
+		a.pods, a.ips[corev1.IPv6Protocol] = append(a.pods, pods), addresses(c.Services6)
 	}
 	first, last := c.NodePorts[0], c.NodePorts[1]
 	for _, p := range []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP} {
@@ -150,18 +199,24 @@ func (a *Allocator) serviceChanged(t api.EventType, old, now *corev1.Service) {
 	defer a.mu.Unlock()
 	if t == api.Deleted {
 		owner := ownerOf(old)
-		a.ips.free(owner)
+		for _, s := range a.ips {
+			s.free(owner)
+		}
 		for _, s := range a.ports {
 			s.free(owner)
 		}
 		return
 	}
 	owner := ownerOf(now)
-	var ips []netip.Addr
-	if ip, err := netip.ParseAddr(now.Spec.ClusterIP); err == nil {
-		ips = append(ips, ip)
+	has := map[corev1.IPFamily][]netip.Addr{}
+	for _, s := range clusterIPs(&now.Spec) {
+		if ip, err := netip.ParseAddr(s); err == nil {
+			has[familyOf(ip)] = append(has[familyOf(ip)], ip)
+		}
 	}
-	a.ips.store(owner, ips)
+	for f, s := range a.ips {
+		s.store(owner, has[f])
+	}
 	for protocol, s := range a.ports {
 		s.store(owner, portsOf(now, protocol))
 	}
@@ -183,29 +238,47 @@ func portsOf(s *corev1.Service, protocol corev1.Protocol) []int32 {
 func (a *Allocator) nodeChanged(t api.EventType, old, now *corev1.Node) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if t == api.Deleted {
-		a.pods.free(old.Name)
-		delete(a.nodes, old.Name)
-		return
+	for i, n := range a.pods {
+		if t == api.Deleted {
+			n.blocks.free(old.Name)
+			delete(n.nodes, old.Name)
+			continue
+		}
+		p, err := netip.ParsePrefix(podCIDR(now, i))
+		if had := n.nodes[now.Name]; err != nil || had.stored && had.prefix == p {
+			continue
+		}
+		n.nodes[now.Name] = block{p, claim{owner: now.Name, stored: true}}
+		n.blocks.store(now.Name, n.covered(p))
 	}
-	p, err := netip.ParsePrefix(now.Spec.PodCIDR)
-	if had := a.nodes[now.Name]; err != nil || had.stored && had.prefix == p {
-		return
-	}
-	a.nodes[now.Name] = block{p, claim{owner: now.Name, stored: true}}
-	a.pods.store(now.Name, a.covered(p))
 }
 
-// covered are the blocks of the pod network that have something in common with
-// p. Called with a.mu held, or at the start.
-func (a *Allocator) covered(p netip.Prefix) []netip.Prefix {
+// podCIDR is a node's block of the pod network of one family, "" if it has none.
+func podCIDR(n *corev1.Node, family int) string {
+	switch {
+	case family == 0:
+		return n.Spec.PodCIDR
+	case family < len(n.Spec.PodCIDRs):
+		return n.Spec.PodCIDRs[family]
+	}
+	return ""
+}
+
+// covered are the blocks that have something in common with p.
+func (n *podNetwork) covered(p netip.Prefix) []netip.Prefix {
+	switch p = p.Masked(); {
+	case !p.Overlaps(n.whole):
+		return nil
+	case p.Bits() >= n.bits:
+		return []netip.Prefix{netip.PrefixFrom(p.Addr(), n.bits).Masked()}
+	case p.Bits() < n.whole.Bits():
+		p = n.whole
+	}
 	var out []netip.Prefix
-	b := a.pods.start
-	for range a.pods.size {
-		if b.Overlaps(p) {
-			out = append(out, b)
-		}
-		b = a.pods.after(b)
+	b := netip.PrefixFrom(p.Addr(), n.bits)
+	for range 1 << (n.bits - p.Bits()) {
+		out = append(out, b)
+		b = n.blocks.after(b)
 	}
 	return out
 }
@@ -244,10 +317,10 @@ func (a *Allocator) wait(ctx context.Context) error {
 func (a *Allocator) service(ctx context.Context, old, s *corev1.Service) error {
 	if s.Spec.Type == corev1.ServiceTypeExternalName || s.Spec.ClusterIP == corev1.ClusterIPNone {
 		s.Spec.HealthCheckNodePort = 0
-		if s.Spec.ClusterIP != "" {
-			family(&s.Spec)
+		if s.Spec.ClusterIP == "" {
+			return nil
 		}
-		return nil
+		return invalid(s, a.families(old, s))
 	}
 	if old != nil && settled(old, s) {
 		return nil
@@ -257,17 +330,22 @@ func (a *Allocator) service(ctx context.Context, old, s *corev1.Service) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	errs := a.clusterIP(s)
-	errs = append(errs, a.nodePorts(s)...)
-	if len(errs) > 0 {
-		return apierrors.NewInvalid(api.Services.GVK().GroupKind(), s.Name, errs)
+	if errs := a.families(old, s); len(errs) > 0 {
+		return invalid(s, errs)
 	}
-	return nil
+	return invalid(s, append(a.clusterIPs(s), a.nodePorts(s)...))
+}
+
+func invalid(s *corev1.Service, errs field.ErrorList) error {
+	if len(errs) == 0 {
+		return nil
+	}
+	return apierrors.NewInvalid(api.Services.GVK().GroupKind(), s.Name, errs)
 }
 
 // settled tells that s has all that it needs from old.
 func settled(old, s *corev1.Service) bool {
-	if s.Spec.ClusterIP == "" || s.Spec.ClusterIP != old.Spec.ClusterIP || s.Spec.IPFamilies == nil ||
+	if s.Spec.ClusterIP == "" || s.Spec.IPFamilies == nil || !sameFamilies(&s.Spec, &old.Spec) ||
 		s.Spec.HealthCheckNodePort != old.Spec.HealthCheckNodePort || (s.Spec.HealthCheckNodePort != 0) != checked(s) {
 		return false
 	}
@@ -294,38 +372,6 @@ func opens(s *corev1.Service) bool {
 // checked tells whether nodes answer a load balancer whether they have pods.
 func checked(s *corev1.Service) bool {
 	return s.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
-}
-
-func (a *Allocator) clusterIP(s *corev1.Service) field.ErrorList {
-	path := field.NewPath("spec", "clusterIPs").Index(0)
-	owner, now := ownerOf(s), time.Now()
-	if s.Spec.ClusterIP == "" {
-		ip, ok := a.ips.take(owner, now, func(netip.Addr) bool { return true })
-		if !ok {
-			return field.ErrorList{field.InternalError(path, fmt.Errorf("the Service network %s has no free address: delete Services, or start the servers with a larger --service-cidr", a.c.Services))}
-		}
-		s.Spec.ClusterIP = ip.String()
-		family(&s.Spec)
-		return nil
-	}
-	ip, err := netip.ParseAddr(s.Spec.ClusterIP)
-	if err != nil || !a.c.Services.Contains(ip) || ip == a.c.Services.Masked().Addr() {
-		return field.ErrorList{field.Invalid(path, s.Spec.ClusterIP, "must be an address of the Service network "+a.c.Services.String())}
-	}
-	if !a.ips.ask(ip, owner, now) {
-		return field.ErrorList{field.Invalid(path, s.Spec.ClusterIP, "provided IP is already allocated")}
-	}
-	family(&s.Spec)
-	return nil
-}
-
-// family says in which families the address is: IPv4, which alone there is.
-func family(s *corev1.ServiceSpec) {
-	s.ClusterIPs = []string{s.ClusterIP}
-	if s.IPFamilies == nil {
-		single := corev1.IPFamilyPolicySingleStack
-		s.IPFamilies, s.IPFamilyPolicy = []corev1.IPFamily{corev1.IPv4Protocol}, &single
-	}
 }
 
 func (a *Allocator) nodePorts(s *corev1.Service) field.ErrorList {
@@ -382,33 +428,46 @@ func (a *Allocator) node(ctx context.Context, n *corev1.Node) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	now, known := time.Now(), a.nodes[n.Name]
-	if n.Spec.PodCIDR == "" {
-		b, ok := a.pods.take(n.Name, now, func(netip.Prefix) bool { return true })
-		if !ok {
-			return apierrors.NewForbidden(api.Nodes.GR(), n.Name, fmt.Errorf("the pod network %s has no free block of /%d: remove nodes, or start the servers with a larger --cluster-cidr", a.c.Pods, a.c.NodeBits))
+	var all []string
+	for i, p := range a.pods {
+		cidr, err := p.block(n, podCIDR(n, i), i)
+		if err != nil {
+			return err
 		}
-		n.Spec.PodCIDR, n.Spec.PodCIDRs = b.String(), []string{b.String()}
-		a.nodes[n.Name] = block{b, claim{owner: n.Name, since: now}}
-		return nil
+		all = append(all, cidr)
 	}
-	p, err := netip.ParsePrefix(n.Spec.PodCIDR)
-	if err != nil {
-		return nil
-	}
-	n.Spec.PodCIDRs = []string{n.Spec.PodCIDR}
-	if known.prefix == p && known.stored {
-		return nil
-	}
-	for other, has := range a.nodes {
-		if other != n.Name && has.prefix.Overlaps(p) && (has.stored || now.Sub(has.since) < patience) {
-			return apierrors.NewInvalid(api.Nodes.GVK().GroupKind(), n.Name, field.ErrorList{field.Invalid(
-				field.NewPath("spec", "podCIDR"), n.Spec.PodCIDR, fmt.Sprintf("overlaps with %s of node %s", has.prefix, other))})
-		}
-	}
-	for _, b := range a.covered(p) {
-		a.pods.ask(b, n.Name, now)
-	}
-	a.nodes[n.Name] = block{p, claim{owner: n.Name, since: now}}
+	n.Spec.PodCIDR, n.Spec.PodCIDRs = all[0], all
 	return nil
+}
+
+// block finds a free block for a node, or sees that the one it asks for is.
+func (p *podNetwork) block(n *corev1.Node, asks string, family int) (string, error) {
+	now, known := time.Now(), p.nodes[n.Name]
+	if asks == "" {
+		b, ok := p.blocks.take(n.Name, now, func(netip.Prefix) bool { return true })
+		if !ok {
+			return "", apierrors.NewForbidden(api.Nodes.GR(), n.Name, fmt.Errorf("the pod network %s has no free block of /%d: remove nodes, or start the servers with a larger --cluster-cidr", p.whole, p.bits))
+		}
+		p.nodes[n.Name] = block{b, claim{owner: n.Name, since: now}}
+		return b.String(), nil
+	}
+	own, err := netip.ParsePrefix(asks)
+	if err != nil || known.prefix == own && known.stored {
+		return asks, nil // the former is admission's to refuse
+	}
+	if own.Addr().Is6() != p.whole.Addr().Is6() {
+		return "", apierrors.NewInvalid(api.Nodes.GVK().GroupKind(), n.Name, field.ErrorList{field.Invalid(
+			field.NewPath("spec", "podCIDRs").Index(family), asks, fmt.Sprintf("must be of the family of the cluster's %s", p.whole))})
+	}
+	for other, has := range p.nodes {
+		if other != n.Name && has.prefix.Overlaps(own) && (has.stored || now.Sub(has.since) < patience) {
+			return "", apierrors.NewInvalid(api.Nodes.GVK().GroupKind(), n.Name, field.ErrorList{field.Invalid(
+				field.NewPath("spec", "podCIDR"), asks, fmt.Sprintf("overlaps with %s of node %s", has.prefix, other))})
+		}
+	}
+	for _, b := range p.covered(own) {
+		p.blocks.ask(b, n.Name, now)
+	}
+	p.nodes[n.Name] = block{own, claim{owner: n.Name, since: now}}
+	return asks, nil
 }

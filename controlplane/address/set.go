@@ -110,12 +110,12 @@ func (s *set[T]) drop(v T) {
 	s.owned[owner] = left
 }
 
-// addresses is a set of the addresses of an IPv4 network, without its first and
-// its last one.
+// addresses is a set of the addresses of a network, without its first and its last
+// one.
 func addresses(p netip.Prefix) *set[netip.Addr] {
 	p = p.Masked()
 	start := p.Addr().Next()
-	return newSet(start, 1<<(32-p.Bits())-2, func(a netip.Addr) netip.Addr {
+	return newSet(start, 1<<(p.Addr().BitLen()-p.Bits())-2, func(a netip.Addr) netip.Addr {
 		a = a.Next()
 		if !p.Contains(a.Next()) {
 			return start
@@ -124,15 +124,15 @@ func addresses(p netip.Prefix) *set[netip.Addr] {
 	})
 }
 
-// blocks is a set of the networks of a length of which an IPv4 network is made.
+// blocks is a set of the networks of a length of which a network is made.
 func blocks(p netip.Prefix, bits int) (*set[netip.Prefix], error) {
 	p = p.Masked()
-	if bits < p.Bits() || bits > 29 {
-		return nil, fmt.Errorf("blocks of /%d can't be taken out of %s: the length must be between %d and 29", bits, p, p.Bits())
+	if longest := p.Addr().BitLen() - 3; bits < p.Bits() || bits > longest {
+		return nil, fmt.Errorf("blocks of /%d can't be taken out of %s: the length must be between %d and %d", bits, p, p.Bits(), longest)
 	}
 	start := netip.PrefixFrom(p.Addr(), bits)
 	return newSet(start, 1<<(bits-p.Bits()), func(b netip.Prefix) netip.Prefix {
-		next := netip.PrefixFrom(plus(b.Addr(), 1<<(32-bits)), bits)
+		next := netip.PrefixFrom(following(b), bits)
 		if !p.Contains(next.Addr()) {
 			return start
 		}
@@ -140,10 +140,15 @@ func blocks(p netip.Prefix, bits int) (*set[netip.Prefix], error) {
 	}), nil
 }
 
-// plus is the IPv4 address n further on.
-func plus(a netip.Addr, n uint32) netip.Addr {
-	b := a.As4()
-	v := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
-	v += n
-	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
+// following is the first address after a network.
+func following(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	i := (p.Bits() - 1) / 8
+	add := uint(1) << (7 - (p.Bits()-1)%8)
+	for ; i >= 0 && add > 0; i-- {
+		sum := uint(b[i]) + add
+		b[i], add = byte(sum), sum>>8
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
 }

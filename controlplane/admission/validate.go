@@ -65,6 +65,9 @@ func keepNode(n, old *corev1.Node) {
 	if n.Spec.PodCIDR == "" && len(n.Spec.PodCIDRs) == 0 {
 		n.Spec.PodCIDR, n.Spec.PodCIDRs = old.Spec.PodCIDR, old.Spec.PodCIDRs
 	}
+	if n.Spec.PodCIDR == old.Spec.PodCIDR && len(n.Spec.PodCIDRs) < len(old.Spec.PodCIDRs) {
+		n.Spec.PodCIDRs = old.Spec.PodCIDRs
+	}
 	or(&n.Spec.ProviderID, old.Spec.ProviderID)
 }
 
@@ -72,6 +75,9 @@ func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 	var errs field.ErrorList
 	if old.Spec.PodCIDR != "" && n.Spec.PodCIDR != old.Spec.PodCIDR {
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "podCIDR"), "may not be changed: the node's pods have addresses of "+old.Spec.PodCIDR))
+	}
+	if now, was := n.Spec.PodCIDRs, old.Spec.PodCIDRs; len(was) > 1 && !slices.Equal(now, was) {
+		errs = append(errs, field.Forbidden(field.NewPath("spec", "podCIDRs"), "may not be changed: the node's pods have addresses of "+strings.Join(was, " and ")))
 	}
 	if old.Spec.ProviderID != "" {
 		errs = append(errs, immutable(n.Spec.ProviderID, old.Spec.ProviderID, field.NewPath("spec", "providerID"))...)

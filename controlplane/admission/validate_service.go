@@ -48,9 +48,7 @@ func validateService(svc *corev1.Service) field.ErrorList {
 	case len(s.Ports) == 0 && !headless:
 		errs = append(errs, field.Required(spec.Child("ports"), ""))
 	}
-	if s.ClusterIP != "" && !headless {
-		errs = append(errs, address(s.ClusterIP, spec.Child("clusterIP"))...)
-	}
+	errs = append(errs, validateFamilies(s, spec)...)
 	for i, ip := range s.ExternalIPs {
 		errs = append(errs, address(ip, spec.Child("externalIPs").Index(i))...)
 	}
@@ -115,7 +113,7 @@ func portOrName(v intstr.IntOrString, p *field.Path) field.ErrorList {
 // is somebody's wish, and refused.
 func keepService(s, old *corev1.Service) {
 	if s.Spec.Type == corev1.ServiceTypeExternalName || old.Spec.Type == corev1.ServiceTypeExternalName {
-		if s.Spec.Type == corev1.ServiceTypeExternalName && s.Spec.ClusterIP == old.Spec.ClusterIP {
+		if s.Spec.Type == corev1.ServiceTypeExternalName && (s.Spec.ClusterIP == "" || s.Spec.ClusterIP == old.Spec.ClusterIP) {
 			s.Spec.ClusterIP, s.Spec.ClusterIPs, s.Spec.IPFamilies, s.Spec.IPFamilyPolicy = "", nil, nil, nil
 		}
 		return
@@ -129,11 +127,17 @@ func keepService(s, old *corev1.Service) {
 		}
 		s.Spec.ExternalTrafficPolicy, s.Spec.AllocateLoadBalancerNodePorts = "", nil
 	}
-	if s.Spec.ClusterIP == "" {
-		s.Spec.ClusterIP, s.Spec.ClusterIPs = old.Spec.ClusterIP, old.Spec.ClusterIPs
+	if s.Spec.ClusterIP == "" && len(s.Spec.ClusterIPs) == 0 {
+		s.Spec.ClusterIP = old.Spec.ClusterIP
+	}
+	if s.Spec.ClusterIP == old.Spec.ClusterIP && len(s.Spec.ClusterIPs) == 0 {
+		s.Spec.ClusterIPs = old.Spec.ClusterIPs
 	}
 	if s.Spec.IPFamilies == nil {
-		s.Spec.IPFamilies, s.Spec.IPFamilyPolicy = old.Spec.IPFamilies, old.Spec.IPFamilyPolicy
+		s.Spec.IPFamilies = old.Spec.IPFamilies
+	}
+	if s.Spec.IPFamilyPolicy == nil {
+		s.Spec.IPFamilyPolicy = old.Spec.IPFamilyPolicy
 	}
 	if s.Spec.Type != old.Spec.Type {
 		return
@@ -152,7 +156,16 @@ func validateServiceUpdate(s, old *corev1.Service) field.ErrorList {
 	if old.Spec.ClusterIP == "" || s.Spec.Type == corev1.ServiceTypeExternalName {
 		return nil
 	}
-	return immutable(s.Spec.ClusterIP, old.Spec.ClusterIP, field.NewPath("spec", "clusterIP"))
+	spec := field.NewPath("spec")
+	errs := immutable(s.Spec.ClusterIP, old.Spec.ClusterIP, spec.Child("clusterIP"))
+	now, was := s.Spec.ClusterIPs, old.Spec.ClusterIPs
+	if len(now) > 1 && len(was) > 1 {
+		errs = append(errs, immutable(now[1], was[1], spec.Child("clusterIPs").Index(1))...)
+	}
+	if f, before := s.Spec.IPFamilies, old.Spec.IPFamilies; len(f) > 0 && len(before) > 0 {
+		errs = append(errs, immutable(f[0], before[0], spec.Child("ipFamilies").Index(0))...)
+	}
+	return errs
 }
 
 func validateEndpoints(e *corev1.Endpoints) field.ErrorList {

@@ -149,15 +149,15 @@ func (d *Desk) join(ctx context.Context, q join.Request) (join.Answer, error) {
 			return join.Answer{}, err
 		}
 	}
-	cidr := ""
+	var cidrs []string
 	if old != nil {
-		cidr = old.Spec.PodCIDR
+		cidrs = old.Spec.PodCIDRs
 	}
-	n, err := Register(ctx, d.c.Objects, q.Node, cidr)
+	n, err := Register(ctx, d.c.Objects, q.Node, cidrs)
 	if err != nil {
 		return join.Answer{}, err
 	}
-	d.c.Log.Info("a node joins", slog.String("node", n.Name), slog.String("pods", n.Spec.PodCIDR))
+	d.c.Log.Info("a node joins", slog.String("node", n.Name), slog.Any("pods", n.Spec.PodCIDRs))
 	return d.answer(n, q.CSR)
 }
 
@@ -172,19 +172,24 @@ func lives(n *corev1.Node) bool {
 }
 
 // Register makes what a node needs to be there before it comes: its Node, with a
-// block of the pod network (the given one, "" is a free one), and its Lease.
+// block of the pod network of each family (the given ones, or free ones), and its
+// Lease.
 // Those that are there stay.
-func Register(ctx context.Context, o api.Objects, name, podCIDR string) (*corev1.Node, error) {
+func Register(ctx context.Context, o api.Objects, name string, podCIDRs []string) (*corev1.Node, error) {
+	podCIDR := ""
+	if len(podCIDRs) > 0 {
+		podCIDR = podCIDRs[0]
+	}
 	n, err := api.Get[*corev1.Node](ctx, o, api.Nodes, "", name)
 	if apierrors.IsNotFound(err) {
 		n, err = api.Create(ctx, o, &corev1.Node{
 			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelHostname: name}},
-			Spec:       corev1.NodeSpec{PodCIDR: podCIDR},
+			Spec:       corev1.NodeSpec{PodCIDR: podCIDR, PodCIDRs: podCIDRs},
 		})
 	}
 	if err == nil && n.Spec.PodCIDR == "" { // of a time when nobody gave it one
 		next := n.DeepCopy()
-		next.Spec.PodCIDR = podCIDR
+		next.Spec.PodCIDR, next.Spec.PodCIDRs = podCIDR, podCIDRs
 		n, err = api.Update(ctx, o, next, api.UpdateOptions{})
 	}
 	if err != nil {
@@ -273,6 +278,6 @@ func (d *Desk) answer(n *corev1.Node, csr []byte) (join.Answer, error) {
 		return join.Answer{}, err
 	}
 	s := d.c.Settings
-	s.PodCIDR = n.Spec.PodCIDR
+	s.PodCIDR = strings.Join(n.Spec.PodCIDRs, ",")
 	return join.Answer{Certificate: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), CA: d.c.Authority.PEM(), Settings: s}, nil
 }

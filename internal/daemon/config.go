@@ -51,8 +51,9 @@ type Config struct {
 	ServerToken string // what the servers of a cluster share, see ServerToken; "": what the state directory has, or a new one
 	NATSCopies  int    // how many servers of an external NATS cluster keep each asynchronous call; 0 is 1
 
-	NodeName    string // "" is the host's
-	NodeIP      string // at which other machines reach this one; "" is its first address
+	NodeName string // "" is the host's
+	NodeIP   string // at which other machines reach this one; "" is its first address
+	// Each names a network of IPv4, and may name one of IPv6 behind a comma.
 	PodCIDR     string // of this node; "" is a free block of ClusterCIDR
 	ClusterCIDR string // of all nodes; "" is PodCIDR, or 10.62.0.0/16
 	ServiceCIDR string // "" is 10.96.0.0/16
@@ -205,24 +206,7 @@ func (c *Config) validate() error {
 			fault("--tls-listen: a node that has joined a server may not read certificates' keys; servers do that")
 		}
 	}
-	for flag, cidr := range map[string]string{"pod-cidr": c.PodCIDR, "cluster-cidr": c.ClusterCIDR, "service-cidr": c.ServiceCIDR} {
-		p, err := netip.ParsePrefix(cidr)
-		switch {
-		case cidr == "":
-		case err != nil || !p.Addr().Is4():
-			fault("--%s %q: it must be an IPv4 network such as 10.62.0.0/16", flag, cidr)
-		case p.Bits() > 28 || p.Bits() < 8:
-			fault("--%s %q: its length must be between 8 and 28", flag, cidr)
-		}
-	}
-	if pods, err := netip.ParsePrefix(c.ClusterCIDR); err == nil {
-		if services, err := netip.ParsePrefix(c.ServiceCIDR); err == nil && pods.Overlaps(services) {
-			fault("--service-cidr %q: it overlaps with the pods' %s", c.ServiceCIDR, c.ClusterCIDR)
-		}
-		if own, err := netip.ParsePrefix(c.PodCIDR); err == nil && (own.Bits() < pods.Bits() || !pods.Contains(own.Addr())) {
-			fault("--pod-cidr %q: it must be a part of --cluster-cidr %s", c.PodCIDR, c.ClusterCIDR)
-		}
-	}
+	faults = append(faults, c.validateNetworks()...)
 	faults = append(faults, c.validateServers()...)
 	if _, err := c.etcdTLS(); err != nil {
 		faults = append(faults, err)

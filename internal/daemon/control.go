@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -156,15 +155,15 @@ func (k *control) newAPI(p *platform, reg *registry.Registry) error {
 }
 
 func newAddresses(c *Config, log *slog.Logger) (*address.Allocator, error) {
-	ac := address.Config{Log: log}
-	var err error
-	if ac.Pods, err = netip.ParsePrefix(c.ClusterCIDR); err != nil {
+	pods, err := parseNetworks(c.ClusterCIDR)
+	if err != nil {
 		return nil, err
 	}
-	if ac.Services, err = netip.ParsePrefix(c.ServiceCIDR); err != nil {
+	services, err := parseNetworks(c.ServiceCIDR)
+	if err != nil {
 		return nil, err
 	}
-	return address.New(ac)
+	return address.New(address.Config{Pods: pods.four, Pods6: pods.six, Services: services.four, Services6: services.six, Log: log})
 }
 
 // policy reads how a function scales from its Deployment, which has the

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -212,14 +213,26 @@ func (p *platform) dialStore(ctx context.Context) (*store.Client, error) {
 
 // register makes this machine a node.
 func (p *platform) register(ctx context.Context) error {
-	n, err := enroll.Register(ctx, p.objects, p.c.NodeName, p.c.PodCIDR)
+	own, err := parseNetworks(p.c.PodCIDR)
+	if err != nil {
+		return err
+	}
+	all, err := parseNetworks(p.c.ClusterCIDR)
+	if err != nil {
+		return err
+	}
+	n, err := enroll.Register(ctx, p.objects, p.c.NodeName, own.list())
+	if err == nil && all.six.IsValid() && len(n.Spec.PodCIDRs) < 2 { // of a time when the cluster had one family
+		n, err = api.Update(ctx, p.objects, n.DeepCopy(), api.UpdateOptions{})
+	}
 	if err != nil {
 		return fmt.Errorf("this machine as a node: %w", err)
 	}
-	if p.c.PodCIDR != "" && p.c.PodCIDR != n.Spec.PodCIDR {
-		p.log.Warn("--pod-cidr is not used: this node's pods have addresses of another network already", slog.String("pods", n.Spec.PodCIDR))
+	pods := strings.Join(n.Spec.PodCIDRs, ",")
+	if p.c.PodCIDR != "" && !strings.HasPrefix(pods, p.c.PodCIDR) {
+		p.log.Warn("--pod-cidr is not used: this node's pods have addresses of another network already", slog.String("pods", pods))
 	}
-	p.c.PodCIDR = n.Spec.PodCIDR
+	p.c.PodCIDR = pods
 	return nil
 }
 
@@ -319,7 +332,8 @@ func (p *platform) startNode(ctx context.Context, nc nodeConfig) error {
 	var clusterDNS netip.Addr
 	names, err := dns.New(ctx, dns.Config{
 		Objects: p.objects, Listen: netip.AddrPortFrom(n.network.Gateway(), 53), Gateway: n.network.Gateway(),
-		ServiceCIDR: n.span.services, ClusterCIDR: n.span.pods, Log: p.log, Metrics: p.metrics,
+		ServiceCIDR: n.span.services.four, ClusterCIDR: n.span.pods.four, Log: p.log, Metrics: p.metrics,
+		Gateway6: n.network.Gateway6(), ServiceCIDR6: n.span.services.six, ClusterCIDR6: n.span.pods.six,
 	})
 	if err != nil {
 		p.log.Warn("pods find no names of the cluster, only those of the machine", slog.Any("reason", err))
@@ -327,10 +341,15 @@ func (p *platform) startNode(ctx context.Context, nc nodeConfig) error {
 		clusterDNS = n.network.Gateway()
 		p.stack.start(ctx, "names", names.Run)
 	}
+	six := ""
+	if n.span.pods.six.IsValid() {
+		six = otherAddress(n.span.pods.six)
+	}
 	agent, err := nodeagent.New(nodeagent.Config{
+		NodeIP6: six, PodCIDR6: text(n.span.own.six),
 		ClusterDNS: clusterDNS, Guard: n.policies.Guard,
 		NodeName: p.c.NodeName, Objects: p.objects, Runtime: run, Images: n.engine.Images(), Stats: run,
-		Stalls: pressure.Stalls, StateDir: p.c.path("node"), PodCIDR: p.c.PodCIDR, NodeIP: nc.ip, Port: nc.port, Version: p.c.Version, RuntimeVersion: n.engine.Version(), Recorder: rec, Log: p.log, Metrics: p.metrics,
+		Stalls: pressure.Stalls, StateDir: p.c.path("node"), PodCIDR: n.span.own.four.String(), NodeIP: nc.ip, Port: nc.port, Version: p.c.Version, RuntimeVersion: n.engine.Version(), Recorder: rec, Log: p.log, Metrics: p.metrics,
 	})
 	if err != nil {
 		return err
@@ -458,16 +477,22 @@ func (p *platform) serveGateway(ctx context.Context, ls listeners) {
 // serveInside opens the gateway to the node's pods, at the address that the names
 // of functions have for them.
 func (p *platform) serveInside(ctx context.Context) {
-	addr := netip.AddrPortFrom(p.node.network.Gateway(), uint16(api.FunctionPort)).String()
-	if covers(p.c.Listen, addr) {
-		return // pods reach it at its own address
+	for _, at := range []netip.Addr{p.node.network.Gateway(), p.node.network.Gateway6()} {
+		addr := netip.AddrPortFrom(at, uint16(api.FunctionPort)).String()
+		if !at.IsValid() || covers(p.c.Listen, addr) {
+			continue // pods reach it at its own address
+		}
+		name := "inside"
+		if at.Is6() {
+			name = "inside6"
+		}
+		l, err := p.sockets.Listen(ctx, name, addr)
+		if err != nil {
+			p.log.Warn("pods do not reach the gateway", slog.Any("error", err))
+			continue
+		}
+		p.serveMore(ctx, "gateway listener for pods at "+at.String(), l)
 	}
-	l, err := p.sockets.Listen(ctx, "inside", addr)
-	if err != nil {
-		p.log.Warn("pods do not reach the gateway", slog.Any("error", err))
-		return
-	}
-	p.serveMore(ctx, "gateway listener for pods", l)
 }
 
 // serveMore opens another door of the gateway, which ends with the first one.
@@ -487,9 +512,10 @@ func covers(listen, addr string) bool {
 	if err != nil {
 		return false
 	}
-	_, want, err := net.SplitHostPort(addr)
+	at, err := netip.ParseAddrPort(addr)
 	ip, parseErr := netip.ParseAddr(host)
-	return err == nil && port == want && (host == "" || parseErr == nil && ip.IsUnspecified())
+	every := host == "" || parseErr == nil && ip.IsUnspecified() && (ip.Is6() || at.Addr().Is4())
+	return err == nil && port == strconv.Itoa(int(at.Port())) && every
 }
 
 // serveOne serves until its part of the stack is stopped, then lets what is in

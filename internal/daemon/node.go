@@ -76,10 +76,11 @@ type node struct {
 	span     span
 }
 
-// span is the networks of the cluster, and nftables' table of Services.
+// span is the networks of the cluster, own being this node's part of pods, and
+// nftables' table of Services.
 type span struct {
-	pods, services netip.Prefix
-	table          string
+	own, pods, services networks
+	table               string
 }
 
 // runtime is both as one.
@@ -106,7 +107,7 @@ func (n *node) tearDown(ctx context.Context) error {
 	if n.fast != nil {
 		err = n.fast.Teardown(ctx)
 	}
-	return errors.Join(err, n.engine.Teardown(ctx), service.Remove(n.span.table, n.span.services), n.policies.Teardown(ctx), n.network.Teardown(ctx))
+	return errors.Join(err, n.engine.Teardown(ctx), service.Remove(n.span.table, n.span.services.four, n.span.services.six), n.policies.Teardown(ctx), n.network.Teardown(ctx))
 }
 
 // shared leaves the network to the node: it is not the engine's alone.
@@ -124,11 +125,31 @@ func (c *Config) stores() []netip.Addr {
 		if err != nil {
 			continue
 		}
-		if a, err := netip.ParseAddr(u.Hostname()); err == nil && a.Is4() && !a.IsLoopback() {
+		if a, err := netip.ParseAddr(u.Hostname()); err == nil && !a.IsLoopback() {
 			out = append(out, a)
 		}
 	}
 	return out
+}
+
+// span reads the networks. A node that has a part of one family has that alone.
+func (c *Config) span(table string) (s span, err error) {
+	s.table = table
+	for _, n := range []struct {
+		into *networks
+		from string
+	}{{&s.own, c.PodCIDR}, {&s.pods, c.ClusterCIDR}, {&s.services, c.ServiceCIDR}} {
+		if *n.into, err = parseNetworks(n.from); err != nil {
+			return s, fmt.Errorf("network %q: %w", n.from, err)
+		}
+	}
+	if !s.pods.four.Contains(s.own.four.Addr()) {
+		s.pods.four = s.own.four // of a time before there was a cluster
+	}
+	if !s.own.six.IsValid() || !s.pods.six.IsValid() {
+		s.own.six, s.pods.six, s.services.six = netip.Prefix{}, netip.Prefix{}, netip.Prefix{}
+	}
+	return s, nil
 }
 
 // newNode connects to containerd and takes over what runs there, and what the
@@ -141,27 +162,19 @@ func newNode(ctx context.Context, c *Config, objects api.Objects, log *slog.Logg
 	if c.PodCIDR == "" { // nothing was ever started; or by a version that had one default
 		c.PodCIDR = "10.62.0.0/20"
 	}
-	pods, err := netip.ParsePrefix(c.PodCIDR)
-	if err != nil {
-		return nil, err
-	}
-	all, err := netip.ParsePrefix(c.ClusterCIDR)
-	if err != nil {
-		return nil, err
-	}
-	if !all.Contains(pods.Addr()) {
-		all = pods // of a time before there was a cluster
-	}
-	services, err := netip.ParsePrefix(c.ServiceCIDR)
-	if err != nil {
-		return nil, err
-	}
 	name, veth := "podsnap", "ps"
 	if c.StateDir != "/var/lib/podsnap" { // another platform beside the usual one
 		name, veth = "podsnap-"+c.id(), "p"+c.id()[:4]
 	}
-	n := &node{span: span{all, services, name + "-services"}}
-	nc := network.Config{PodCIDR: pods, ClusterCIDR: all, Forbidden: c.stores(), Table: name, VethPrefix: veth, Log: log}
+	n := &node{}
+	if n.span, err = c.span(name + "-services"); err != nil {
+		return nil, err
+	}
+	own, all, services := n.span.own, n.span.pods, n.span.services
+	nc := network.Config{
+		PodCIDR: own.four, ClusterCIDR: all.four, PodCIDR6: own.six, ClusterCIDR6: all.six,
+		Forbidden: c.stores(), Table: name, VethPrefix: veth, Log: log,
+	}
 	if c.NodeIP != "" {
 		if nc.NodeIP, err = netip.ParseAddr(c.NodeIP); err != nil {
 			return nil, err
@@ -172,14 +185,15 @@ func newNode(ctx context.Context, c *Config, objects api.Objects, log *slog.Logg
 		return nil, fmt.Errorf("pod network: %w", err)
 	}
 	n.services, err = service.New(service.Config{
-		Objects: objects, NodeName: c.NodeName, Source: n.network.Gateway(), ServiceCIDR: services, ClusterCIDR: all,
+		Objects: objects, NodeName: c.NodeName, Source: n.network.Gateway(), ServiceCIDR: services.four, ClusterCIDR: all.four,
+		Source6: n.network.Gateway6(), ServiceCIDR6: services.six, ClusterCIDR6: all.six, Anchor: n.network.Anchor(),
 		MTU: n.network.MTU(), Reserved: c.ports(), Table: n.span.table, Log: log, Metrics: metrics,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("services: %w", err)
 	}
 	n.policies, err = netpolicy.New(netpolicy.Config{
-		Objects: objects, NodeName: c.NodeName, ClusterCIDR: all, PodCIDR: pods, Table: name + "-policy", Log: log, Metrics: metrics,
+		Objects: objects, NodeName: c.NodeName, ClusterCIDR: all.four, PodCIDR: own.four, ClusterCIDR6: all.six, PodCIDR6: own.six, Table: name + "-policy", Log: log, Metrics: metrics,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("network policies: %w", err)
@@ -262,6 +276,10 @@ func cleanUp(ctx context.Context, c Config) (err error) {
 	}
 	if b, readErr := os.ReadFile(c.path("node", "pod-cidr")); readErr == nil {
 		c.PodCIDR = strings.TrimSpace(string(b))
+	}
+	// What there is of IPv6 is to be removed, whatever the cluster was like.
+	if own, err := parseNetworks(c.PodCIDR); err == nil && own.six.IsValid() && !strings.Contains(c.ClusterCIDR, ",") {
+		c.ClusterCIDR += "," + own.six.String()
 	}
 	n, err := newNode(ctx, &c, memory.New(), c.Log, nil, engine.Registries{}) // there is nothing that it would have to know
 	if err != nil {

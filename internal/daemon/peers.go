@@ -64,10 +64,17 @@ func meet(ctx context.Context, objects api.Objects, self string, n *network.Netw
 func peerOf(n *corev1.Node) network.Peer {
 	p := network.Peer{Name: n.Name}
 	p.PodCIDR, _ = netip.ParsePrefix(n.Spec.PodCIDR)
+	if len(n.Spec.PodCIDRs) > 1 {
+		p.PodCIDR6, _ = netip.ParsePrefix(n.Spec.PodCIDRs[1])
+	}
 	for _, a := range n.Status.Addresses {
-		if a.Type == corev1.NodeInternalIP {
-			p.Address, _ = netip.ParseAddr(a.Address)
-			break
+		ip, err := netip.ParseAddr(a.Address)
+		switch {
+		case err != nil || a.Type != corev1.NodeInternalIP:
+		case ip.Is4() && !p.Address.IsValid():
+			p.Address = ip
+		case ip.Is6() && !p.Address6.IsValid():
+			p.Address6 = ip
 		}
 	}
 	return p

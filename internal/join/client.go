@@ -38,6 +38,7 @@ type Answer struct {
 
 // Settings are what every node has to know.
 type Settings struct {
+	// Each is a network of IPv4, or one and a network of IPv6 behind a comma.
 	PodCIDR     string `json:"podCIDR"` // of this node
 	ClusterCIDR string `json:"clusterCIDR"`
 	ServiceCIDR string `json:"serviceCIDR"`

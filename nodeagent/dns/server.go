@@ -36,10 +36,14 @@ type Config struct {
 	// latter also who is answered, beside the machine itself; zero is 10.96.0.0/16
 	// and 10.62.0.0/16.
 	ServiceCIDR, ClusterCIDR netip.Prefix
-	ResolvConf               string           // with the servers for other names; "" is the machine's
-	Servers                  []netip.AddrPort // instead of those, for tests
-	Log                      *slog.Logger     // nil discards
-	Metrics                  prometheus.Registerer
+	// Gateway6, ServiceCIDR6 and ClusterCIDR6 are the same in IPv6; zero is IPv4
+	// alone.
+	Gateway6                   netip.Addr
+	ServiceCIDR6, ClusterCIDR6 netip.Prefix
+	ResolvConf                 string           // with the servers for other names; "" is the machine's
+	Servers                    []netip.AddrPort // instead of those, for tests
+	Log                        *slog.Logger     // nil discards
+	Metrics                    prometheus.Registerer
 }
 
 // Server serves names over UDP and TCP.
@@ -210,7 +214,7 @@ func (s *Server) known(client net.Addr) bool {
 		return false
 	}
 	ip := a.Addr().Unmap()
-	return ip.IsLoopback() || ip == s.at.Addr().Unmap() || s.c.ClusterCIDR.Contains(ip)
+	return ip.IsLoopback() || ip == s.at.Addr().Unmap() || s.c.ClusterCIDR.Contains(ip) || s.c.ClusterCIDR6.Contains(ip)
 }
 
 // answer is what is said about a name.

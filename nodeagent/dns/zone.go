@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -31,10 +32,13 @@ const ttl = 5
 //	<endpoint>.<service>.<namespace>.svc  endpoint by its host name, or 10-62-0-5
 //	10-62-0-5.<namespace>.pod             that address, whether a pod has it or not
 //	5.0.62.10.in-addr.arpa                the name of a Service or of an endpoint
+//
+// An IPv6 address has dashes in the place of its colons, and ip6.arpa.
 type zone struct {
-	domain   string // with a dot at the end
-	gateway  netip.Addr
+	domain   string         // with a dot at the end
+	gateways []netip.Addr   // one of each family, where functions' names lead
 	networks []netip.Prefix // of Services and of pods
+	pods     []netip.Prefix
 
 	services *mirror.Mirror[*corev1.Service]
 	slices   *mirror.Mirror[*discoveryv1.EndpointSlice]
@@ -47,8 +51,16 @@ const byService, byAddress = "service", "address"
 
 func newZone(c Config) *zone {
 	z := &zone{
-		domain: dns.CanonicalName(c.Domain), gateway: c.Gateway, networks: []netip.Prefix{c.ServiceCIDR, c.ClusterCIDR},
-		namespaces: map[string]int{},
+		domain: dns.CanonicalName(c.Domain), networks: []netip.Prefix{c.ServiceCIDR, c.ClusterCIDR},
+		pods: []netip.Prefix{c.ClusterCIDR}, namespaces: map[string]int{},
+	}
+	if c.ClusterCIDR6.IsValid() {
+		z.networks, z.pods = append(z.networks, c.ServiceCIDR6, c.ClusterCIDR6), append(z.pods, c.ClusterCIDR6)
+	}
+	for _, g := range []netip.Addr{c.Gateway, c.Gateway6} {
+		if g.IsValid() {
+			z.gateways = append(z.gateways, g)
+		}
 	}
 	z.services = mirror.New[*corev1.Service](c.Objects, api.Services, mirror.Options{Log: c.Log})
 	z.services.Index(byAddress, addressesOf)
@@ -150,16 +162,30 @@ func header(name string, kind uint16) dns.RR_Header {
 	return dns.RR_Header{Name: name, Rrtype: kind, Class: dns.ClassINET, Ttl: ttl}
 }
 
-// addressOf is the IPv4 address that a name of in-addr.arpa is about.
+// addressOf is the address that a name of in-addr.arpa or ip6.arpa is about.
 func addressOf(name string) (netip.Addr, bool) {
 	rest, ok := strings.CutSuffix(name, ".in-addr.arpa.")
 	if !ok {
-		return netip.Addr{}, false
+		return addressOf6(name)
 	}
 	parts := strings.Split(rest, ".")
 	slices.Reverse(parts)
 	a, err := netip.ParseAddr(strings.Join(parts, "."))
 	return a, err == nil && a.Is4()
+}
+
+// addressOf6 is the IPv6 address whose digits a name of ip6.arpa has, from the last
+// one on.
+func addressOf6(name string) (netip.Addr, bool) {
+	rest, ok := strings.CutSuffix(name, ".ip6.arpa.")
+	digits := strings.Split(rest, ".")
+	if !ok || len(digits) != 2*net.IPv6len {
+		return netip.Addr{}, false
+	}
+	slices.Reverse(digits)
+	b, err := hex.DecodeString(strings.Join(digits, ""))
+	a, ok := netip.AddrFromSlice(b)
+	return a, err == nil && ok && a.Is6()
 }
 
 // found is an answer that grows. A name that exists may have no record of the
@@ -211,7 +237,10 @@ func (z *zone) namespace(name string) bool {
 // pod answers with the address that the name itself says.
 func (f *found) pod(namespace, dashed string) {
 	a, err := netip.ParseAddr(strings.ReplaceAll(dashed, "-", "."))
-	if err == nil && f.z.namespace(namespace) && f.z.networks[1].Contains(a) {
+	if err != nil {
+		a, err = netip.ParseAddr(strings.ReplaceAll(dashed, "-", ":"))
+	}
+	if err == nil && f.z.namespace(namespace) && slices.ContainsFunc(f.z.pods, func(p netip.Prefix) bool { return p.Contains(a) }) {
 		f.exists = true
 		f.addresses([]netip.Addr{a})
 	}
@@ -222,7 +251,7 @@ func (f *found) pod(namespace, dashed string) {
 func (f *found) service(svc *corev1.Service, rest []string) {
 	_, function := svc.Labels[api.LabelFunction]
 	function = function || svc.Namespace == api.GatewayNamespace && svc.Name == api.GatewayService
-	function = function && f.z.gateway.IsValid()
+	function = function && len(f.z.gateways) > 0
 	headless := svc.Spec.ClusterIP == corev1.ClusterIPNone && !function
 	if svc.Spec.Type == corev1.ServiceTypeExternalName && !function {
 		if len(rest) == 0 && svc.Spec.ExternalName != "" {
@@ -234,7 +263,7 @@ func (f *found) service(svc *corev1.Service, rest []string) {
 	switch {
 	case len(rest) == 0 && function:
 		f.exists = true
-		f.addresses([]netip.Addr{f.z.gateway})
+		f.addresses(f.z.gateways)
 	case len(rest) == 0 && headless:
 		f.exists = true
 		var all []netip.Addr
@@ -265,16 +294,17 @@ func (f *found) service(svc *corev1.Service, rest []string) {
 
 // addresses adds records, if it is these that are asked for.
 func (f *found) addresses(all []netip.Addr) {
-	if f.kind == dns.TypeA || f.kind == dns.TypeANY {
-		for _, a := range all {
-			if a.Is4() {
-				f.answer = append(f.answer, record(f.name, a))
-			}
+	for _, a := range all {
+		if f.kind == dns.TypeANY || f.kind == dns.TypeA && a.Is4() || f.kind == dns.TypeAAAA && a.Is6() {
+			f.answer = append(f.answer, record(f.name, a))
 		}
 	}
 }
 
 func record(name string, a netip.Addr) dns.RR {
+	if a.Is6() {
+		return &dns.AAAA{Hdr: header(name, dns.TypeAAAA), AAAA: net.IP(a.AsSlice())}
+	}
 	return &dns.A{Hdr: header(name, dns.TypeA), A: net.IP(a.AsSlice())}
 }
 
@@ -311,15 +341,19 @@ func (f *found) ports(svc *corev1.Service, headless bool, port, protocol string)
 			}
 		}
 		if len(f.answer) > 0 && f.kind == dns.TypeSRV {
-			to := found{z: f.z, name: target, kind: dns.TypeA}
+			to := found{z: f.z, name: target, kind: dns.TypeANY}
 			to.service(svc, nil)
 			f.extra = append(f.extra, to.answer...)
 		}
 		return
 	}
+	told := map[endpoint]bool{} // one with a host name may have an address of each family
 	for _, e := range f.z.endpoints(svc) {
 		if port == "" || e.port == port && e.protocol == protocol {
-			f.srv(e.number, e.name+"."+target)
+			if once := (endpoint{name: e.name, number: e.number}); !told[once] {
+				told[once] = true
+				f.srv(e.number, e.name+"."+target)
+			}
 			if f.kind == dns.TypeSRV {
 				f.extra = append(f.extra, record(e.name+"."+target, e.address))
 			}
@@ -355,7 +389,7 @@ type endpoint struct {
 func (z *zone) endpoints(svc *corev1.Service) []endpoint {
 	var out []endpoint
 	for _, s := range z.slices.By(byService, types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}.String()) {
-		if s.AddressType != discoveryv1.AddressTypeIPv4 {
+		if s.AddressType == discoveryv1.AddressTypeFQDN {
 			continue
 		}
 		ports := s.Ports
@@ -395,7 +429,7 @@ func nameOf(e discoveryv1.Endpoint, a netip.Addr) string {
 	if e.Hostname != nil && *e.Hostname != "" {
 		return strings.ToLower(*e.Hostname)
 	}
-	return strings.ReplaceAll(a.String(), ".", "-")
+	return strings.NewReplacer(".", "-", ":", "-").Replace(a.String())
 }
 
 // reverse finds whose an address is: a Service's, or an endpoint's with a name.

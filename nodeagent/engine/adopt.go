@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/podsnap/podsnap/nodeagent/network"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 )
 
@@ -79,6 +80,9 @@ func (e *Engine) adoptSandbox(r record, t *tasktypes.Process) error {
 		}
 		if err := e.c.Network.Adopt(sb.info.ID, ip); err != nil {
 			return err
+		}
+		if sb.info.IP6 != network.Text(e.c.Network.Second(ip)) {
+			sb.info.IP6 = "" // of a time when the cluster had other networks
 		}
 		if sb.spec.Owner != "" {
 			if err := e.c.Network.Confine(sb.info.ID); err != nil {

@@ -84,7 +84,7 @@ func (e *Engine) startSandbox(ctx context.Context, sb *sandbox) error {
 		if err != nil {
 			return err
 		}
-		sb.info.IP = ip.String()
+		sb.info.IP, sb.info.IP6 = ip.String(), network.Text(e.c.Network.Second(ip))
 		if s.Owner != "" { // a function
 			if err := e.c.Network.Confine(id); err != nil {
 				return err
@@ -131,8 +131,8 @@ func (e *Engine) writePodFiles(sb *sandbox) error {
 		return fmt.Errorf("mount shared memory: %w", err)
 	}
 	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-	if sb.info.IP != "" {
-		hosts += sb.info.IP + "\t" + sb.spec.Hostname + "\n"
+	for _, ip := range sb.info.IPs() {
+		hosts += ip + "\t" + sb.spec.Hostname + "\n"
 	}
 	resolv, err := os.ReadFile("/etc/resolv.conf")
 	if err != nil && !os.IsNotExist(err) {

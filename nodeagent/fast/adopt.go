@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podsnap/podsnap/nodeagent/launch"
+	"github.com/podsnap/podsnap/nodeagent/network"
 	"github.com/podsnap/podsnap/nodeagent/output"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 )
@@ -34,6 +35,9 @@ func (r *Runtime) readRecords() error {
 		}
 		if err == nil {
 			err = r.c.Network.Adopt(rec.Slot, ip)
+		}
+		if rec.Sandbox.IP6 != network.Text(r.c.Network.Second(ip)) {
+			rec.Sandbox.IP6 = "" // of a time when the cluster had other networks
 		}
 		if err == nil {
 			err = r.c.Network.Confine(rec.Slot)

@@ -51,6 +51,8 @@ type Network interface {
 	Attach(ctx context.Context, id, netns string) (netip.Addr, error)
 	Recycle(ctx context.Context, id, netns string) (netip.Addr, error)
 	Adopt(id string, ip netip.Addr) error
+	// Second is the pod's other address, in IPv6; invalid where there is none.
+	Second(ip netip.Addr) netip.Addr
 	Detach(ctx context.Context, id string) error
 	// Confine keeps a sandbox away from the machines until it is detached.
 	Confine(id string) error

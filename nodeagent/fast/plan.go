@@ -257,7 +257,10 @@ func (r *Runtime) podFile(sb *sandbox, name string) error {
 	text := ""
 	switch name {
 	case "hosts":
-		text = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" + sb.info.IP + "\t" + sb.spec.Hostname + "\n"
+		text = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+		for _, ip := range sb.info.IPs() {
+			text += ip + "\t" + sb.spec.Hostname + "\n"
+		}
 	case "hostname":
 		text = sb.spec.Hostname + "\n"
 	case "resolv.conf":

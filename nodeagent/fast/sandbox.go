@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/podsnap/podsnap/nodeagent/network"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 )
 
@@ -52,7 +53,7 @@ func (r *Runtime) StartSandbox(ctx context.Context, s runtime.SandboxSpec) (runt
 	}
 	id := newID()
 	sb := &sandbox{spec: s, slot: sl, info: runtime.Sandbox{
-		ID: id, Dir: r.sandboxDir(id), UID: s.UID, Namespace: s.Namespace, Name: s.Name, IP: sl.ip.String(), CreatedAt: begin, Labels: s.Labels,
+		ID: id, Dir: r.sandboxDir(id), UID: s.UID, Namespace: s.Namespace, Name: s.Name, IP: sl.ip.String(), IP6: network.Text(r.c.Network.Second(sl.ip)), CreatedAt: begin, Labels: s.Labels,
 	}}
 	r.mu.Lock()
 	sb.info.Pid = r.launcher

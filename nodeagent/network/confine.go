@@ -12,13 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a confined pod reaches, in nft's words:
+// What a confined pod reaches, in nft's words, for IPv4 (fe80::/10 is what is refused
+// in IPv6):
 //
 //	set confined { type ipv4_addr }      # pods
 //	set machines { type ipv4_addr }      # other nodes, with their gateways; etcd, NATS
 //	chain input {
 //	  type filter hook input priority filter;
 //	  ct state new ip daddr $gateway iif != lo iifgroup != 66 drop
+//	  ct state new ip daddr $gateway iifname ps-vxlan drop   # other nodes, and their pods
 //	  ip saddr @confined jump to-host
 //	}
 //	chain to-host {
@@ -57,8 +59,8 @@ const gatewayPort = 8080
 
 // addConfinement adds the rules to a transaction. Sets that are there keep what
 // they hold, so that a restart of the agent opens nothing.
-func (n *Network) addConfinement(c *nftables.Conn, t *nftables.Table) error {
-	confined, machines := n.set(t, confinedSet), n.set(t, machinesSet)
+func (n *Network) addConfinement(c *nftables.Conn, t *nftables.Table, s stack) error {
+	confined, machines := s.set(t, confinedSet), s.set(t, machinesSet)
 	if err := errors.Join(c.AddSet(confined, nil), c.AddSet(machines, nil)); err != nil {
 		return err
 	}
@@ -78,11 +80,10 @@ func (n *Network) addConfinement(c *nftables.Conn, t *nftables.Table) error {
 	verdict := func(kind expr.VerdictKind, chain string) []expr.Any {
 		return []expr.Any{&expr.Verdict{Kind: kind, Chain: chain}}
 	}
-	const srcOffset, dstOffset = 12, 16
-	in := func(offset uint32, s *nftables.Set) []expr.Any {
+	in := func(offset uint32, of *nftables.Set) []expr.Any {
 		return []expr.Any{
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-			&expr.Lookup{SourceRegister: 1, SetName: s.Name, SetID: s.ID},
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: s.size},
+			&expr.Lookup{SourceRegister: 1, SetName: of.Name, SetID: of.ID},
 		}
 	}
 	state := func(bits uint32) []expr.Any {
@@ -93,44 +94,51 @@ func (n *Network) addConfinement(c *nftables.Conn, t *nftables.Table) error {
 		}
 	}
 	known := state(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
+	toGateway := s.inPrefix(netip.PrefixFrom(s.gateway, s.gateway.BitLen()), s.dst, expr.CmpOpEq)
 	port := func(protocol byte, port uint16) []expr.Any {
-		return append(inPrefix(netip.PrefixFrom(n.pool.gateway, 32), dstOffset, expr.CmpOpEq),
+		return slices.Concat(toGateway, []expr.Any{
 			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{protocol}},
 			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.BigEndian.AppendUint16(nil, port)},
-		)
+		})
 	}
 	index := func(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
-	rule(input, state(expr.CtStateBitNEW), inPrefix(netip.PrefixFrom(n.pool.gateway, 32), dstOffset, expr.CmpOpEq), []expr.Any{
+	rule(input, state(expr.CtStateBitNEW), toGateway, []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyIIF, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: index(loopback)},
 		&expr.Meta{Key: expr.MetaKeyIIFGROUP, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: index(linkGroup)},
 		&expr.Verdict{Kind: expr.VerdictDrop},
 	})
-	rule(input, in(srcOffset, confined), verdict(expr.VerdictJump, toHost.Name))
-	rule(forward, in(srcOffset, confined), verdict(expr.VerdictJump, outward.Name))
+	name := make([]byte, unix.IFNAMSIZ)
+	copy(name, n.overlayLink())
+	rule(input, state(expr.CtStateBitNEW), toGateway, []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: name},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	})
+	rule(input, in(s.src, confined), verdict(expr.VerdictJump, toHost.Name))
+	rule(forward, in(s.src, confined), verdict(expr.VerdictJump, outward.Name))
 	rule(toHost, known, verdict(expr.VerdictReturn, ""))
 	rule(toHost, port(unix.IPPROTO_UDP, dnsPort), verdict(expr.VerdictReturn, ""))
 	rule(toHost, port(unix.IPPROTO_TCP, dnsPort), verdict(expr.VerdictReturn, ""))
 	rule(toHost, port(unix.IPPROTO_TCP, gatewayPort), verdict(expr.VerdictReturn, ""))
 	rule(toHost, verdict(expr.VerdictGoto, refuse.Name))
 	rule(outward, known, verdict(expr.VerdictReturn, ""))
-	rule(outward, inPrefix(netip.MustParsePrefix("169.254.0.0/16"), dstOffset, expr.CmpOpEq), verdict(expr.VerdictGoto, refuse.Name))
-	rule(outward, in(dstOffset, machines), verdict(expr.VerdictGoto, refuse.Name))
+	rule(outward, s.inPrefix(s.linkLocal, s.dst, expr.CmpOpEq), verdict(expr.VerdictGoto, refuse.Name))
+	rule(outward, in(s.dst, machines), verdict(expr.VerdictGoto, refuse.Name))
 	rule(refuse, []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
 		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
 	})
-	const adminProhibited = 13
-	rule(refuse, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: adminProhibited}})
+	rule(refuse, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: s.forbidden}})
 	return nil
 }
 
-func (*Network) set(t *nftables.Table, name string) *nftables.Set {
-	return &nftables.Set{Table: t, Name: name, KeyType: nftables.TypeIPAddr}
+func (s stack) set(t *nftables.Table, name string) *nftables.Set {
+	return &nftables.Set{Table: t, Name: name, KeyType: s.address}
 }
 
 // Confine keeps a sandbox away from the machines of the cluster and from what
@@ -146,7 +154,7 @@ func (n *Network) Confine(id string) error {
 	if !ok {
 		return fmt.Errorf("confine sandbox %s: it is not attached", id)
 	}
-	return n.setElements(confinedSet, []netip.Addr{ip}, nil)
+	return n.setElements(confinedSet, n.all(ip), nil)
 }
 
 // setElements adds addresses to a set and removes others, whether they are there
@@ -159,21 +167,8 @@ func (n *Network) setElements(name string, add, remove []netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	s := n.set(n.table(), name)
-	elements := func(addrs []netip.Addr) []nftables.SetElement {
-		out := make([]nftables.SetElement, len(addrs))
-		for i, a := range addrs {
-			out[i] = nftables.SetElement{Key: a.AsSlice()}
-		}
-		return out
-	}
-	// One that is removed may not be there; added first it is. A message holds
-	// 64 KiB.
-	for some := range slices.Chunk(slices.Concat(add, remove), 400) {
-		err = errors.Join(err, c.SetAddElements(s, elements(some)))
-	}
-	for some := range slices.Chunk(remove, 400) {
-		err = errors.Join(err, c.SetDeleteElements(s, elements(some)))
+	for _, st := range n.stacks() {
+		err = errors.Join(err, st.setElements(c, st.set(n.table(st), name), add, remove))
 	}
 	if err == nil {
 		err = c.Flush()
@@ -184,13 +179,36 @@ func (n *Network) setElements(name string, add, remove []netip.Addr) error {
 	return nil
 }
 
+// setElements queues the changes of one family's set.
+func (s stack) setElements(c *nftables.Conn, set *nftables.Set, add, remove []netip.Addr) (err error) {
+	elements := func(addrs []netip.Addr) (out []nftables.SetElement) {
+		for _, a := range addrs {
+			if a.BitLen() == int(8*s.size) {
+				out = append(out, nftables.SetElement{Key: a.AsSlice()})
+			}
+		}
+		return out
+	}
+	// One that is removed may not be there; added first it is. A message holds
+	// 64 KiB.
+	for some := range slices.Chunk(elements(slices.Concat(add, remove)), 400) {
+		err = errors.Join(err, c.SetAddElements(set, some))
+	}
+	for some := range slices.Chunk(elements(remove), 400) {
+		err = errors.Join(err, c.SetDeleteElements(set, some))
+	}
+	return err
+}
+
 // sweepConfined removes addresses of sandboxes that are not there any more.
 func (n *Network) sweepConfined() error {
 	n.mu.Lock()
 	keep := map[netip.Addr]bool{}
 	for id := range n.confined {
 		if ip, ok := n.pool.byOwner[id]; ok {
-			keep[ip] = true
+			for _, a := range n.all(ip) {
+				keep[a] = true
+			}
 		}
 	}
 	n.mu.Unlock()
@@ -203,14 +221,16 @@ func (n *Network) reduce(name string, keep map[netip.Addr]bool) error {
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	have, err := c.GetSetElements(n.set(n.table(), name))
-	if err != nil {
-		return fmt.Errorf("list nftables set %s: %w", name, err)
-	}
 	var gone []netip.Addr
-	for _, e := range have {
-		if a, ok := netip.AddrFromSlice(e.Key); ok && !keep[a] {
-			gone = append(gone, a)
+	for _, s := range n.stacks() {
+		have, err := c.GetSetElements(s.set(n.table(s), name))
+		if err != nil {
+			return fmt.Errorf("list nftables set %s: %w", name, err)
+		}
+		for _, e := range have {
+			if a, ok := netip.AddrFromSlice(e.Key); ok && !keep[a] {
+				gone = append(gone, a)
+			}
 		}
 	}
 	return n.setElements(name, nil, gone)
@@ -221,11 +241,11 @@ func (n *Network) reduce(name string, keep map[netip.Addr]bool) error {
 func (n *Network) setMachines(peers []Peer) error {
 	all := append([]netip.Addr(nil), n.c.Forbidden...)
 	for _, p := range peers {
-		if p.Address.Is4() {
-			all = append(all, p.Address)
-		}
-		if p.PodCIDR.IsValid() && p.PodCIDR.Addr().Is4() {
-			all = append(all, p.PodCIDR.Masked().Addr().Next())
+		all = append(all, p.Address, p.Address6)
+		for _, pods := range []netip.Prefix{p.PodCIDR, p.PodCIDR6} {
+			if pods.IsValid() {
+				all = append(all, pods.Masked().Addr().Next())
+			}
 		}
 	}
 	keep := map[netip.Addr]bool{}

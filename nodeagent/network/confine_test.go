@@ -15,7 +15,7 @@ import (
 func (h *host) open(port int) {
 	h.t.Helper()
 	h.inside(func() error {
-		l, err := (&net.ListenConfig{}).Listen(h.t.Context(), "tcp4", fmt.Sprintf(":%d", port))
+		l, err := (&net.ListenConfig{}).Listen(h.t.Context(), "tcp", fmt.Sprintf(":%d", port))
 		if err == nil {
 			h.t.Cleanup(func() { l.Close() })
 		}
@@ -28,7 +28,7 @@ func (h *host) open(port int) {
 func (p pod) reaches(t *testing.T, ip netip.Addr, port uint16) (yes bool) {
 	t.Helper()
 	if err := Inside(p.ns, func() error {
-		c, err := net.DialTimeout("tcp4", netip.AddrPortFrom(ip, port).String(), time.Second)
+		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(ip, port).String(), time.Second)
 		if err == nil {
 			yes = true
 			return c.Close()
@@ -46,7 +46,7 @@ func (p pod) reaches(t *testing.T, ip netip.Addr, port uint16) (yes bool) {
 // tries tells whether there is a connection within a moment.
 func (p pod) tries(ip netip.Addr, port uint16) (yes bool) {
 	_ = Inside(p.ns, func() error {
-		c, err := net.DialTimeout("tcp4", netip.AddrPortFrom(ip, port).String(), 300*time.Millisecond)
+		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(ip, port).String(), 300*time.Millisecond)
 		if yes = err == nil; yes {
 			c.Close()
 		}
@@ -120,6 +120,7 @@ func TestConfinedPod(t *testing.T) {
 	outside := pod{ns: two.ns, ip: two.addr}
 	for what, yes := range map[string]bool{
 		"another node": outside.tries(one.net.Gateway(), gatewayPort), "a pod of another node": far.tries(one.net.Gateway(), gatewayPort),
+		"a node behind a router": (pod{ns: three.ns, ip: three.addr}).tries(one.net.Gateway(), gatewayPort), "its pod": farthest.tries(one.net.Gateway(), gatewayPort),
 	} {
 		if yes {
 			t.Errorf("%s reaches the pods' gateway", what)

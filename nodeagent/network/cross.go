@@ -38,7 +38,10 @@ func (n *Network) setPeers(peers []Peer) (changes int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	g := ground{own: n.pool.cidr, cluster: n.c.ClusterCIDR, overlay: n.c.Overlay, subnets: subnets}
+	g := ground{own: n.four.pods, cluster: n.four.cluster, overlay: n.c.Overlay, subnets: subnets}
+	if n.six != nil {
+		g.own6, g.cluster6 = n.six.pods, n.six.cluster
+	}
 	want, faults := g.plan(peers)
 	faults = errors.Join(faults, n.setMachines(peers))
 	a := &applier{n: n}
@@ -74,13 +77,13 @@ func (a *applier) change(err error, format string, args ...any) error {
 // overlay has the device there with the entries that lead to the far nodes.
 // Nothing is learned or asked for: a peer's link address follows from its pod
 // CIDR, and so both tables are complete.
-func (a *applier) overlay(far map[netip.Addr]netip.Addr) error {
+func (a *applier) overlay(far map[netip.Addr]tunnel) error {
 	if err := a.addOverlay(); err != nil {
 		return err
 	}
 	macs := map[string]netip.Addr{} // link address to the node's address
-	for gateway, node := range far {
-		macs[macOf(gateway).String()] = node
+	for _, to := range far {
+		macs[to.mac] = to.node
 	}
 	forward, err := dump(func() ([]netlink.Neigh, error) { return netlink.NeighList(a.device, unix.AF_BRIDGE) })
 	if err != nil {
@@ -108,21 +111,26 @@ func (a *applier) overlay(far map[netip.Addr]netip.Addr) error {
 			return err
 		}
 	}
-	return a.neighbours(far)
+	for _, s := range a.n.stacks() {
+		if err := a.neighbours(s, far); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (a *applier) neighbours(far map[netip.Addr]netip.Addr) error {
-	there, err := dump(func() ([]netlink.Neigh, error) { return netlink.NeighList(a.device, unix.AF_INET) })
+func (a *applier) neighbours(s stack, far map[netip.Addr]tunnel) error {
+	there, err := dump(func() ([]netlink.Neigh, error) { return netlink.NeighList(a.device, s.route) })
 	if err != nil {
 		return fmt.Errorf("list VXLAN's neighbours: %w", err)
 	}
 	known := map[netip.Addr]bool{}
 	for _, t := range there {
 		ip, _ := netip.AddrFromSlice(t.IP)
-		_, ok := far[ip]
+		to, ok := far[ip]
 		switch {
 		case t.State&netlink.NUD_PERMANENT == 0:
-		case ok && bytes.Equal(t.HardwareAddr, macOf(ip)):
+		case ok && t.HardwareAddr.String() == to.mac:
 			known[ip] = true
 		case !ok:
 			if err := a.change(netlink.NeighDel(&t), "remove neighbour %s", ip); err != nil {
@@ -130,12 +138,16 @@ func (a *applier) neighbours(far map[netip.Addr]netip.Addr) error {
 			}
 		}
 	}
-	for gateway := range far {
-		if known[gateway] {
+	for gateway, to := range far {
+		if known[gateway] || gateway.BitLen() != int(8*s.size) {
 			continue
 		}
+		mac, err := net.ParseMAC(to.mac)
+		if err != nil {
+			return err
+		}
 		if err := a.change(netlink.NeighSet(&netlink.Neigh{
-			LinkIndex: a.device, Family: unix.AF_INET, State: netlink.NUD_PERMANENT, IP: gateway.AsSlice(), HardwareAddr: macOf(gateway),
+			LinkIndex: a.device, Family: s.route, State: netlink.NUD_PERMANENT, IP: gateway.AsSlice(), HardwareAddr: mac,
 		}), "add neighbour %s", gateway); err != nil {
 			return err
 		}
@@ -148,7 +160,7 @@ func (a *applier) addOverlay() error {
 	want := &netlink.Vxlan{
 		LinkAttrs: netlink.LinkAttrs{
 			Name: a.n.overlayLink(), MTU: a.n.wire - wrapping, TxQLen: -1, Group: linkGroup,
-			Flags: net.FlagUp, HardwareAddr: macOf(a.n.pool.gateway),
+			HardwareAddr: macOf(a.n.pool.gateway),
 		},
 		VxlanId: vxlanID, Port: vxlanPort,
 	}
@@ -159,7 +171,7 @@ func (a *applier) addOverlay() error {
 	if err == nil {
 		if sameOverlay(have, want) {
 			a.device = have.Attrs().Index
-			return nil
+			return a.n.prepareLink(want.Name) // it may have been made before there was IPv6
 		}
 		if err := a.change(netlink.LinkDel(have), "replace link %s", want.Name); err != nil {
 			return err
@@ -167,16 +179,24 @@ func (a *applier) addOverlay() error {
 	} else if !errors.As(err, new(netlink.LinkNotFoundError)) {
 		return fmt.Errorf("look for link %s: %w", want.Name, err)
 	}
-	if err := a.change(netlink.LinkAdd(want), "add link %s (VXLAN %d over UDP port %d)", want.Name, vxlanID, vxlanPort); err != nil {
+	if err := a.change(a.n.makeOverlay(want), "add link %s (VXLAN %d over UDP port %d)", want.Name, vxlanID, vxlanPort); err != nil {
 		return err
 	}
 	a.device = want.Index
+	return nil
+}
+
+// makeOverlay makes the device and switches it on.
+func (n *Network) makeOverlay(want *netlink.Vxlan) error {
+	if err := netlink.LinkAdd(want); err != nil {
+		return err
+	}
 	// As on the pods' links: who sends under an address that is not his is not
-	// heard, and IPv6 is not used.
-	return errors.Join(
-		switchOn("net/ipv4/conf/"+want.Name+"/rp_filter"),
-		ignoreMissing(switchOn("net/ipv6/conf/"+want.Name+"/disable_ipv6")),
-	)
+	// heard.
+	if err := errors.Join(switchOn("net/ipv4/conf/"+want.Name+"/rp_filter"), n.prepareLink(want.Name)); err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(want)
 }
 
 func sameOverlay(l netlink.Link, want *netlink.Vxlan) bool {
@@ -237,8 +257,11 @@ func (a *applier) routes(want map[netip.Prefix]hop) error {
 // the pod network, so that answers come back the same way.
 func (a *applier) route(dst netip.Prefix, h hop) *netlink.Route {
 	r := &netlink.Route{
-		LinkIndex: h.link, Dst: &net.IPNet{IP: dst.Addr().AsSlice(), Mask: net.CIDRMask(dst.Bits(), 32)},
-		Gw: h.via.AsSlice(), Src: a.n.pool.gateway.AsSlice(), Protocol: routeProtocol,
+		LinkIndex: h.link, Dst: &net.IPNet{IP: dst.Addr().AsSlice(), Mask: net.CIDRMask(dst.Bits(), dst.Addr().BitLen())},
+		Gw: h.via.AsSlice(), Src: a.n.four.gateway.AsSlice(), Protocol: routeProtocol,
+	}
+	if dst.Addr().Is6() {
+		r.Src = a.n.six.gateway.AsSlice()
 	}
 	if h.link == 0 {
 		r.LinkIndex = a.device
@@ -253,16 +276,18 @@ func sameRoute(a, b *netlink.Route) bool {
 
 // peerRoutes are the routes that SetPeers made, for this platform.
 func (n *Network) peerRoutes() ([]netlink.Route, error) {
-	all, err := dump(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
-	}
 	var out []netlink.Route
-	for _, r := range all {
-		if r.Dst != nil && n.c.ClusterCIDR.Contains(prefixOf(r.Dst).Addr()) {
-			out = append(out, r)
+	for _, s := range n.stacks() {
+		all, err := dump(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(s.route, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list routes: %w", err)
+		}
+		for _, r := range all {
+			if r.Dst != nil && s.cluster.Contains(prefixOf(r.Dst).Addr()) {
+				out = append(out, r)
+			}
 		}
 	}
 	return out, nil

@@ -33,6 +33,12 @@ const uplink = "up0"
 // newHosts makes three machines, of which the third is behind a router.
 func newHosts(t *testing.T, overlay Overlay) []*host {
 	t.Helper()
+	return newHostsWith(t, Config{Overlay: overlay}, false)
+}
+
+// newHostsWith makes them with settings, and with two families if dual is set.
+func newHostsWith(t *testing.T, settings Config, dual bool) []*host {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: makes links and namespaces")
 	}
@@ -86,10 +92,12 @@ func newHosts(t *testing.T, overlay Overlay) []*host {
 	check(Inside(wire, func() error { return settle("br0") }))
 	for _, h := range hosts {
 		h.inside(func() (err error) {
-			h.net, err = New(Config{
-				PodCIDR: h.cidr, ClusterCIDR: netip.MustParsePrefix("10.219.0.0/16"), NodeIP: h.addr, Overlay: overlay,
-				Table: "podsnap-nettest", VethPrefix: "pnt",
-			})
+			c := settings
+			c.PodCIDR, c.ClusterCIDR, c.NodeIP, c.Table, c.VethPrefix = h.cidr, netip.MustParsePrefix("10.219.0.0/16"), h.addr, "podsnap-nettest", "pnt"
+			if dual {
+				c.PodCIDR6, c.ClusterCIDR6 = six(h.cidr), netip.MustParsePrefix("fd19::/48")
+			}
+			h.net, err = New(c)
 			return err
 		})
 	}
@@ -111,7 +119,18 @@ func (h *host) inside(f func() error) {
 	}
 }
 
-func (h *host) peer() Peer { return Peer{Name: h.addr.String(), Address: h.addr, PodCIDR: h.cidr} }
+func (h *host) peer() Peer {
+	p := Peer{Name: h.addr.String(), Address: h.addr, PodCIDR: h.cidr}
+	if h.net != nil && h.net.six != nil {
+		p.PodCIDR6 = six(h.cidr)
+	}
+	return p
+}
+
+// six is the IPv6 block of a node whose IPv4 one is 10.219.n.0/24.
+func six(cidr netip.Prefix) netip.Prefix {
+	return netip.MustParsePrefix(fmt.Sprintf("fd19:0:0:%x::/64", cidr.Addr().As4()[2]))
+}
 
 // meet sets the peers and answers with the number of changes.
 func (h *host) meet(others ...*host) (changes int) {
@@ -210,7 +229,7 @@ func (p pod) digest(t *testing.T) {
 	t.Helper()
 	var l net.Listener
 	if err := Inside(p.ns, func() (err error) {
-		l, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp4", ":8081")
+		l, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp", ":8081")
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -234,7 +253,7 @@ func (p pod) digest(t *testing.T) {
 
 // transfer sends some megabytes, in frames as large as they may be.
 func transfer(to netip.Addr) error {
-	c, err := net.DialTimeout("tcp4", netip.AddrPortFrom(to, 8081).String(), 2*time.Second)
+	c, err := net.DialTimeout("tcp", netip.AddrPortFrom(to, 8081).String(), 2*time.Second)
 	if err != nil {
 		return err
 	}
@@ -359,7 +378,7 @@ func TestPodsCannotSpeakVXLAN(t *testing.T) {
 	victim, evil := hosts[2].pod("vvvvvvvvvvvvvvvv"), hosts[0].pod("eeeeeeeeeeeeeeee")
 	var sink net.PacketConn
 	if err := Inside(victim.ns, func() (err error) {
-		sink, err = (&net.ListenConfig{}).ListenPacket(t.Context(), "udp4", ":9000")
+		sink, err = (&net.ListenConfig{}).ListenPacket(t.Context(), "udp", ":9000")
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -370,7 +389,7 @@ func TestPodsCannotSpeakVXLAN(t *testing.T) {
 	send := func(from *os.File, to netip.AddrPort, data []byte) {
 		t.Helper()
 		if err := Inside(from, func() error {
-			c, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(to))
+			c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
 			if err != nil {
 				return err
 			}

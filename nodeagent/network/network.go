@@ -6,7 +6,8 @@
 // A pod has its address as a /32 and a default route over 169.254.1.1, an
 // address that nobody has: permanent neighbour entries on both ends make ARP
 // unnecessary, so that an address that comes back with another pod is never
-// sent to the old one's MAC. The host's own address towards pods is the first
+// sent to the old one's MAC. Where there is IPv6 beside it, it is the same with
+// a /128 and fe80::1 (stack.go). The host's own address towards pods is the first
 // of the pod CIDR. The veth pair goes with the network namespace; links are
 // not deleted one by one, because that holds the kernel's network lock for
 // tens of milliseconds each.
@@ -29,6 +30,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -47,7 +49,11 @@ type Config struct {
 	Overlay     Overlay      // "" is OverlayAuto
 	Forbidden   []netip.Addr // machines that confined pods do not reach, beside nodes
 	Table       string       // of nftables, one a platform; "" is podsnap
-	VethPrefix  string       // of link names, one a platform, at most 5 letters; "" is ps
+
+	// PodCIDR6 and ClusterCIDR6 are the same in IPv6, which pods have as their
+	// second address; zero is IPv4 alone.
+	PodCIDR6, ClusterCIDR6 netip.Prefix
+	VethPrefix             string // of link names, one a platform, at most 5 letters; "" is ps
 
 	// MTU of pod links. 0 is 1500 for a node alone. Otherwise it is what the
 	// link to the other nodes has, less the 50 bytes of VXLAN unless the overlay
@@ -60,7 +66,9 @@ type Config struct {
 // Network is the pod network. All methods are safe for concurrent use.
 type Network struct {
 	c    Config
-	wire int // MTU of the link to other nodes
+	four stack
+	six  *stack // nil: IPv4 alone
+	wire int    // MTU of the link to other nodes
 
 	mu       sync.Mutex
 	pool     *pool
@@ -99,23 +107,32 @@ func New(c Config) (*Network, error) {
 	if err := n.span(); err != nil {
 		return nil, err
 	}
-	if err := switchOn("net/ipv4/ip_forward"); err != nil {
+	n.four = newStack(p.cidr, n.c.ClusterCIDR)
+	if n.six, err = newSix(n.c, p.cidr); err != nil {
 		return nil, err
+	}
+	if err := n.open(); err != nil {
+		return nil, err
+	}
+	// What a former process knew of other machines stays until the peers are set.
+	return n, n.setElements(machinesSet, c.Forbidden, nil)
+}
+
+// open has the host forward and filter, and gives it its addresses.
+func (n *Network) open() error {
+	if err := errors.Join(switchOn("net/ipv4/ip_forward"), n.openSix()); err != nil {
+		return err
 	}
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
-		return nil, fmt.Errorf("find loopback link: %w", err)
+		return fmt.Errorf("find loopback link: %w", err)
 	}
-	if err := netlink.AddrReplace(lo, n.hostAddr()); err != nil {
-		return nil, fmt.Errorf("add the host's pod network address %s: %w", p.gateway, err)
+	for _, s := range n.stacks() {
+		if err := netlink.AddrReplace(lo, hostAddr(s.gateway)); err != nil {
+			return fmt.Errorf("add the host's pod network address %s: %w", s.gateway, err)
+		}
 	}
-	if err := n.applyTable(); err != nil {
-		return nil, err
-	}
-	if err := n.setElements(machinesSet, c.Forbidden, nil); err != nil {
-		return nil, err
-	}
-	return n, nil
+	return n.applyTable()
 }
 
 // span completes what the settings say about other nodes.
@@ -206,11 +223,8 @@ func (n *Network) attach(id, path string, ip netip.Addr) (err error) {
 		}
 	}()
 	// Strict reverse path filtering drops what a pod sends under a foreign
-	// address. IPv6 is not used here and would only chatter.
-	if err := errors.Join(
-		switchOn("net/ipv4/conf/"+name+"/rp_filter"),
-		ignoreMissing(switchOn("net/ipv6/conf/"+name+"/disable_ipv6")),
-	); err != nil {
+	// address. IPv6 where it is not used would only chatter.
+	if err := errors.Join(switchOn("net/ipv4/conf/"+name+"/rp_filter"), n.prepareLink(name)); err != nil {
 		return err
 	}
 	if err := Inside(ns, func() error { return n.configurePod(ip) }); err != nil {
@@ -219,18 +233,27 @@ func (n *Network) attach(id, path string, ip netip.Addr) (err error) {
 	if err := settle(name); err != nil {
 		return err
 	}
-	if err := netlink.NeighSet(&netlink.Neigh{
-		LinkIndex: veth.Index, Family: unix.AF_INET, State: netlink.NUD_PERMANENT,
-		IP: ip.AsSlice(), HardwareAddr: podMAC,
-	}); err != nil {
-		return fmt.Errorf("add neighbour %s: %w", ip, err)
-	}
-	if err := netlink.RouteReplace(&netlink.Route{
-		LinkIndex: veth.Index, Scope: netlink.SCOPE_LINK, Dst: host32(ip), Src: n.pool.gateway.AsSlice(),
-	}); err != nil {
-		return fmt.Errorf("add route to %s: %w", ip, err)
+	return n.lead(veth.Index, ip, podMAC)
+}
+
+// lead has the host send what is for a pod to its link.
+func (n *Network) lead(link int, ip netip.Addr, mac net.HardwareAddr) error {
+	for i, a := range n.all(ip) {
+		s := n.stacks()[i]
+		if err := netlink.NeighSet(&netlink.Neigh{
+			LinkIndex: link, Family: s.route, State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: mac,
+		}); err != nil {
+			return fmt.Errorf("add neighbour %s: %w", a, err)
+		}
+		if err := netlink.RouteReplace(s.toPod(link, a)); err != nil {
+			return fmt.Errorf("add route to %s: %w", a, err)
+		}
 	}
 	return nil
+}
+
+func (s stack) toPod(link int, a netip.Addr) *netlink.Route {
+	return &netlink.Route{LinkIndex: link, Scope: netlink.SCOPE_LINK, Dst: hostNet(a), Src: s.gateway.AsSlice()}
 }
 
 // configurePod runs inside the pod's namespace.
@@ -247,7 +270,7 @@ func (n *Network) configurePod(ip netip.Addr) error {
 	if err := h.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("set lo up: %w", err)
 	}
-	if err := ignoreMissing(switchOn("net/ipv6/conf/" + podLink + "/disable_ipv6")); err != nil {
+	if err := n.prepareLink(podLink); err != nil {
 		return err
 	}
 	l, err := h.LinkByName(podLink)
@@ -260,20 +283,47 @@ func (n *Network) configurePod(ip netip.Addr) error {
 	if err := h.LinkSetUp(l); err != nil {
 		return fmt.Errorf("set %s up: %w", podLink, err)
 	}
-	idx := l.Attrs().Index
-	if err := h.AddrAdd(l, &netlink.Addr{IPNet: host32(ip), Flags: unix.IFA_F_NODAD}); err != nil {
-		return fmt.Errorf("add address %s: %w", ip, err)
+	for _, a := range n.all(ip) {
+		if err := n.address(h, l, a); err != nil {
+			return err
+		}
 	}
-	gw := linkGateway()
+	return nil
+}
+
+// address gives a pod's link an address, and what leads out under it.
+func (*Network) address(h *netlink.Handle, l netlink.Link, a netip.Addr) error {
+	link := l.Attrs().Index
+	if err := h.AddrAdd(l, &netlink.Addr{IPNet: hostNet(a), Flags: unix.IFA_F_NODAD}); err != nil {
+		return fmt.Errorf("add address %s: %w", a, err)
+	}
+	gw, family := linkGateway(a), unix.AF_INET
+	if a.Is6() {
+		family = unix.AF_INET6
+	}
 	if err := h.NeighSet(&netlink.Neigh{
-		LinkIndex: idx, Family: unix.AF_INET, State: netlink.NUD_PERMANENT, IP: gw, HardwareAddr: hostMAC(),
+		LinkIndex: link, Family: family, State: netlink.NUD_PERMANENT, IP: gw, HardwareAddr: hostMAC(),
 	}); err != nil {
 		return fmt.Errorf("add neighbour %s: %w", gw, err)
 	}
-	return errors.Join(
-		h.RouteAdd(&netlink.Route{LinkIndex: idx, Scope: netlink.SCOPE_LINK, Dst: &net.IPNet{IP: gw, Mask: net.CIDRMask(32, 32)}}),
-		h.RouteAdd(&netlink.Route{LinkIndex: idx, Gw: gw, Src: ip.AsSlice()}),
-	)
+	var err error
+	if a.Is4() { // in IPv6 a gateway of the link's own is in its subnet always
+		err = h.RouteAdd(&netlink.Route{LinkIndex: link, Scope: netlink.SCOPE_LINK, Dst: &net.IPNet{IP: gw, Mask: net.CIDRMask(32, 32)}})
+	}
+	if err := errors.Join(err, h.RouteAdd(defaultRoute(link, a))); err != nil {
+		return fmt.Errorf("add the default route of %s: %w", a, err)
+	}
+	return nil
+}
+
+// defaultRoute is how a pod sends under an address of its own.
+func defaultRoute(link int, a netip.Addr) *netlink.Route {
+	return &netlink.Route{LinkIndex: link, Dst: everything(a), Gw: linkGateway(a), Src: a.AsSlice()}
+}
+
+// everything is the network of all addresses of a family.
+func everything(a netip.Addr) *net.IPNet {
+	return &net.IPNet{IP: make(net.IP, a.BitLen()/8), Mask: net.CIDRMask(0, a.BitLen())}
 }
 
 // Adopt takes over a sandbox that a former process attached.
@@ -294,7 +344,7 @@ func (n *Network) Detach(_ context.Context, id string) error {
 	// The address is somebody else's only after that.
 	var err error
 	if confined {
-		err = n.setElements(confinedSet, nil, []netip.Addr{ip})
+		err = n.setElements(confinedSet, nil, n.all(ip))
 	}
 	n.release(id)
 	return err
@@ -322,15 +372,17 @@ func (n *Network) Sweep(_ context.Context) error {
 // forwarding, which others may rely on by now.
 func (n *Network) Teardown(_ context.Context) error {
 	_, err := n.setPeers(nil)
-	err = errors.Join(err, n.deleteLinks(func(string) bool { return true }), n.deleteTable())
+	err = errors.Join(err, n.deleteLinks(func(string) bool { return true }), deleteTable(nftables.TableFamilyIPv4, n.c.Table))
 	lo, e := netlink.LinkByName("lo")
 	if e != nil {
 		return errors.Join(err, e)
 	}
-	if e := netlink.AddrDel(lo, n.hostAddr()); e != nil && !errors.Is(e, unix.EADDRNOTAVAIL) {
-		err = errors.Join(err, fmt.Errorf("remove the host's pod network address: %w", e))
+	for _, s := range n.stacks() {
+		if e := netlink.AddrDel(lo, hostAddr(s.gateway)); e != nil && !errors.Is(e, unix.EADDRNOTAVAIL) {
+			err = errors.Join(err, fmt.Errorf("remove the host's pod network address: %w", e))
+		}
 	}
-	return err
+	return errors.Join(err, n.closeSix())
 }
 
 func (n *Network) deleteLinks(which func(name string) bool) error {
@@ -340,9 +392,7 @@ func (n *Network) deleteLinks(which func(name string) bool) error {
 	}
 	for _, l := range links {
 		a := l.Attrs()
-		// The length keeps off another platform whose prefix begins with ours.
-		mine := strings.HasPrefix(a.Name, n.c.VethPrefix) && len(a.Name) == len(n.c.VethPrefix)+idLetters
-		if l.Type() != "veth" || a.Group != linkGroup || !mine || !which(a.Name) {
+		if !n.isPodLink(l) || !which(a.Name) {
 			continue
 		}
 		if e := netlink.LinkDel(l); e != nil && !errors.Is(e, unix.ENODEV) && !errors.Is(e, unix.EINVAL) {
@@ -350,6 +400,13 @@ func (n *Network) deleteLinks(which func(name string) bool) error {
 		}
 	}
 	return err
+}
+
+// isPodLink tells whether a link is a pod's. The length keeps off another platform
+// whose prefix begins with ours.
+func (n *Network) isPodLink(l netlink.Link) bool {
+	a := l.Attrs()
+	return l.Type() == "veth" && a.Group == linkGroup && strings.HasPrefix(a.Name, n.c.VethPrefix) && len(a.Name) == len(n.c.VethPrefix)+idLetters
 }
 
 // listLinks answers with all links of the host.
@@ -367,16 +424,22 @@ func (n *Network) linkName(id string) string {
 
 func (n *Network) overlayLink() string { return n.c.VethPrefix + "-vxlan" }
 
-func (n *Network) hostAddr() *netlink.Addr {
-	return &netlink.Addr{IPNet: host32(n.pool.gateway)}
+func hostAddr(a netip.Addr) *netlink.Addr {
+	return &netlink.Addr{IPNet: hostNet(a), Flags: unix.IFA_F_NODAD}
 }
 
-func host32(a netip.Addr) *net.IPNet {
-	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(32, 32)}
+// hostNet is the network of one address.
+func hostNet(a netip.Addr) *net.IPNet {
+	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
 }
 
-// linkGateway is the address of every pod's default route.
-func linkGateway() net.IP { return net.IPv4(169, 254, 1, 1).To4() }
+// linkGateway is the address of every pod's default route, in the family of a.
+func linkGateway(a netip.Addr) net.IP {
+	if a.Is6() {
+		return net.ParseIP("fe80::1")
+	}
+	return net.IPv4(169, 254, 1, 1).To4()
+}
 
 // hostMAC is the address of the host's end of every pair.
 func hostMAC() net.HardwareAddr { return net.HardwareAddr{0xee, 0xee, 0xee, 0xee, 0xee, 0xee} }
@@ -388,8 +451,10 @@ func macOf(ip netip.Addr) net.HardwareAddr {
 }
 
 // switchOn sets a setting of the kernel to 1.
-func switchOn(key string) error {
-	if err := os.WriteFile("/proc/sys/"+key, []byte("1"), 0o644); err != nil {
+func switchOn(key string) error { return setSysctl(key, "1") }
+
+func setSysctl(key, value string) error {
+	if err := os.WriteFile("/proc/sys/"+key, []byte(value), 0o644); err != nil {
 		return fmt.Errorf("set sysctl %s: %w", key, err)
 	}
 	return nil

@@ -78,7 +78,7 @@ func (p pod) serve(t *testing.T) {
 	t.Helper()
 	var l net.Listener
 	err := Inside(p.ns, func() (err error) {
-		l, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp4", ":8080")
+		l, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp", ":8080")
 		return err
 	})
 	if err != nil {
@@ -101,7 +101,7 @@ func (p pod) serve(t *testing.T) {
 }
 
 func ask(to netip.Addr) (string, error) {
-	c, err := net.DialTimeout("tcp4", netip.AddrPortFrom(to, 8080).String(), 2*time.Second)
+	c, err := net.DialTimeout("tcp", netip.AddrPortFrom(to, 8080).String(), 2*time.Second)
 	if err != nil {
 		return "", err
 	}
@@ -165,7 +165,7 @@ func heard(t *testing.T, from, to pod, forged []netip.Addr) string {
 	t.Helper()
 	var sink net.PacketConn
 	if err := Inside(to.ns, func() (err error) {
-		sink, err = (&net.ListenConfig{}).ListenPacket(t.Context(), "udp4", ":9000")
+		sink, err = (&net.ListenConfig{}).ListenPacket(t.Context(), "udp", ":9000")
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -181,12 +181,12 @@ func heard(t *testing.T, from, to pod, forged []netip.Addr) string {
 				continue // it would not leave the pod
 			}
 			if src != from.ip {
-				if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: host32(src)}); err != nil {
+				if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: hostNet(src), Flags: unix.IFA_F_NODAD}); err != nil {
 					return err
 				}
-				defer func() { _ = netlink.AddrDel(l, &netlink.Addr{IPNet: host32(src)}) }()
+				defer func() { _ = netlink.AddrDel(l, &netlink.Addr{IPNet: hostNet(src)}) }()
 			}
-			c, err := net.DialUDP("udp4", &net.UDPAddr{IP: src.AsSlice()}, &net.UDPAddr{IP: to.ip.AsSlice(), Port: 9000})
+			c, err := net.DialUDP("udp", &net.UDPAddr{IP: src.AsSlice()}, &net.UDPAddr{IP: to.ip.AsSlice(), Port: 9000})
 			if err != nil {
 				return err
 			}

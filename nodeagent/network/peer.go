@@ -11,6 +11,12 @@ type Peer struct {
 	Name    string       // for messages
 	Address netip.Addr   // the node's own, where this node reaches it
 	PodCIDR netip.Prefix // of its pods, whose first address is the peer's Gateway
+
+	// Address6 is another of the node's own, from which confined pods are kept away,
+	// and PodCIDR6 is its pods' in IPv6; zero is none. Packets to these are wrapped
+	// in any case: they go between the IPv4 addresses of the nodes.
+	Address6 netip.Addr
+	PodCIDR6 netip.Prefix
 }
 
 // Overlay says how packets get to another node's pods.
@@ -31,9 +37,10 @@ const wrapping = 14 + 8 + 8 + 20
 
 // ground is what a way to another node depends on, beside the node.
 type ground struct {
-	own, cluster netip.Prefix
-	overlay      Overlay
-	subnets      []subnet
+	own, cluster   netip.Prefix
+	own6, cluster6 netip.Prefix // zero: IPv4 alone
+	overlay        Overlay
+	subnets        []subnet
 }
 
 // subnet is what one of this node's links reaches without a router.
@@ -52,13 +59,19 @@ type hop struct {
 // crossing is what has to be in the kernel for the peers' pods to be reached.
 type crossing struct {
 	routes map[netip.Prefix]hop
-	far    map[netip.Addr]netip.Addr // behind VXLAN: a peer's gateway to the peer's address
+	far    map[netip.Addr]tunnel // behind VXLAN: a peer's gateway, in one family or both
+}
+
+// tunnel is where a gateway behind VXLAN is.
+type tunnel struct {
+	node netip.Addr
+	mac  string // of the peer's VXLAN device
 }
 
 // plan finds the way to each peer. A peer that cannot be one is left out and is
 // part of the error; the plan is right for the others.
 func (g ground) plan(peers []Peer) (crossing, error) {
-	c := crossing{routes: map[netip.Prefix]hop{}, far: map[netip.Addr]netip.Addr{}}
+	c := crossing{routes: map[netip.Prefix]hop{}, far: map[netip.Addr]tunnel{}}
 	var errs []error
 	var good []Peer
 	for _, p := range peers {
@@ -68,6 +81,15 @@ func (g ground) plan(peers []Peer) (crossing, error) {
 		}
 		good = append(good, p)
 		pods := p.PodCIDR.Masked()
+		through := tunnel{p.Address, macOf(pods.Addr().Next()).String()}
+		wrap := func(pods netip.Prefix) {
+			gateway := pods.Addr().Next()
+			c.routes[pods] = hop{via: gateway}
+			c.far[gateway] = through
+		}
+		if g.own6.IsValid() && p.PodCIDR6.IsValid() {
+			wrap(p.PodCIDR6.Masked())
+		}
 		link := g.linkTo(p.Address)
 		switch {
 		case link != 0 && g.overlay != OverlayVXLAN:
@@ -75,9 +97,7 @@ func (g ground) plan(peers []Peer) (crossing, error) {
 		case g.overlay == OverlayNone:
 			errs = append(errs, fmt.Errorf("peer %s: %s is not in the subnet of a link of this node, and the overlay is off", p.Name, p.Address))
 		default:
-			gateway := pods.Addr().Next()
-			c.routes[pods] = hop{via: gateway}
-			c.far[gateway] = p.Address
+			wrap(pods)
 		}
 	}
 	return c, errors.Join(errs...)
@@ -104,6 +124,24 @@ func (g ground) check(p Peer, good []Peer) error {
 	for _, b := range good {
 		if b.PodCIDR.Overlaps(p.PodCIDR) {
 			return fmt.Errorf("pod CIDR %s overlaps with %s of peer %s", p.PodCIDR, b.PodCIDR, b.Name)
+		}
+	}
+	if !g.own6.IsValid() || !p.PodCIDR6.IsValid() {
+		return nil
+	}
+	return g.check6(p, good)
+}
+
+func (g ground) check6(p Peer, good []Peer) error {
+	switch {
+	case p.PodCIDR6.Bits() < g.cluster6.Bits() || !g.cluster6.Contains(p.PodCIDR6.Addr()):
+		return fmt.Errorf("pod CIDR %s is not part of the cluster's %s", p.PodCIDR6, g.cluster6)
+	case p.PodCIDR6.Overlaps(g.own6):
+		return fmt.Errorf("pod CIDR %s overlaps with this node's %s", p.PodCIDR6, g.own6)
+	}
+	for _, b := range good {
+		if b.PodCIDR6.IsValid() && b.PodCIDR6.Overlaps(p.PodCIDR6) {
+			return fmt.Errorf("pod CIDR %s overlaps with %s of peer %s", p.PodCIDR6, b.PodCIDR6, b.Name)
 		}
 	}
 	return nil

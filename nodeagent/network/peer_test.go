@@ -60,7 +60,7 @@ func (c crossing) String() string {
 		if h.link != 0 {
 			s += fmt.Sprint(" link ", h.link)
 		} else {
-			s += fmt.Sprint(" of ", c.far[h.via])
+			s += fmt.Sprint(" of ", c.far[h.via].node)
 		}
 		out = append(out, s)
 	}

@@ -39,7 +39,7 @@ func (n *Network) Recycle(_ context.Context, id, netns string) (netip.Addr, erro
 		return netip.Addr{}, errors.Join(err, fmt.Errorf("sandbox %s is not attached, or there is no other address", id))
 	}
 	if confined { // nobody is in the sandbox now, so that it is one transaction
-		if err := n.setElements(confinedSet, []netip.Addr{next}, []netip.Addr{old}); err != nil {
+		if err := n.setElements(confinedSet, n.all(next), n.all(old)); err != nil {
 			return netip.Addr{}, err
 		}
 	}
@@ -68,12 +68,16 @@ func (n *Network) readdress(ns *os.File, link string, old, next netip.Addr) erro
 		return err
 	}
 	idx := l.Attrs().Index
-	return errors.Join(
-		netlink.NeighSet(&netlink.Neigh{LinkIndex: idx, Family: unix.AF_INET, State: netlink.NUD_PERMANENT, IP: next.AsSlice(), HardwareAddr: mac}),
-		netlink.RouteReplace(&netlink.Route{LinkIndex: idx, Scope: netlink.SCOPE_LINK, Dst: host32(next), Src: n.pool.gateway.AsSlice()}),
-		netlink.RouteDel(&netlink.Route{LinkIndex: idx, Scope: netlink.SCOPE_LINK, Dst: host32(old)}),
-		netlink.NeighDel(&netlink.Neigh{LinkIndex: idx, Family: unix.AF_INET, IP: old.AsSlice()}),
-	)
+	if err := n.lead(idx, next, mac); err != nil {
+		return err
+	}
+	for i, a := range n.all(old) {
+		s := n.stacks()[i]
+		err = errors.Join(err,
+			netlink.RouteDel(s.toPod(idx, a)),
+			netlink.NeighDel(&netlink.Neigh{LinkIndex: idx, Family: s.route, IP: a.AsSlice()}))
+	}
+	return err
 }
 
 // metricsFamily is the kernel's number of tcp_metrics. It does not change.
@@ -116,14 +120,17 @@ func (n *Network) renumber(old, next netip.Addr) (mac []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := h.AddrAdd(l, &netlink.Addr{IPNet: host32(next), Flags: unix.IFA_F_NODAD}); err != nil {
-		return nil, fmt.Errorf("add address %s: %w", next, err)
-	}
-	if err := h.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: linkGateway(), Src: next.AsSlice()}); err != nil {
-		return nil, fmt.Errorf("replace the default route: %w", err)
-	}
-	if err := h.AddrDel(l, &netlink.Addr{IPNet: host32(old)}); err != nil {
-		return nil, fmt.Errorf("delete address %s: %w", old, err)
+	was := n.all(old)
+	for i, a := range n.all(next) {
+		if err := h.AddrAdd(l, &netlink.Addr{IPNet: hostNet(a), Flags: unix.IFA_F_NODAD}); err != nil {
+			return nil, fmt.Errorf("%w: add address %s: %w", ErrUsed, a, err) // as one that was made without IPv6
+		}
+		if err := h.RouteReplace(defaultRoute(l.Attrs().Index, a)); err != nil {
+			return nil, fmt.Errorf("replace the default route: %w", err)
+		}
+		if err := h.AddrDel(l, &netlink.Addr{IPNet: hostNet(was[i])}); err != nil {
+			return nil, fmt.Errorf("delete address %s: %w", was[i], err)
+		}
 	}
 	return l.Attrs().HardwareAddr, nil
 }

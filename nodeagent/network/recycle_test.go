@@ -18,7 +18,7 @@ func TestRecycle(t *testing.T) {
 	p := attach(t, n, id)
 	var l net.Listener
 	if err := Inside(p.ns, func() (err error) {
-		l, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp4", ":8080")
+		l, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp", ":8080")
 		return err
 	}); err != nil {
 		t.Fatal(err)

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// applyTable writes the whole nftables table in one transaction, over the one
-// of a former process. In nft's words:
+// applyTable writes the whole nftables table of each family in one transaction,
+// over the one of a former process. In nft's words, for IPv4:
 //
 //	table ip podsnap {
 //	  chain postrouting {
@@ -38,16 +38,27 @@ func (n *Network) applyTable() error {
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	t := c.AddTable(n.table())
+	for _, s := range n.stacks() {
+		if err := n.addTable(c, s); err != nil {
+			return fmt.Errorf("write nftables table %s: %w", n.c.Table, err)
+		}
+	}
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("write nftables table %s: %w", n.c.Table, err)
+	}
+	return nil
+}
+
+func (n *Network) addTable(c *nftables.Conn, s stack) error {
+	t := c.AddTable(n.table(s))
 	c.FlushTable(t)
 	post := c.AddChain(&nftables.Chain{
 		Name: "postrouting", Table: t, Type: nftables.ChainTypeNAT,
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
 	})
-	const srcOffset, dstOffset = 12, 16 // in an IPv4 header
-	fromPod := inPrefix(n.pool.cidr, srcOffset, expr.CmpOpEq)
+	fromPod := s.inPrefix(s.pods, s.src, expr.CmpOpEq)
 	c.AddRule(&nftables.Rule{Table: t, Chain: post, Exprs: slices.Concat(
-		fromPod, inPrefix(n.c.ClusterCIDR, dstOffset, expr.CmpOpNeq), []expr.Any{&expr.Masq{}},
+		fromPod, s.inPrefix(s.cluster, s.dst, expr.CmpOpNeq), []expr.Any{&expr.Masq{}},
 	)})
 	pre := c.AddChain(&nftables.Chain{
 		Name: "prerouting", Table: t, Type: nftables.ChainTypeFilter,
@@ -69,36 +80,30 @@ func (n *Network) applyTable() error {
 			&expr.Verdict{Kind: expr.VerdictDrop},
 		})})
 	}
-	if err := n.addConfinement(c, t); err != nil {
-		return fmt.Errorf("write nftables table %s: %w", n.c.Table, err)
-	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("write nftables table %s: %w", n.c.Table, err)
-	}
-	return nil
+	return n.addConfinement(c, t, s)
 }
 
-func (n *Network) deleteTable() error {
+func deleteTable(family nftables.TableFamily, name string) error {
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	c.DelTable(n.table())
+	c.DelTable(&nftables.Table{Family: family, Name: name})
 	if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("delete nftables table %s: %w", n.c.Table, err)
+		return fmt.Errorf("delete nftables table %s: %w", name, err)
 	}
 	return nil
 }
 
-func (n *Network) table() *nftables.Table {
-	return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: n.c.Table}
+func (n *Network) table(s stack) *nftables.Table {
+	return &nftables.Table{Family: s.family, Name: n.c.Table}
 }
 
 // inPrefix compares an address of the packet's header with a prefix.
-func inPrefix(cidr netip.Prefix, offset uint32, op expr.CmpOp) []expr.Any {
+func (s stack) inPrefix(cidr netip.Prefix, offset uint32, op expr.CmpOp) []expr.Any {
 	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: net.CIDRMask(cidr.Bits(), 32), Xor: make([]byte, 4)},
-		&expr.Cmp{Op: op, Register: 1, Data: cidr.Addr().AsSlice()},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: s.size},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: s.size, Mask: net.CIDRMask(cidr.Bits(), cidr.Addr().BitLen()), Xor: make([]byte, s.size)},
+		&expr.Cmp{Op: op, Register: 1, Data: cidr.Masked().Addr().AsSlice()},
 	}
 }

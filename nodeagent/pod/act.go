@@ -178,7 +178,7 @@ func (w *Worker) startContainer(ctx context.Context, a Action, p *corev1.Pod, sb
 	spec, err := w.containerSpec(ctx, a, p, sb)
 	var it runtime.Container
 	if err == nil && w.c.Guard != nil {
-		err = w.c.Guard(ctx, p, sb.IP)
+		err = w.c.Guard(ctx, p, sb.IPs())
 	}
 	if err == nil {
 		it, err = w.c.Runtime.StartContainer(ctx, spec)
@@ -218,19 +218,20 @@ func (w *Worker) startContainer(ctx context.Context, a Action, p *corev1.Pod, sb
 // date, so that a container that starts anew sees the objects of now.
 func (w *Worker) containerSpec(ctx context.Context, a Action, p *corev1.Pod, sb runtime.Sandbox) (runtime.ContainerSpec, error) {
 	c := find(p, a.Container)
-	ip := sb.IP
+	host := runtime.Sandbox{IP: w.c.HostIP, IP6: w.c.HostIP6}
+	ips := sb.IPs()
 	if p.Spec.HostNetwork {
-		ip = w.c.HostIP
+		ips = host.IPs()
 	}
 	if a.Attempt > 0 {
 		if err := w.c.Volumes.Setup(ctx, p); err != nil {
 			return runtime.ContainerSpec{}, err
 		}
 	}
-	if err := w.c.Volumes.Files(p, ip, sb.Dir); err != nil {
+	if err := w.c.Volumes.Files(p, ips, sb.Dir); err != nil {
 		return runtime.ContainerSpec{}, err
 	}
-	env, err := w.c.Volumes.Env(ctx, p, c, volume.Addresses{Pod: ip, Host: w.c.HostIP})
+	env, err := w.c.Volumes.Env(ctx, p, c, volume.Addresses{Pod: ips, Host: host.IPs()})
 	if err != nil {
 		return runtime.ContainerSpec{}, err
 	}

@@ -17,6 +17,7 @@ import (
 type State struct {
 	Pod       *corev1.Pod // the newest version seen
 	HostIP    string
+	HostIP6   string    // the machine's other address; "" is none
 	StartTime time.Time // when the node accepted the pod
 
 	Sandbox    Sandbox

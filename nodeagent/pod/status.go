@@ -31,14 +31,16 @@ func (s *State) status(now time.Time) corev1.PodStatus {
 		st.Reason, st.Message = "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"
 	}
 	if s.HostIP != "" {
-		st.HostIP, st.HostIPs = s.HostIP, []corev1.HostIP{{IP: s.HostIP}}
+		st.HostIP = s.HostIP
+		for _, ip := range s.hostIPs() {
+			st.HostIPs = append(st.HostIPs, corev1.HostIP{IP: ip})
+		}
 	}
-	ip := s.Sandbox.IP
-	if s.Pod.Spec.HostNetwork {
-		ip = s.HostIP
-	}
-	if ip != "" && s.Sandbox.ID != "" {
-		st.PodIP, st.PodIPs = ip, []corev1.PodIP{{IP: ip}}
+	if ips := s.ips(); len(ips) > 0 && s.Sandbox.ID != "" {
+		st.PodIP = ips[0]
+		for _, ip := range ips {
+			st.PodIPs = append(st.PodIPs, corev1.PodIP{IP: ip})
+		}
 	}
 	initialized := s.initialized()
 	for spec, init := range all(&s.Pod.Spec) {
@@ -54,6 +56,19 @@ func (s *State) status(now time.Time) corev1.PodStatus {
 	}
 	st.Conditions = s.conditions(&st, initialized, now)
 	return st
+}
+
+func (s *State) hostIPs() []string {
+	host := runtime.Sandbox{IP: s.HostIP, IP6: s.HostIP6}
+	return host.IPs()
+}
+
+// ips are the pod's addresses, the first one in IPv4.
+func (s *State) ips() []string {
+	if s.Pod.Spec.HostNetwork {
+		return s.hostIPs()
+	}
+	return s.Sandbox.IPs()
 }
 
 // phase sums the containers up.

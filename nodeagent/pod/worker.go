@@ -28,6 +28,7 @@ type Config struct {
 	Volumes *volume.Manager
 	Prober  *probe.Prober
 	HostIP  string
+	HostIP6 string // "" is none
 	LogDir  string // folder of the containers' logs
 	Pids    int64  // most processes of a container; 0 is 1024
 	Log     *slog.Logger
@@ -35,7 +36,7 @@ type Config struct {
 	Recorder Recorder // nil is none
 	// Guard is asked before a process of the pod runs, and returns when what is
 	// enforced on its address is in the kernel; nil: nothing is.
-	Guard func(ctx context.Context, p *corev1.Pod, address string) error
+	Guard func(ctx context.Context, p *corev1.Pod, addresses []string) error
 	// Stage is told how a part of a start went: image, sandbox, container or ready; nil is none.
 	Stage   func(stage string, d time.Duration, err error)
 	Thawed  func(d time.Duration)                // a frozen pod runs again, which took so long; nil is none
@@ -99,6 +100,7 @@ func NewWorker(c Config, p *corev1.Pod, sandbox *runtime.Sandbox) *Worker {
 		probes: map[string]*probing{}, written: p.Status, told: p.Status, accepted: now,
 		log: c.Log.With(slog.String("pod", p.Namespace+"/"+p.Name), slog.String("uid", string(p.UID))),
 	}
+	w.s.HostIP6 = c.HostIP6
 	w.wasReady = isReady(&p.Status)
 	for _, c := range w.s.Containers {
 		if c.Current != nil && c.Current.State == runtime.Exited {

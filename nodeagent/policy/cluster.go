@@ -29,16 +29,16 @@ func (e *Enforcer) follow(ctx context.Context) *cluster {
 	o := mirror.Options{Log: e.log}
 	c := &cluster{end: end}
 	c.pods = mirror.New[*corev1.Pod](e.c.Objects, api.Pods, o)
-	c.pods.Index(byAddress, func(p *corev1.Pod) []string {
-		if ip := addressOf(p); ip.IsValid() {
-			return []string{ip.String()}
+	c.pods.Index(byAddress, func(p *corev1.Pod) (out []string) {
+		for _, ip := range addressesOf(p) {
+			out = append(out, ip.String())
 		}
-		return nil
+		return out
 	})
 	c.pods.OnChange(e.podChanged)
 	c.nodes = mirror.New[*corev1.Node](e.c.Objects, api.Nodes, o)
 	c.nodes.OnChange(func(t api.EventType, old, now *corev1.Node) {
-		if t != api.Modified || !slices.Equal(addressesOf(old), addressesOf(now)) {
+		if t != api.Modified || !slices.Equal(nodeAddresses(old), nodeAddresses(now)) {
 			e.outdate()
 		}
 	})
@@ -77,17 +77,19 @@ func (c *cluster) at(ip netip.Addr) *corev1.Pod {
 	return out
 }
 
-// addressOf is the address that a pod has for itself alone, as long as it lives;
-// invalid is none.
-func addressOf(p *corev1.Pod) netip.Addr {
+// addressesOf are the addresses that a pod has for itself alone, as long as it
+// lives.
+func addressesOf(p *corev1.Pod) (out []netip.Addr) {
 	if p == nil || p.Spec.HostNetwork || ended(p) {
-		return netip.Addr{}
+		return nil
 	}
-	ip, err := netip.ParseAddr(p.Status.PodIP)
-	if err != nil || !ip.Is4() {
-		return netip.Addr{}
+	all := append([]corev1.PodIP{{IP: p.Status.PodIP}}, p.Status.PodIPs...)
+	for _, a := range all {
+		if ip, err := netip.ParseAddr(a.IP); err == nil && !slices.Contains(out, ip) {
+			out = append(out, ip)
+		}
 	}
-	return ip
+	return out
 }
 
 func ended(p *corev1.Pod) bool {
@@ -97,27 +99,25 @@ func ended(p *corev1.Pod) bool {
 // podChanged has the addresses of a pod looked at. What the API knows of a pod
 // takes the place of what Guard was told.
 func (e *Enforcer) podChanged(t api.EventType, old, now *corev1.Pod) {
-	was, is := addressOf(old), addressOf(now)
-	if t == api.Modified && was == is && sameLabels(old.Labels, now.Labels) && old.UID == now.UID {
+	was, is := addressesOf(old), addressesOf(now)
+	if t == api.Modified && slices.Equal(was, is) && sameLabels(old.Labels, now.Labels) && old.UID == now.UID {
 		return
 	}
 	of, over := now, now != nil && ended(now)
 	if t == api.Deleted {
-		of, over, is = old, true, netip.Addr{}
+		of, over, is = old, true, nil
 	}
 	e.mu.Lock()
 	for ip, p := range e.early {
-		if p.UID == of.UID && (ip == is || over) {
+		if p.UID == of.UID && (slices.Contains(is, ip) || over) {
 			delete(e.early, ip)
 			e.dirty[ip] = true
 			e.ask()
 		}
 	}
 	e.mu.Unlock()
-	for _, ip := range []netip.Addr{was, is} {
-		if ip.IsValid() {
-			e.touch(ip)
-		}
+	for _, ip := range slices.Concat(was, is) {
+		e.touch(ip)
 	}
 }
 

@@ -37,6 +37,9 @@ type Config struct {
 	PodCIDR     netip.Prefix // of this node's pods, part of it; zero is ClusterCIDR
 	Table       string       // of nftables, one a platform, with -0 or -1 behind; "" is podsnap-policy
 
+	// ClusterCIDR6 and PodCIDR6 are the same in IPv6; zero is IPv4 alone.
+	ClusterCIDR6, PodCIDR6 netip.Prefix
+
 	// Audit is how often the kernel's table is compared with what it should be;
 	// 0 is ten seconds: who flushes the machine's rules opens what policies close.
 	// As long as nobody else has changed any table, the comparison is one question
@@ -107,7 +110,14 @@ func New(c Config) (*Enforcer, error) {
 	if !c.ClusterCIDR.Addr().Is4() || !c.ClusterCIDR.Contains(c.PodCIDR.Addr()) {
 		return nil, fmt.Errorf("cluster CIDR %s: want an IPv4 prefix with this node's %s", c.ClusterCIDR, c.PodCIDR)
 	}
-	k, err := openKernel(c.Table, span{cluster: c.ClusterCIDR.Masked(), own: c.PodCIDR.Masked()})
+	spans := []span{{cluster: c.ClusterCIDR.Masked(), own: c.PodCIDR.Masked()}}
+	if c.PodCIDR6.IsValid() {
+		if !c.ClusterCIDR6.Addr().Is6() || !c.ClusterCIDR6.Contains(c.PodCIDR6.Addr()) {
+			return nil, fmt.Errorf("IPv6 cluster CIDR %s: want an IPv6 prefix with this node's %s", c.ClusterCIDR6, c.PodCIDR6)
+		}
+		spans = append(spans, span{cluster: c.ClusterCIDR6.Masked(), own: c.PodCIDR6.Masked()})
+	}
+	k, err := openKernel(c.Table, spans...)
 	if err != nil {
 		return nil, err
 	}
@@ -330,13 +340,15 @@ func (e *Enforcer) renew(ctx context.Context) error {
 func (e *Enforcer) addresses() (out []netip.Addr) {
 	seen := map[netip.Addr]bool{}
 	add := func(ip netip.Addr) {
-		if ip.IsValid() && !seen[ip] {
+		if !seen[ip] {
 			seen[ip] = true
 			out = append(out, ip)
 		}
 	}
 	for _, p := range e.cluster.pods.List() {
-		add(addressOf(p))
+		for _, ip := range addressesOf(p) {
+			add(ip)
+		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -401,7 +413,7 @@ func (e *Enforcer) Teardown(context.Context) error {
 // Remove deletes what an enforcer that does not run any more has left in the
 // kernel, in the network namespace of the calling thread.
 func Remove(table string) error {
-	k, err := openKernel(table, span{})
+	k, err := openKernel(table)
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,8 @@ import (
 )
 
 func refused(err error) bool {
-	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.EHOSTUNREACH)
+	// Which of them it is depends on the family, and on how it was asked.
+	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.EACCES)
 }
 
 // town builds the town of the tables as sandboxes.
@@ -54,9 +55,13 @@ func (r *rig) matrix(what string) (pass, refuse int) {
 			if from == to {
 				continue
 			}
-			for how, p := range map[string]packet{
+			packets := map[string]packet{
 				"tcp4:8080": {f.ip, t.ip, unix.IPPROTO_TCP, 8080}, "tcp4:9090": {f.ip, t.ip, unix.IPPROTO_TCP, 9090}, "udp4:8080": {f.ip, t.ip, unix.IPPROTO_UDP, 8080},
-			} {
+			}
+			if f.ip6.IsValid() && t.ip6.IsValid() {
+				packets["tcp6:8080"], packets["udp6:8080"] = packet{f.ip6, t.ip6, unix.IPPROTO_TCP, 8080}, packet{f.ip6, t.ip6, unix.IPPROTO_UDP, 8080}
+			}
+			for how, p := range packets {
 				want := tbl == nil || tbl.passes(p)
 				got, err := r.reaches(from, to, how)
 				if got != want || err != nil {
@@ -77,13 +82,13 @@ func (r *rig) matrix(what string) (pass, refuse int) {
 // client's port may come back.
 func (r *rig) forget() {
 	r.Helper()
-	r.inside(r.host, func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) })
+	r.inside(r.host, func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) }) // of both families
 }
 
 // What the tables say is what packets meet: for policies one after the other,
 // with pods that come, change and go, over restarts and after damage.
 func TestPackets(t *testing.T) {
-	r := newRig(t)
+	r := newDualRig(t)
 	r.town()
 	r.start()
 	if !r.e.idle.Load() || r.tables() != 0 {
@@ -101,6 +106,7 @@ func TestPackets(t *testing.T) {
 		{"from a namespace", []string{`{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: ops}}}]}]}`}},
 		{"from pods of a namespace", []string{`{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: ops}}, podSelector: {matchLabels: {app: mon}}}]}]}`}},
 		{"blocks", []string{`{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0, except: [10.222.0.0/16]}}]}]}`}},
+		{"blocks of both families", []string{`{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{ipBlock: {cidr: 10.222.0.0/29}}, {ipBlock: {cidr: "::/0", except: ["fd22::/64"]}}]}]}`}},
 		{"the world alone", []string{`{podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 192.0.2.0/24}}], ports: [{port: 9090}]}]}`}},
 		{"a port, a range and a protocol", []string{
 			`{podSelector: {matchLabels: {app: db}}, ingress: [{ports: [{port: 9000, endPort: 9100}]}]}`,
@@ -146,32 +152,39 @@ func TestPackets(t *testing.T) {
 	}
 	r.start()
 	r.matrix("with a new agent")
-	if n := r.tables(); n != 1 {
-		t.Errorf("%d tables, want one", n)
+	if n := r.tables(); n != 2 {
+		t.Errorf("%d tables, want one of each family", n)
 	}
 	// Somebody takes out a chain, and an element.
+	four, six := span{cluster: r.config.ClusterCIDR}, span{cluster: r.config.ClusterCIDR6}
 	for what, damage := range map[string]func(*nftables.Conn, *nftables.Table){
 		"an element": func(c *nftables.Conn, t *nftables.Table) {
-			_ = c.SetDeleteElements(setOf(t, ingressMap), []nftables.SetElement{encode(element{set: ingressMap, key: key(r.who["web"].ip), chain: "x"})})
+			of, ip := four, r.who["web"].ip
+			if t.Family == six.family() {
+				of, ip = six, r.who["web"].ip6
+			}
+			_ = c.SetDeleteElements(of.setOf(t, ingressMap), []nftables.SetElement{encode(element{set: ingressMap, key: key(ip), chain: "x"})})
 		},
 		"rules":   func(c *nftables.Conn, t *nftables.Table) { c.FlushChain(&nftables.Chain{Name: toChain, Table: t}) },
 		"a table": func(c *nftables.Conn, t *nftables.Table) { c.DelTable(t) },
 	} {
-		r.inside(r.host, func() error {
-			c, err := nftables.New()
-			if err != nil {
-				return err
-			}
-			all, err := r.ours(c)
-			if err != nil || len(all) != 1 {
-				return fmt.Errorf("there are %d tables, want one: %w", len(all), err)
-			}
-			damage(c, all[0])
-			return c.Flush()
-		})
-		r.eventually("repair of "+what, func() bool { yes, err := r.reaches("tool", "web", "tcp4:8080"); return !yes && err == nil })
-		r.settle()
-		r.matrix("after the repair of " + what)
+		for how, of := range map[string]span{"tcp4:8080": four, "tcp6:8080": six} {
+			r.inside(r.host, func() error {
+				c, err := nftables.New()
+				if err != nil {
+					return err
+				}
+				all, err := r.ours(c)
+				if err != nil || len(all) != 2 {
+					return fmt.Errorf("there are %d tables, want two: %w", len(all), err)
+				}
+				damage(c, all[slices.IndexFunc(all, func(t *nftables.Table) bool { return t.Family == of.family() })])
+				return c.Flush()
+			})
+			r.eventually("repair of "+what, func() bool { yes, err := r.reaches("tool", "web", how); return !yes && err == nil })
+			r.settle()
+			r.matrix("after the repair of " + what)
+		}
 	}
 	r.policies()
 	if !r.e.idle.Load() || r.tables() != 0 {
@@ -189,7 +202,7 @@ func TestPackets(t *testing.T) {
 // node has the node itself reach all of its pods, and a pod of it the node.
 func (r *rig) node(what string) {
 	r.Helper()
-	r.who["node"] = &box{ns: r.host, ip: r.net.Gateway()}
+	r.who["node"] = &box{ns: r.host, ip: r.net.Gateway(), ip6: r.net.Gateway6()}
 	defer delete(r.who, "node")
 	for name := range r.who {
 		if yes, err := r.reaches("node", name, "tcp4:8080"); name != "node" && (!yes || err != nil) {
@@ -244,7 +257,7 @@ func TestGuard(t *testing.T) {
 	r.town()
 	r.start()
 	early := r.unknown("shop", "early", map[string]string{"app": "early"})
-	r.must(r.e.Guard(t.Context(), early, r.who["early"].ip.String()))
+	r.must(r.e.Guard(t.Context(), early, r.who["early"].addresses()))
 	if len(r.e.early) != 0 {
 		t.Errorf("without policies it keeps %v", r.e.early)
 	}
@@ -256,7 +269,7 @@ func TestGuard(t *testing.T) {
 			t.Fatalf("a sandbox without a pod is reached: %v, %v", yes, err)
 		}
 		begun := time.Now()
-		r.must(r.e.Guard(t.Context(), p, r.who[name].ip.String()))
+		r.must(r.e.Guard(t.Context(), p, r.who[name].addresses()))
 		took := time.Since(begun)
 		for from, want := range map[string]bool{"tool": false, "web": true} {
 			if yes, err := r.reaches(from, name, "tcp4:8080"); yes != want || err != nil {
@@ -270,7 +283,7 @@ func TestGuard(t *testing.T) {
 		case 0:
 			r.publish(p)
 			r.settle()
-			r.must(r.e.Guard(t.Context(), p, r.who[name].ip.String())) // another container of it
+			r.must(r.e.Guard(t.Context(), p, r.who[name].addresses())) // another container of it
 		case 1: // it ends before anybody hears where it was
 			_, err := r.objects.Delete(t.Context(), api.Pods, "shop", name, api.DeleteOptions{GracePeriodSeconds: new(int64(0))})
 			r.must(err)
@@ -285,22 +298,22 @@ func TestGuard(t *testing.T) {
 	// An address that comes back with a pod that is not selected is open.
 	free := r.unknown("ops", "again", nil)
 	r.who["again"] = r.who["new2"]
-	r.must(r.e.Guard(t.Context(), free, r.who["again"].ip.String()))
+	r.must(r.e.Guard(t.Context(), free, r.who["again"].addresses()))
 	if yes, err := r.reaches("tool", "again", "tcp4:8080"); !yes || err != nil {
 		t.Errorf("a pod that no policy selects, with an address that one selected: %v, %v", yes, err)
 	}
 	// In the host's network, and with an address that is none.
 	host := early.DeepCopy()
 	host.Spec.HostNetwork = true
-	r.must(r.e.Guard(t.Context(), host, ""))
-	if err := r.e.Guard(t.Context(), early, ""); err == nil {
+	r.must(r.e.Guard(t.Context(), host, nil))
+	if err := r.e.Guard(t.Context(), early, nil); err == nil {
 		t.Error("a pod without an address is guarded")
 	}
 }
 
 // Functions of another namespace are not reached, from the first packet on.
 func TestTenantsPackets(t *testing.T) {
-	r := newRig(t)
+	r := newDualRig(t)
 	fn := func(name string) map[string]string { return map[string]string{api.LabelFunction: name} }
 	r.namespace(api.FunctionNamespace, nil)
 	r.namespace("shop", nil)
@@ -318,7 +331,7 @@ func TestTenantsPackets(t *testing.T) {
 		t.Fatal("with two namespaces of functions there is nothing to do")
 	}
 	pass, refuse := r.matrix("two tenants")
-	if refuse != 2*2*3 { // a1 and a2 with r1, both ways
+	if refuse != 2*2*5 { // a1 and a2 with r1, both ways
 		t.Errorf("%d passed and %d were refused", pass, refuse)
 	}
 	// Who starts is closed before anybody knows it, and needs no wait.
@@ -330,7 +343,7 @@ func TestTenantsPackets(t *testing.T) {
 			}
 		}
 	}
-	r.must(r.e.Guard(t.Context(), p, r.who["r2"].ip.String()))
+	r.must(r.e.Guard(t.Context(), p, r.who["r2"].addresses()))
 	r.settle()
 	if yes, err := r.reaches("r2", "r1", "tcp4:8080"); !yes || err != nil {
 		t.Errorf("one of a tenant does not reach another one: %v, %v", yes, err)
@@ -358,7 +371,7 @@ func TestGuardWaitsForTheNamespace(t *testing.T) {
 	r.start()
 	p := r.unknown("new", "first", map[string]string{api.LabelFunction: "first"})
 	end := make(chan error, 1)
-	ip := r.who["first"].ip.String()
+	ip := r.who["first"].addresses()
 	go func() { end <- r.e.Guard(t.Context(), p, ip) }()
 	select {
 	case err := <-end:
@@ -494,7 +507,7 @@ func BenchmarkChange(b *testing.B) {
 	defer host.Close()
 	var k *kernel
 	if err := network.Inside(host, func() (err error) {
-		k, err = openKernel("polbench", span{netip.MustParsePrefix("10.222.0.0/16"), netip.MustParsePrefix("10.222.0.0/24")})
+		k, err = openKernel("polbench", span{cluster: netip.MustParsePrefix("10.222.0.0/16"), own: netip.MustParsePrefix("10.222.0.0/24")})
 		return err
 	}); err != nil {
 		b.Fatal(err)

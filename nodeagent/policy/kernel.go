@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 
 	"github.com/google/nftables"
@@ -13,14 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernel is the table in the kernel. It is for one goroutine. Its socket stays in
-// the network namespace in which it was opened.
+// kernel is the table in the kernel, one in each family. It is for one goroutine.
+// Its socket stays in the network namespace in which it was opened.
 type kernel struct {
 	table   string // name, without the generation
-	span    span
+	spans   []span
 	conn    *nft.Conn
-	live    *nftables.Table
-	tenants bool // in the live table
+	live    []*nftables.Table // by span
+	tenants bool              // in the live tables
 }
 
 const (
@@ -28,46 +27,58 @@ const (
 	perBatch   = 8   // messages in one transaction, where it need not be one
 )
 
-// span is the pod network: of all nodes, and of this one.
-type span struct{ cluster, own netip.Prefix }
-
-func openKernel(table string, s span) (*kernel, error) {
+func openKernel(table string, spans ...span) (*kernel, error) {
 	c, err := nft.Open()
 	if err != nil {
 		return nil, err
 	}
-	return &kernel{table: table, span: s, conn: c}, nil
+	return &kernel{table: table, spans: spans, conn: c, live: make([]*nftables.Table, len(spans))}, nil
 }
 
 func (k *kernel) close() { k.conn.Close() }
 
-// build makes a table of a ledger beside the one that is there, and deletes that
-// one then. Where both are, a packet has to pass both.
+// build makes a table of a ledger beside the one that is there, in each family, and
+// deletes that one then. Where both are, a packet has to pass both.
 func (k *kernel) build(ctx context.Context, l *ledger) error {
-	next, old, err := k.generations()
+	there, err := k.tables()
 	if err != nil {
 		return err
 	}
-	k.conn.AddTable(next)
-	for _, s := range ownSets() {
-		if err := k.conn.AddSet(setOf(next, s), nil); err != nil {
-			return fmt.Errorf("add set %s: %w", s, err)
+	var old []*nftables.Table
+	for i, n := range k.spans {
+		next, works, err := k.generations(n.family(), there)
+		if err != nil {
+			return err
 		}
+		k.live[i], old = next, append(old, works...)
+		k.conn.AddTable(next)
+		for _, s := range ownSets() {
+			if err := k.conn.AddSet(n.setOf(next, s), nil); err != nil {
+				return fmt.Errorf("add set %s: %w", s, err)
+			}
+		}
+		refuse := frame(n, l.program.tenants)[0] // which pods' chains lead to
+		k.addChain(next, refuse.name, refuse.base, refuse.body)
 	}
-	k.live, k.tenants = next, l.program.tenants
-	frame := frame(k.span, k.tenants)
-	k.addChain(frame[0].name, frame[0].base, frame[0].body) // which pods' chains lead to
+	k.tenants = l.program.tenants
 	if err := k.apply(newLedger(&program{}).to(l)); err != nil {
-		return fmt.Errorf("fill table %s: %w", next.Name, err)
+		return fmt.Errorf("fill table %s: %w", k.table, err)
 	}
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	for _, f := range frame[1:] {
-		k.addChain(f.name, f.base, f.body)
+	for i, n := range k.spans {
+		for _, f := range frame(n, k.tenants)[1:] {
+			k.addChain(k.live[i], f.name, f.base, f.body)
+		}
 	}
 	if err := k.conn.Commit(); err != nil {
-		return fmt.Errorf("put table %s to work: %w", next.Name, err)
+		return fmt.Errorf("put table %s to work: %w", k.table, err)
+	}
+	for _, t := range there {
+		if !slices.ContainsFunc(k.spans, func(n span) bool { return n.family() == t.Family }) {
+			old = append(old, t) // of a family that the cluster does not have any more
+		}
 	}
 	for _, t := range old {
 		k.conn.DelTable(t)
@@ -78,26 +89,23 @@ func (k *kernel) build(ctx context.Context, l *ledger) error {
 	return k.conn.Trust()
 }
 
-func (k *kernel) addChain(name string, base bool, rules body) {
-	c := &nftables.Chain{Name: name, Table: k.live}
+func (k *kernel) addChain(t *nftables.Table, name string, base bool, rules body) {
+	c := &nftables.Chain{Name: name, Table: t}
 	if base {
 		c.Type, c.Hooknum, c.Priority = nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter
 	}
 	k.conn.AddChain(c)
 	for _, r := range rules {
-		k.conn.AddRule(&nftables.Rule{Table: k.live, Chain: c, Exprs: r})
+		k.conn.AddRule(&nftables.Rule{Table: t, Chain: c, Exprs: r})
 	}
 }
 
-// generations finds a name for a new table, and the tables that are there. What
-// of them does nothing, being what is left of a build that did not end, goes.
-func (k *kernel) generations() (next *nftables.Table, old []*nftables.Table, err error) {
-	there, err := k.tables()
-	if err != nil {
-		return nil, nil, err
-	}
+// generations finds a name for a new table of a family, and the tables of it that
+// are there. What of them does nothing, being what is left of a build that did not
+// end, goes.
+func (k *kernel) generations(family nftables.TableFamily, there []*nftables.Table) (next *nftables.Table, old []*nftables.Table, err error) {
 	works := map[string]bool{}
-	chains, err := k.conn.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	chains, err := k.conn.ListChainsOfTableFamily(family)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list chains: %w", err)
 	}
@@ -105,7 +113,10 @@ func (k *kernel) generations() (next *nftables.Table, old []*nftables.Table, err
 		works[c.Table.Name] = works[c.Table.Name] || c.Hooknum != nil
 	}
 	for _, t := range there {
-		if works[t.Name] && len(old) == 0 {
+		switch {
+		case t.Family != family:
+			continue
+		case works[t.Name] && len(old) == 0:
 			old = append(old, t)
 			continue
 		}
@@ -116,7 +127,7 @@ func (k *kernel) generations() (next *nftables.Table, old []*nftables.Table, err
 	}
 	for _, name := range k.names() {
 		if len(old) == 0 || old[0].Name != name {
-			return k.named(name), old, nil
+			return &nftables.Table{Family: family, Name: name}, old, nil
 		}
 	}
 	return nil, nil, errors.New("no name is free") // there are two
@@ -124,73 +135,81 @@ func (k *kernel) generations() (next *nftables.Table, old []*nftables.Table, err
 
 func (k *kernel) names() []string { return []string{k.table + "-0", k.table + "-1"} }
 
-func (*kernel) named(name string) *nftables.Table {
-	return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: name}
-}
-
-// tables are ours that are there.
+// tables are ours that are there, of whatever family.
 func (k *kernel) tables() (out []*nftables.Table, err error) {
-	all, err := k.conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
-	if err != nil {
-		return nil, fmt.Errorf("list tables: %w", err)
-	}
-	for _, t := range all {
-		if slices.Contains(k.names(), t.Name) {
-			out = append(out, k.named(t.Name))
+	for _, f := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
+		all, err := k.conn.ListTablesOfFamily(f)
+		if err != nil {
+			return nil, fmt.Errorf("list tables: %w", err)
+		}
+		for _, t := range all {
+			if slices.Contains(k.names(), t.Name) {
+				out = append(out, &nftables.Table{Family: f, Name: t.Name})
+			}
 		}
 	}
 	return out, nil
 }
 
-// apply writes changes into the live table: what is led to before what leads
-// there, and the other way round for what goes. Few changes are one transaction.
+// apply writes changes into the live tables. Few changes are one transaction.
 func (k *kernel) apply(c *changes) error {
+	for i, n := range k.spans {
+		if err := k.applyIn(n, k.live[i], c); err != nil {
+			return err
+		}
+	}
+	if err := k.conn.Commit(); err != nil {
+		return fmt.Errorf("change table %s: %w", k.table, err)
+	}
+	return nil
+}
+
+// applyIn is apply in one family: what is led to comes before what leads there, and
+// the other way round for what goes.
+func (k *kernel) applyIn(n span, t *nftables.Table, c *changes) error {
 	for _, s := range c.sets {
-		if err := k.conn.AddSet(setOf(k.live, s), nil); err != nil {
+		if err := k.conn.AddSet(n.setOf(t, s), nil); err != nil {
 			return fmt.Errorf("add set %s: %w", s, err)
 		}
 	}
 	plain, led := split(c.added)
 	plainGone, ledGone := split(c.removed)
-	if err := k.elements(k.conn.SetAddElements, plain); err != nil {
+	if err := k.elements(n, t, k.conn.SetAddElements, plain); err != nil {
 		return err
 	}
-	k.addChains(c.chains)
+	k.addChains(n, t, c.chains)
 	for _, by := range []struct {
 		do  func(*nftables.Set, []nftables.SetElement) error
 		all []element
 	}{{k.conn.SetDeleteElements, ledGone}, {k.conn.SetAddElements, led}} {
-		if err := k.elements(by.do, by.all); err != nil {
+		if err := k.elements(n, t, by.do, by.all); err != nil {
 			return err
 		}
 	}
 	for _, dependent := range []bool{true, false} {
 		for _, ch := range c.noChains {
 			if (ch.jumps != nil) == dependent {
-				t := &nftables.Chain{Name: ch.name, Table: k.live}
-				k.conn.FlushChain(t)
-				k.conn.DelChain(t)
+				c := &nftables.Chain{Name: ch.name, Table: t}
+				k.conn.FlushChain(c)
+				k.conn.DelChain(c)
 			}
 		}
 	}
-	if err := k.elements(k.conn.SetDeleteElements, plainGone); err != nil {
+	if err := k.elements(n, t, k.conn.SetDeleteElements, plainGone); err != nil {
 		return err
 	}
 	for _, s := range c.noSets {
-		k.conn.DelSet(setOf(k.live, s))
-	}
-	if err := k.conn.Commit(); err != nil {
-		return fmt.Errorf("change table %s: %w", k.live.Name, err)
+		k.conn.DelSet(n.setOf(t, s))
 	}
 	return nil
 }
 
 // addChains adds the policies' chains before those that jump to them.
-func (k *kernel) addChains(all []chain) {
+func (k *kernel) addChains(n span, t *nftables.Table, all []chain) {
 	for _, dependent := range []bool{false, true} {
 		for _, ch := range all {
 			if (ch.jumps != nil) == dependent {
-				k.addChain(ch.name, false, ch.body())
+				k.addChain(t, ch.name, false, ch.body(n))
 			}
 		}
 	}
@@ -208,16 +227,18 @@ func split(all []element) (plain, led []element) {
 	return plain, led
 }
 
-// elements adds or deletes some, message by message.
-func (k *kernel) elements(do func(*nftables.Set, []nftables.SetElement) error, all []element) error {
+// elements adds or deletes those of a family, message by message.
+func (k *kernel) elements(n span, t *nftables.Table, do func(*nftables.Set, []nftables.SetElement) error, all []element) error {
 	by := map[string][]nftables.SetElement{}
 	for _, e := range all {
-		by[e.set] = append(by[e.set], encode(e))
+		if e.six() == n.six() {
+			by[e.set] = append(by[e.set], encode(e))
+		}
 	}
 	queued := 0
 	for _, set := range slices.Sorted(maps.Keys(by)) {
 		for some := range slices.Chunk(by[set], perMessage) {
-			if err := do(setOf(k.live, set), some); err != nil {
+			if err := do(n.setOf(t, set), some); err != nil {
 				return fmt.Errorf("elements of %s: %w", set, err)
 			}
 			if len(some) < perMessage {
@@ -243,35 +264,37 @@ func (k *kernel) audit(l *ledger) error {
 	if err != nil || !touched {
 		return err
 	}
-	if err := k.conn.Within(func() error { return errors.Join(k.auditChains(l), k.auditSets(l)) }); err != nil {
-		return err
+	for i, n := range k.spans {
+		if err := k.conn.Within(func() error { return errors.Join(k.auditChains(n, k.live[i], l), k.auditSets(n, k.live[i], l)) }); err != nil {
+			return err
+		}
 	}
 	k.conn.TrustAt(now)
 	return nil
 }
 
 // auditChains counts rules: who puts others in the place of ours means it.
-func (k *kernel) auditChains(l *ledger) error {
+func (k *kernel) auditChains(n span, t *nftables.Table, l *ledger) error {
 	want := map[string]int{}
-	for _, f := range frame(k.span, k.tenants) {
+	for _, f := range frame(n, k.tenants) {
 		want[f.name] = len(f.body)
 	}
 	for name, c := range l.chains() {
-		want[name] = len(c.body())
+		want[name] = len(c.body(n))
 	}
-	for name, n := range want {
-		there, err := k.conn.GetRules(k.live, &nftables.Chain{Name: name, Table: k.live})
+	for name, rules := range want {
+		there, err := k.conn.GetRules(t, &nftables.Chain{Name: name, Table: t})
 		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("list the rules of %s: %w", k.live.Name, err)
+			return fmt.Errorf("list the rules of %s: %w", t.Name, err)
 		}
-		if len(there) != n {
-			return fmt.Errorf("%w: %s has %d rules instead of %d", errBroken, name, len(there), n)
+		if len(there) != rules {
+			return fmt.Errorf("%w: %s has %d rules instead of %d", errBroken, name, len(there), rules)
 		}
 	}
 	return nil
 }
 
-func (k *kernel) auditSets(l *ledger) error {
+func (k *kernel) auditSets(n span, t *nftables.Table, l *ledger) error {
 	want := map[string]map[string]bool{}
 	for _, s := range ownSets() {
 		want[s] = map[string]bool{}
@@ -280,12 +303,14 @@ func (k *kernel) auditSets(l *ledger) error {
 		want[s] = map[string]bool{}
 	}
 	for e := range l.elements() {
-		want[e.set][e.key] = true
+		if e.six() == n.six() {
+			want[e.set][e.key] = true
+		}
 	}
 	for name, keys := range want {
-		there, err := k.conn.GetSetElements(setOf(k.live, name))
+		there, err := k.conn.GetSetElements(n.setOf(t, name))
 		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("list %s of table %s: %w", name, k.live.Name, err)
+			return fmt.Errorf("list %s of table %s: %w", name, t.Name, err)
 		}
 		for _, e := range there {
 			if !keys[string(e.Key)] {
@@ -308,7 +333,7 @@ func (k *kernel) remove() error {
 	for _, t := range there {
 		k.conn.DelTable(t)
 	}
-	k.live = nil
+	clear(k.live)
 	if err := k.conn.Commit(); err != nil {
 		return fmt.Errorf("delete table %s: %w", k.table, err)
 	}

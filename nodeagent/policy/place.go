@@ -2,6 +2,7 @@ package policy
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
 
 	"github.com/podsnap/podsnap/api"
@@ -31,6 +32,10 @@ type element struct {
 	chain  string // value of the maps to chains
 	tenant uint32 // value of the map to tenants
 }
+
+// six tells the family of an element, which follows from the length of its key: an
+// IPv4 address with a protocol and a port has less than an IPv6 one.
+func (e element) six() bool { return len(e.key) >= net.IPv6len }
 
 // subject is a pod as policies see it.
 type subject struct {

@@ -92,7 +92,7 @@ func compile(policies []*networkingv1.NetworkPolicy, namespaces []*corev1.Namesp
 	}
 	p.tenants = tenants > 1
 	for _, n := range nodes {
-		p.nodes = append(p.nodes, addressesOf(n)...)
+		p.nodes = append(p.nodes, nodeAddresses(n)...)
 	}
 	slices.SortFunc(p.nodes, netip.Addr.Compare)
 	p.nodes = slices.Compact(p.nodes)
@@ -116,17 +116,19 @@ func forFunctions(n *corev1.Namespace) bool {
 	return n.Name == api.FunctionNamespace || n.Labels[api.LabelFunctionNamespace] == "1"
 }
 
-// addressesOf are the addresses that a node sends from: its own, and that of its
-// part of the pod network.
-func addressesOf(n *corev1.Node) []netip.Addr {
+// nodeAddresses are the addresses that a node sends from: its own, and those of
+// its part of the pod network.
+func nodeAddresses(n *corev1.Node) []netip.Addr {
 	var out []netip.Addr
 	for _, a := range n.Status.Addresses {
-		if ip, err := netip.ParseAddr(a.Address); err == nil && ip.Is4() {
+		if ip, err := netip.ParseAddr(a.Address); err == nil {
 			out = append(out, ip)
 		}
 	}
-	if pods, err := netip.ParsePrefix(n.Spec.PodCIDR); err == nil && pods.Addr().Is4() {
-		out = append(out, pods.Masked().Addr().Next())
+	for _, cidr := range append([]string{n.Spec.PodCIDR}, n.Spec.PodCIDRs...) {
+		if pods, err := netip.ParsePrefix(cidr); err == nil {
+			out = append(out, pods.Masked().Addr().Next())
+		}
 	}
 	return out
 }
@@ -175,7 +177,7 @@ func (p *program) matches(namespace string, peers []networkingv1.NetworkPolicyPe
 func (p *program) side(namespace string, n *networkingv1.NetworkPolicyPeer) (match, bool) {
 	if b := n.IPBlock; b != nil {
 		whole, err := netip.ParsePrefix(b.CIDR)
-		if err != nil || !whole.Addr().Is4() {
+		if err != nil {
 			return match{}, false
 		}
 		m := match{block: whole.Masked()}

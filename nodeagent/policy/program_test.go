@@ -52,8 +52,10 @@ func key(parts ...any) string {
 // passes tells whether a packet that is forwarded does.
 func (t *table) passes(p packet) bool {
 	in := func(set, key string) bool { return t.has[element{set: set, key: key}] }
-	pods := netip.MustParsePrefix("10.0.0.0/8") // in all of the tests
-	if t.program.tenants && pods.Contains(p.from) && pods.Contains(p.to) && !in(ordinarySet, key(p.from)) && !t.oneTenant(p) && !in(openSet, key(p.to)) {
+	pod := func(a netip.Addr) bool { // in all of the tests
+		return netip.MustParsePrefix("10.0.0.0/8").Contains(a) || netip.MustParsePrefix("fd00::/8").Contains(a)
+	}
+	if t.program.tenants && pod(p.from) && pod(p.to) && !in(ordinarySet, key(p.from)) && !t.oneTenant(p) && !in(openSet, key(p.to)) {
 		return false
 	}
 	if in(selvesSet, key(p.from, p.to)) {

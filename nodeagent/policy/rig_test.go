@@ -17,6 +17,7 @@ import (
 	"github.com/podsnap/podsnap/nodeagent/network"
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -39,13 +40,46 @@ type rig struct {
 
 // box answers every connection and datagram on the ports 8080 and 9090.
 type box struct {
-	ns *os.File
-	ip netip.Addr
+	ns      *os.File
+	ip, ip6 netip.Addr // the latter is invalid in a cluster of IPv4 alone
 }
 
-const hostIP, worldIP = "192.0.2.1", "192.0.2.7"
+// at is the box's address in a family, "6" or any other.
+func (b *box) at(family string) netip.Addr {
+	if family == "6" {
+		return b.ip6
+	}
+	return b.ip
+}
+
+func (b *box) addresses() []string {
+	if b.ip6.IsValid() {
+		return []string{b.ip.String(), b.ip6.String()}
+	}
+	return []string{b.ip.String()}
+}
+
+const (
+	hostIP, worldIP   = "192.0.2.1", "192.0.2.7"
+	hostIP6, worldIP6 = "2001:db8::1", "2001:db8::7"
+)
 
 func newRig(t *testing.T) *rig {
+	t.Helper()
+	return newRigWith(t, network.Config{})
+}
+
+// newDualRig makes one with both families.
+func newDualRig(t *testing.T) *rig {
+	t.Helper()
+	all := netip.MustParsePrefix("fd22::/64")
+	r := newRigWith(t, network.Config{PodCIDR6: all, ClusterCIDR6: all})
+	r.config.PodCIDR6, r.config.ClusterCIDR6 = all, all
+	r.who["world"].ip6 = netip.MustParseAddr(worldIP6)
+	return r
+}
+
+func newRigWith(t *testing.T, settings network.Config) *rig {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: makes namespaces")
@@ -58,15 +92,18 @@ func newRig(t *testing.T) *rig {
 		r.must(err)
 		t.Cleanup(func() { (*f).Close() })
 	}
+	r.must(network.Sysctl(r.host, "net/ipv6/icmp/ratelimit", "0"))
 	r.must(network.Sysctl(r.host, "net/ipv4/icmp_ratelimit", "0")) // each refusal of a datagram is to be told
 	cluster := netip.MustParsePrefix("10.222.0.0/16")
 	r.inside(r.host, func() error {
 		l := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "ext0", Flags: net.FlagUp, TxQLen: -1}, PeerName: "ext0", PeerNamespace: netlink.NsFd(int(world.ns.Fd()))}
-		if err := errors.Join(up("lo"), netlink.LinkAdd(l), address(l, hostIP+"/24"), netlink.RouteAdd(&netlink.Route{LinkIndex: l.Index, Gw: net.ParseIP(worldIP)})); err != nil {
+		if err := errors.Join(up("lo"), netlink.LinkAdd(l), address(l, hostIP+"/24"), address(l, hostIP6+"/64"), netlink.RouteAdd(&netlink.Route{LinkIndex: l.Index, Gw: net.ParseIP(worldIP)})); err != nil {
 			return err
 		}
 		var err error
-		r.net, err = network.New(network.Config{PodCIDR: netip.MustParsePrefix("10.222.0.0/24"), ClusterCIDR: cluster, Overlay: network.OverlayNone, Table: "podsnap-poltest", VethPrefix: "pnp"})
+		c := settings
+		c.PodCIDR, c.ClusterCIDR, c.Overlay, c.Table, c.VethPrefix = netip.MustParsePrefix("10.222.0.0/24"), cluster, network.OverlayNone, "podsnap-poltest", "pnp"
+		r.net, err = network.New(c)
 		return err
 	})
 	r.inside(world.ns, func() error {
@@ -74,7 +111,7 @@ func newRig(t *testing.T) *rig {
 		if err != nil {
 			return err
 		}
-		return errors.Join(up("lo"), up("ext0"), address(l, worldIP+"/24"), netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.ParseIP(hostIP)}))
+		return errors.Join(up("lo"), up("ext0"), address(l, worldIP+"/24"), address(l, worldIP6+"/64"), netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.ParseIP(hostIP6)}), netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.ParseIP(hostIP)}))
 	})
 	r.serve(world)
 	r.who["world"] = world
@@ -107,6 +144,7 @@ func address(l netlink.Link, cidr string) error {
 	if err != nil {
 		return err
 	}
+	a.Flags = unix.IFA_F_NODAD
 	return netlink.AddrAdd(l, a)
 }
 
@@ -120,6 +158,7 @@ func (r *rig) box(name string) *box {
 	r.Cleanup(func() { b.ns.Close() })
 	r.inside(r.host, func() (err error) {
 		b.ip, err = r.net.Attach(r.Context(), fmt.Sprintf("%010d", len(r.who)), fmt.Sprintf("/proc/self/fd/%d", b.ns.Fd()))
+		b.ip6 = r.net.Second(b.ip)
 		return err
 	})
 	r.serve(b)
@@ -135,10 +174,10 @@ func (r *rig) serve(b *box) {
 		var tcp net.Listener
 		var udp net.PacketConn
 		r.inside(b.ns, func() (err error) {
-			if tcp, err = (&net.ListenConfig{}).Listen(r.Context(), "tcp4", at); err != nil {
+			if tcp, err = (&net.ListenConfig{}).Listen(r.Context(), "tcp", at); err != nil {
 				return err
 			}
-			udp, err = (&net.ListenConfig{}).ListenPacket(r.Context(), "udp4", at)
+			udp, err = (&net.ListenConfig{}).ListenPacket(r.Context(), "udp", at)
 			return err
 		})
 		r.Cleanup(func() { tcp.Close(); udp.Close() })
@@ -193,15 +232,23 @@ func (r *rig) unknown(namespace, name string, labels map[string]string, ports ..
 	})
 	r.must(err)
 	p := made.DeepCopy()
-	p.Status.PodIP = b.ip.String()
+	b.tell(&p.Status)
 	r.pods = append(r.pods, p)
 	return made
+}
+
+// tell puts the box's addresses into a pod's status.
+func (b *box) tell(s *corev1.PodStatus) {
+	s.PodIP, s.PodIPs = b.ip.String(), nil
+	for _, ip := range b.addresses() {
+		s.PodIPs = append(s.PodIPs, corev1.PodIP{IP: ip})
+	}
 }
 
 func (r *rig) publish(p *corev1.Pod) {
 	r.Helper()
 	p = p.DeepCopy()
-	p.Status.PodIP = r.who[p.Name].ip.String()
+	r.who[p.Name].tell(&p.Status)
 	_, err := r.objects.Update(r.Context(), p, api.UpdateOptions{Subresource: "status"})
 	r.must(err)
 }
@@ -325,7 +372,7 @@ func (r *rig) reaches(from, to, network8080 string) (bool, error) {
 	var yes bool
 	err := network.Inside(r.who[from].ns, func() error {
 		yes = false
-		c, err := net.DialTimeout(kind, net.JoinHostPort(r.who[to].ip.String(), port), 2*time.Second)
+		c, err := net.DialTimeout(kind, net.JoinHostPort(r.who[to].at(kind[3:]).String(), port), 2*time.Second)
 		if refused(err) {
 			return nil
 		}

@@ -5,13 +5,14 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
-// What is there under every program, in nft's words; the tenants' part only where
+// What is there under every program, in nft's words for IPv4; the tenants' part only where
 // there are several:
 //
 //	chain from {                          # what the sender's policies say
@@ -47,20 +48,58 @@ import (
 
 // Registers of four bytes; a concatenation is several in a row.
 const (
-	regKey  = unix.NFT_REG32_00 // address, then protocol and port; or address and mark
-	regKey2 = unix.NFT_REG32_00 + 1
-	regKey3 = unix.NFT_REG32_00 + 2
-	reg     = unix.NFT_REG32_00 + 6 // anything
+	regKey = unix.NFT_REG32_00     // address, then protocol and port; or another address, or mark
+	reg    = unix.NFT_REG32_00 + 8 // anything
+)
+
+// side is the one or the other address of a packet.
+type side int
+
+const (
+	saddr side = iota
+	daddr
 )
 
 const (
-	saddr, daddr = 12, 16 // in an IPv4 header
-
 	fromChain, toChain, tenantsChain, refuseChain = "from", "to", "tenants", "refuse"
 
 	connectionKnown = 2 | 4 // of ct state: established, related
-	adminProhibited = 13    // code of ICMP's "unreachable"
 )
+
+// span is the pod network in one family: of all nodes, and of this one. It knows
+// what differs between the families.
+type span struct{ cluster, own netip.Prefix }
+
+func (n span) six() bool { return n.cluster.Addr().Is6() }
+
+func (n span) family() nftables.TableFamily {
+	if n.six() {
+		return nftables.TableFamilyIPv6
+	}
+	return nftables.TableFamilyIPv4
+}
+
+// size is an address's, in bytes.
+func (n span) size() uint32 { return uint32(n.cluster.Addr().BitLen() / 8) }
+
+// key2 and key3 are the registers of what stands behind an address.
+func (n span) key2() uint32 { return regKey + n.size()/4 }
+func (n span) key3() uint32 { return n.key2() + 1 }
+
+func (n span) address() nftables.SetDatatype {
+	if n.six() {
+		return nftables.TypeIP6Addr
+	}
+	return nftables.TypeIPAddr
+}
+
+// prohibited is the code of ICMP's "unreachable".
+func (n span) prohibited() uint8 {
+	if n.six() {
+		return 1
+	}
+	return 13
+}
 
 // body is a chain's rules.
 type body [][]expr.Any
@@ -79,23 +118,23 @@ func frame(n span, tenants bool) []framed {
 		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, connectionKnown), Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: make([]byte, 4)},
 	}, verdict(expr.VerdictAccept, ""))
-	itself := slices.Concat([]expr.Any{header(saddr, regKey), header(daddr, regKey2)}, member(selvesSet), verdict(expr.VerdictAccept, ""))
-	leads := func(offset uint32, d direction) []expr.Any {
-		return []expr.Any{header(offset, regKey), &expr.Lookup{SourceRegister: regKey, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: ownMap(d)}}
+	itself := slices.Concat([]expr.Any{n.header(saddr, regKey), n.header(daddr, n.key2())}, member(selvesSet), verdict(expr.VerdictAccept, ""))
+	leads := func(of side, d direction) []expr.Any {
+		return []expr.Any{n.header(of, regKey), &expr.Lookup{SourceRegister: regKey, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: ownMap(d)}}
 	}
 	from := body{known, itself, leads(saddr, egress), leads(saddr, egress)}
 	if tenants {
-		from = slices.Insert(from, 1, slices.Concat(inside(saddr, n.own, expr.CmpOpEq), inside(daddr, n.cluster, expr.CmpOpEq), verdict(expr.VerdictJump, tenantsChain)))
+		from = slices.Insert(from, 1, slices.Concat(n.inside(saddr, n.own, expr.CmpOpEq), n.inside(daddr, n.cluster, expr.CmpOpEq), verdict(expr.VerdictJump, tenantsChain)))
 	}
 	out := []framed{
 		{refuseChain, false, body{
 			{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{unix.IPPROTO_TCP}}, &expr.Reject{Type: unix.NFT_REJECT_TCP_RST}},
-			{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: adminProhibited}},
+			{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: n.prohibited()}},
 		}},
 		{fromChain, true, from},
 		{toChain, true, body{
 			known, itself,
-			slices.Concat([]expr.Any{header(saddr, regKey)}, member(nodesSet), verdict(expr.VerdictAccept, "")),
+			slices.Concat([]expr.Any{n.header(saddr, regKey)}, member(nodesSet), verdict(expr.VerdictAccept, "")),
 			leads(daddr, ingress), leads(daddr, ingress),
 		}},
 	}
@@ -104,18 +143,18 @@ func frame(n span, tenants bool) []framed {
 	}
 	back := verdict(expr.VerdictReturn, "")
 	return slices.Insert(out, 1, framed{tenantsChain, false, body{
-		slices.Concat([]expr.Any{header(saddr, regKey)}, member(ordinarySet), back),
+		slices.Concat([]expr.Any{n.header(saddr, regKey)}, member(ordinarySet), back),
 		slices.Concat([]expr.Any{
-			header(saddr, reg), &expr.Lookup{SourceRegister: reg, DestRegister: regKey2, IsDestRegSet: true, SetName: tenantMap},
-			header(daddr, regKey),
+			n.header(saddr, reg), &expr.Lookup{SourceRegister: reg, DestRegister: n.key2(), IsDestRegSet: true, SetName: tenantMap},
+			n.header(daddr, regKey),
 		}, member(membersSet), back),
-		slices.Concat([]expr.Any{header(daddr, regKey)}, member(openSet), back),
+		slices.Concat([]expr.Any{n.header(daddr, regKey)}, member(openSet), back),
 		verdict(expr.VerdictGoto, refuseChain),
 	}})
 }
 
-// body is a chain's rules as the kernel takes them.
-func (c chain) body() (out body) {
+// body is a chain's rules as the kernel takes them, in one family.
+func (c chain) body(n span) (out body) {
 	for _, j := range c.jumps {
 		out = append(out, verdict(expr.VerdictJump, j))
 	}
@@ -123,28 +162,30 @@ func (c chain) body() (out body) {
 		return append(out, verdict(expr.VerdictGoto, refuseChain))
 	}
 	for i := range c.matches {
-		out = append(out, slices.Concat(c.matches[i].exprs(c.dir), verdict(expr.VerdictAccept, "")))
+		if m := &c.matches[i]; !m.block.IsValid() || m.block.Addr().Is6() == n.six() {
+			out = append(out, slices.Concat(m.exprs(n, c.dir), verdict(expr.VerdictAccept, "")))
+		}
 	}
 	return out
 }
 
-func (m *match) exprs(d direction) (out []expr.Any) {
-	other := uint32(saddr)
+func (m *match) exprs(n span, d direction) (out []expr.Any) {
+	other := saddr
 	if d == egress {
 		other = daddr
 	}
 	if m.peers != "" {
-		out = append(out, header(other, regKey))
+		out = append(out, n.header(other, regKey))
 		out = append(out, member(m.peers)...)
 	}
 	if m.block.Bits() > 0 { // the zero prefix has -1
-		out = append(out, inside(other, m.block, expr.CmpOpEq)...)
+		out = append(out, n.inside(other, m.block, expr.CmpOpEq)...)
 	}
 	for _, e := range m.except {
-		out = append(out, inside(other, e, expr.CmpOpNeq)...)
+		out = append(out, n.inside(other, e, expr.CmpOpNeq)...)
 	}
 	if m.named != "" {
-		out = append(out, header(daddr, regKey), protocol(regKey2), port(regKey3))
+		out = append(out, n.header(daddr, regKey), protocol(n.key2()), port(n.key3()))
 		return append(out, member(m.named)...)
 	}
 	if m.protocol != 0 {
@@ -158,8 +199,13 @@ func (m *match) exprs(d direction) (out []expr.Any) {
 	return out
 }
 
-func header(offset, to uint32) expr.Any {
-	return &expr.Payload{DestRegister: to, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4}
+// header loads an address of the packet.
+func (n span) header(which side, to uint32) expr.Any {
+	first := uint32(12) // where the addresses begin in an IPv4 header
+	if n.six() {
+		first = 8
+	}
+	return &expr.Payload{DestRegister: to, Base: expr.PayloadBaseNetworkHeader, Offset: first + uint32(which)*n.size(), Len: n.size()}
 }
 
 func protocol(to uint32) expr.Any { return &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: to} }
@@ -173,10 +219,10 @@ func member(set string) []expr.Any {
 	return []expr.Any{&expr.Lookup{SourceRegister: regKey, SetName: set}}
 }
 
-func inside(offset uint32, p netip.Prefix, op expr.CmpOp) []expr.Any {
+func (n span) inside(which side, p netip.Prefix, op expr.CmpOp) []expr.Any {
 	return []expr.Any{
-		header(offset, reg),
-		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: net.CIDRMask(p.Bits(), 32), Xor: make([]byte, 4)},
+		n.header(which, reg),
+		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: n.size(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen()), Xor: make([]byte, n.size())},
 		&expr.Cmp{Op: op, Register: reg, Data: p.Masked().Addr().AsSlice()},
 	}
 }
@@ -186,23 +232,22 @@ func verdict(kind expr.VerdictKind, chain string) []expr.Any {
 }
 
 // setOf describes a set or map as nftables does.
-func setOf(t *nftables.Table, name string) *nftables.Set {
-	s := &nftables.Set{Table: t, Name: name, KeyType: nftables.TypeIPAddr}
-	switch name {
-	case ingressMap, egressMap:
+func (n span) setOf(t *nftables.Table, name string) *nftables.Set {
+	address := n.address()
+	s := &nftables.Set{Table: t, Name: name, KeyType: address}
+	switch {
+	case name == ingressMap || name == egressMap:
 		s.IsMap, s.DataType = true, nftables.TypeVerdict
-	case tenantMap:
+	case name == tenantMap:
 		s.IsMap, s.DataType = true, nftables.TypeMark
-	case selvesSet:
-		s.KeyType = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr)
-	case membersSet:
-		s.KeyType = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeMark)
-	default:
-		if len(name) > 5 && name[:5] == "port-" {
-			s.KeyType = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
-		}
+	case name == selvesSet:
+		s.KeyType = nftables.MustConcatSetType(address, address)
+	case name == membersSet:
+		s.KeyType = nftables.MustConcatSetType(address, nftables.TypeMark)
+	case strings.HasPrefix(name, "port-"):
+		s.KeyType = nftables.MustConcatSetType(address, nftables.TypeInetProto, nftables.TypeInetService)
 	}
-	s.Concatenation = s.KeyType.Name != nftables.TypeIPAddr.Name
+	s.Concatenation = s.KeyType.Name != address.Name
 	return s
 }
 

@@ -141,6 +141,7 @@ type Sandbox struct {
 	UID             types.UID
 	Namespace, Name string
 	IP              string // "" with HostNetwork
+	IP6             string // the one in IPv6 beside it; "" is none
 	Pid             int    // of the process that holds it, such as a pause process; 0 when it is dead
 	CreatedAt       time.Time
 	Labels          map[string]string
@@ -148,6 +149,16 @@ type Sandbox struct {
 	// Dir is a folder in memory for small files of the pod, such as its
 	// /etc/hosts; it goes with the sandbox. "" is none.
 	Dir string
+}
+
+// IPs are the sandbox's addresses.
+func (s *Sandbox) IPs() (out []string) {
+	for _, ip := range []string{s.IP, s.IP6} {
+		if ip != "" {
+			out = append(out, ip)
+		}
+	}
+	return out
 }
 
 // ContainerSpec says what container to run.

@@ -50,9 +50,14 @@ type Config struct {
 	Source      netip.Addr   // the node's own address in the pod network: network.Gateway
 	ServiceCIDR netip.Prefix // of cluster addresses; zero is 10.96.0.0/16
 	ClusterCIDR netip.Prefix // of the pods of all nodes; zero is 10.62.0.0/16
-	MTU         int          // of pods: what the node itself may send them; 0 is 1450
-	Reserved    []int32      // TCP ports that are the node's own: no pod gets them as host ports
-	Table       string       // of nftables, one a platform, with -0 or -1 behind; "" is podsnap-services
+	// ServiceCIDR6, ClusterCIDR6 and Source6 are the same in IPv6, and Anchor is the
+	// link that network.Anchor names; zero is IPv4 alone.
+	ServiceCIDR6, ClusterCIDR6 netip.Prefix
+	Source6                    netip.Addr
+	Anchor                     string
+	MTU                        int     // of pods: what the node itself may send them; 0 is 1450
+	Reserved                   []int32 // TCP ports that are the node's own: no pod gets them as host ports
+	Table                      string  // of nftables, one a platform, with -0 or -1 behind; "" is podsnap-services
 
 	// Audit is how often the kernel's table is compared with what it should be;
 	// 0 is a minute. As long as nobody else has changed any table, the comparison
@@ -123,7 +128,7 @@ func New(c Config) (*Balancer, error) {
 	if b.host, err = openHost(c); err != nil {
 		return nil, err
 	}
-	b.kernel, err = openKernel(c.Table, rules{services: c.ServiceCIDR.Masked(), pods: c.ClusterCIDR.Masked(), source: c.Source})
+	b.kernel, err = openKernel(c.Table, c.rules()...)
 	if err != nil {
 		b.host.close()
 		return nil, err
@@ -148,7 +153,33 @@ func (c Config) validate() error {
 	if !c.Source.Is4() || !c.ClusterCIDR.Contains(c.Source) {
 		errs = append(errs, fmt.Errorf("source %s is not an address of the pod network %s", c.Source, c.ClusterCIDR))
 	}
+	if c.ServiceCIDR6.IsValid() {
+		errs = append(errs, c.validate6())
+	}
 	return errors.Join(errs...)
+}
+
+func (c Config) validate6() error {
+	switch {
+	case !c.ServiceCIDR6.Addr().Is6() || !c.ClusterCIDR6.Addr().Is6():
+		return fmt.Errorf("IPv6 service CIDR %s and cluster CIDR %s: want IPv6 prefixes", c.ServiceCIDR6, c.ClusterCIDR6)
+	case c.ServiceCIDR6.Overlaps(c.ClusterCIDR6):
+		return fmt.Errorf("service CIDR %s overlaps with the pods' %s", c.ServiceCIDR6, c.ClusterCIDR6)
+	case !c.ClusterCIDR6.Contains(c.Source6):
+		return fmt.Errorf("source %s is not an address of the pod network %s", c.Source6, c.ClusterCIDR6)
+	case c.Anchor == "":
+		return errors.New("Services of IPv6 need an anchor, which is a link")
+	}
+	return nil
+}
+
+// rules are those of each family that there is.
+func (c Config) rules() []rules {
+	out := []rules{{services: c.ServiceCIDR.Masked(), pods: c.ClusterCIDR.Masked(), source: c.Source}}
+	if c.ServiceCIDR6.IsValid() {
+		out = append(out, rules{services: c.ServiceCIDR6.Masked(), pods: c.ClusterCIDR6.Masked(), source: c.Source6})
+	}
+	return out
 }
 
 // follow makes the mirrors. Functions' Services, which may be many, are left
@@ -341,7 +372,10 @@ func (b *Balancer) next() (svc types.NamespacedName, heard time.Time, ok bool) {
 
 // decide is a Service's plan as things are now, or that of a pod.
 func (b *Balancer) decide(svc types.NamespacedName) plan {
-	n := node{name: b.c.NodeName, cidr: b.c.ServiceCIDR, reserved: b.c.Reserved}
+	n := node{name: b.c.NodeName, reserved: b.c.Reserved}
+	for _, r := range b.c.rules() {
+		n.cidrs = append(n.cidrs, r.services)
+	}
 	if strings.HasPrefix(svc.Name, podPrefix) {
 		return b.decidePod(svc, n)
 	}
@@ -358,7 +392,7 @@ func (b *Balancer) plan(svc types.NamespacedName) *changes {
 	b.ledger.set(svc, b.decide(svc), &c)
 	for _, f := range c.conflicts {
 		b.log.Warn("two services, or pods with host ports, want the same address and port; the first one has it",
-			slog.String("address", netip.AddrPortFrom(netip.AddrFrom4(f.key.ip), f.key.port).String()),
+			slog.String("address", netip.AddrPortFrom(f.key.ip.addr(), f.key.port).String()),
 			slog.String("has", f.has.String()), slog.String("wants", f.wants.String()))
 	}
 	return &c
@@ -382,7 +416,7 @@ func (b *Balancer) audit() error {
 func (c *changes) touched() []string {
 	out := map[string]bool{}
 	for p := range phases {
-		for _, s := range allSets() {
+		for s := range sets {
 			if len(c.added[p][s])+len(c.removed[p][s]) > 0 {
 				out[s.String()] = true
 			}
@@ -392,15 +426,23 @@ func (c *changes) touched() []string {
 }
 
 // Teardown removes what is in the kernel. To be called when Run has ended.
-func (b *Balancer) Teardown(context.Context) error { return Remove(b.c.Table, b.c.ServiceCIDR) }
+func (b *Balancer) Teardown(context.Context) error {
+	return Remove(b.c.Table, b.c.ServiceCIDR, b.c.ServiceCIDR6)
+}
 
 // Remove is Teardown of a balancer that is not there any more, in the network
 // namespace of the calling thread.
-func Remove(table string, services netip.Prefix) error {
-	k, err := openKernel(table, rules{})
+func Remove(table string, services ...netip.Prefix) error {
+	k, err := openKernel(table)
 	if err != nil {
 		return err
 	}
 	defer k.close()
-	return errors.Join(k.remove(), removeRoute(services))
+	err = k.remove()
+	for _, s := range services {
+		if s.IsValid() {
+			err = errors.Join(err, removeRoute(s))
+		}
+	}
+	return err
 }

@@ -349,14 +349,16 @@ func TestAuditRepairs(t *testing.T) {
 		t.Helper()
 		before, after := make(chan struct{}), make(chan struct{})
 		r.inside(r.host, func() error {
-			k, err := openKernel(r.config.Table, r.balancer.kernel.rules)
+			k, err := openKernel(r.config.Table, r.balancer.kernel.rules...)
 			if err != nil {
 				return err
 			}
 			defer k.close()
-			_, k.live, err = k.generations()
-			if err != nil || k.live == nil {
-				return errors.Join(err, errors.New("there is no table"))
+			for i, rules := range k.rules {
+				_, k.live[i], err = k.generations(rules.family())
+				if err != nil || k.live[i] == nil {
+					return errors.Join(err, errors.New("there is no table"))
+				}
 			}
 			return harm(k)
 		})
@@ -381,8 +383,8 @@ func TestAuditRepairs(t *testing.T) {
 		}()
 		<-after
 	}
-	web := key{ip: ip{10, 97, 0, 1}, protocol: unix.IPPROTO_TCP, port: 80}
-	right := backend{ip: r.pods[1].ip.As4(), port: 8080}
+	web := key{ip: four(10, 97, 0, 1), protocol: unix.IPPROTO_TCP, port: 80}
+	right := backend{ip: ipOf(r.pods[1].ip), port: 8080}
 	repaired("elements that were removed", func(k *kernel) error {
 		var c changes
 		for i := range narrow {
@@ -393,20 +395,20 @@ func TestAuditRepairs(t *testing.T) {
 	repaired("elements that were changed and added", func(k *kernel) error {
 		var c changes
 		for i := range narrow {
-			wrong := element{key: slotKey(web, i), value: backend{ip: r.pods[2].ip.As4(), port: 8080}}
+			wrong := element{key: slotKey(web, i), value: backend{ip: ipOf(r.pods[2].ip), port: 8080}}
 			c.remove(phaseAdd, slots, element{key: slotKey(web, i), value: right})
 			c.add(phaseAdd, slots, wrong)
-			wrong.key = slotKey(key{ip: ip{10, 97, 0, 2}, protocol: unix.IPPROTO_TCP, port: 80}, i)
+			wrong.key = slotKey(key{ip: four(10, 97, 0, 2), protocol: unix.IPPROTO_TCP, port: 80}, i)
 			c.add(phaseAdd, slots, wrong)
 		}
 		return k.apply(&c)
 	})
 	repaired("rules that were removed", func(k *kernel) error {
-		k.conn.FlushChain(&nftables.Chain{Table: k.live, Name: "cluster"})
+		k.conn.FlushChain(&nftables.Chain{Table: k.live[0], Name: "cluster"})
 		return k.conn.Commit()
 	})
 	repaired("a table that was removed", func(k *kernel) error {
-		k.conn.DelTable(k.live)
+		k.conn.DelTable(k.live[0])
 		return k.conn.Commit()
 	})
 }
@@ -590,9 +592,9 @@ func TestHints(t *testing.T) {
 	moved.Labels[corev1.LabelTopologyZone] = "east"
 	_, err = r.objects.Update(t.Context(), moved, api.UpdateOptions{})
 	r.must(err)
-	east := backend{ip: r.pods[2].ip.As4(), port: 8080}
+	east := backend{ip: ipOf(r.pods[2].ip), port: 8080}
 	r.await("the other zone", func(l *ledger) bool {
-		s := l.fronts[key{ip: ip{10, 97, 0, 1}, protocol: unix.IPPROTO_TCP, port: 80}].slots
+		s := l.fronts[key{ip: four(10, 97, 0, 1), protocol: unix.IPPROTO_TCP, port: 80}].slots
 		return len(s) > 0 && s[0] == east
 	})
 	r.expect(r.pods[0].ns, to, r.pods[2:], "")
@@ -617,7 +619,7 @@ func TestKernelIsAskedAgainMuchLater(t *testing.T) {
 				return err
 			}
 			<-time.After(2 * k.conn.Answer)
-			if err := k.checkChains(); err != nil {
+			if err := k.checkChains(k.rules[0], k.live[0]); err != nil {
 				return err
 			}
 		}

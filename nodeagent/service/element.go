@@ -4,7 +4,8 @@ import (
 	"encoding/binary"
 )
 
-// set is one of the kernel's sets or maps.
+// set is one of the kernel's sets or maps: those of the IPv4 table, then the same
+// of the IPv6 one.
 type set int
 
 const (
@@ -15,20 +16,44 @@ const (
 	exposed            // fronts outside of the Service network
 	own                // fronts for which outer counts
 	loops              // an endpoint's address, twice: it is led to itself
-	sets
+	kinds
+
+	sets = 2 * kinds
 )
 
+// of is the set of the same kind for an address of that family.
+func (s set) of(a ip) set { return s.in(a.six()) }
+
+func (s set) in(six bool) set {
+	if six {
+		return s.kind() + kinds
+	}
+	return s.kind()
+}
+
+func (s set) kind() set { return s % kinds }
+
+func (s set) six() bool { return s >= kinds }
+
 func (s set) String() string {
-	return [...]string{"slots", "outer", "many", "sticky", "exposed", "own", "loops"}[s]
+	return [...]string{"slots", "outer", "many", "sticky", "exposed", "own", "loops"}[s.kind()]
 }
 
 // isMap: an element has a value.
-func (s set) isMap() bool { return s == slots || s == outer }
+func (s set) isMap() bool { return s.kind() == slots || s.kind() == outer }
+
+// allSets are those of a family.
+func allSets(six bool) (out []set) {
+	for s := range kinds {
+		out = append(out, s.in(six))
+	}
+	return out
+}
 
 // elementKey is an element's key as the kernel has it: each part begins at a
 // multiple of four bytes. A front's is address, protocol, port; a slot's has the
 // slot's number behind; a loop's is two addresses.
-type elementKey [16]byte
+type elementKey [32]byte
 
 // element is one of a set; value is that of maps.
 type element struct {
@@ -37,52 +62,64 @@ type element struct {
 }
 
 func frontKey(k key) (e elementKey) {
-	copy(e[:], k.ip[:])
-	e[4] = k.protocol
-	binary.BigEndian.PutUint16(e[8:], k.port)
+	n := copy(e[:], k.ip.wire())
+	e[n] = k.protocol
+	binary.BigEndian.PutUint16(e[n+4:], k.port)
 	return e
 }
 
 func slotKey(k key, slot int) elementKey {
 	e := frontKey(k)
-	binary.NativeEndian.PutUint32(e[12:], uint32(slot))
+	binary.NativeEndian.PutUint32(e[len(k.ip.wire())+8:], uint32(slot))
 	return e
 }
 
 func loopKey(a ip) (e elementKey) {
-	copy(e[:], a[:])
-	copy(e[4:], a[:])
+	n := copy(e[:], a.wire())
+	copy(e[n:], a.wire())
 	return e
 }
 
-func (e elementKey) front() key {
-	return key{ip: ip(e[:4]), protocol: e[4], port: binary.BigEndian.Uint16(e[8:])}
+// addressSize is that of addresses in a set's keys.
+func (s set) addressSize() int {
+	if s.six() {
+		return 16
+	}
+	return 4
 }
 
-func (e elementKey) slot() int { return int(binary.NativeEndian.Uint32(e[12:])) }
+// address is what a key of the set begins with.
+func (s set) address(e elementKey) ip { return ipFrom(e[:s.addressSize()]) }
+
+func (s set) front(e elementKey) key {
+	n := s.addressSize()
+	return key{ip: s.address(e), protocol: e[n], port: binary.BigEndian.Uint16(e[n+4:])}
+}
+
+func (s set) slot(e elementKey) int { return int(binary.NativeEndian.Uint32(e[s.addressSize()+8:])) }
 
 // keySize is how many bytes of the key a set uses.
 func (s set) keySize() int {
-	switch s {
+	switch s.kind() {
 	case slots, outer:
-		return 16
+		return s.addressSize() + 12
 	case loops:
-		return 8
+		return 2 * s.addressSize()
 	default:
-		return 12
+		return s.addressSize() + 8
 	}
 }
 
-const valueSize = 8
+// valueSize is that of a map's values.
+func (s set) valueSize() int { return s.addressSize() + 4 }
 
 // encode is a backend as a map's value.
 func (b backend) encode() []byte {
-	v := make([]byte, valueSize)
-	copy(v, b.ip[:])
-	binary.BigEndian.PutUint16(v[4:], b.port)
-	return v
+	v := append([]byte(nil), b.ip.wire()...)
+	return append(binary.BigEndian.AppendUint16(v, b.port), 0, 0)
 }
 
 func decodeBackend(v []byte) backend {
-	return backend{ip: ip(v[:4]), port: binary.BigEndian.Uint16(v[4:])}
+	n := len(v) - 4
+	return backend{ip: ipFrom(v[:n]), port: binary.BigEndian.Uint16(v[n:])}
 }

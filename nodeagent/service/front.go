@@ -10,11 +10,9 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// ip is an IPv4 address as it stands in a packet.
-type ip [4]byte
-
 // key is what a connection to a Service is recognised by: its destination. A
-// node port has no address, for it is there on all that the node has.
+// node port has the unspecified address of a family, for it is there on all that
+// the node has in it.
 type key struct {
 	ip       ip
 	protocol uint8
@@ -49,9 +47,9 @@ type plan struct {
 
 // node is what a plan depends on beside the Service.
 type node struct {
-	name string
-	zone string
-	cidr netip.Prefix // of Services
+	name  string
+	zone  string
+	cidrs []netip.Prefix // of Services, one for each family that the cluster has
 
 	reserved []int32 // TCP ports that are the node's own
 }
@@ -69,16 +67,19 @@ func (n node) plan(svc *corev1.Service, eps []*discoveryv1.EndpointSlice) plan {
 		if !ok {
 			continue // SCTP's checksum is not everywhere the kernel's to change
 		}
-		all := endpointsOf(eps, port, n.name, n.zone)
-		for _, f := range n.port(svc, port, protocol, all) {
-			if !seen[f.key] {
-				p.fronts = append(p.fronts, f)
+		for _, cidr := range n.cidrs {
+			six := cidr.Addr().Is6()
+			all := endpointsOf(eps, port, six, n)
+			for _, f := range n.port(svc, port, protocol, six, all) {
+				if !seen[f.key] {
+					p.fronts = append(p.fronts, f)
+				}
+				seen[f.key] = true
 			}
-			seen[f.key] = true
-		}
-		for _, e := range all {
-			if e.local && e.usable() {
-				local[e.to.ip] = true
+			for _, e := range all {
+				if e.local && e.usable() {
+					local[e.to.ip] = true
+				}
 			}
 		}
 	}
@@ -100,8 +101,9 @@ func protocolNumber(p corev1.Protocol) (uint8, bool) {
 	}
 }
 
-// port makes the fronts of one of the Service's ports.
-func (n node) port(svc *corev1.Service, port corev1.ServicePort, protocol uint8, all []endpoint) []front {
+// port makes the fronts of one of the Service's ports, in a family that the Service
+// has a cluster address of.
+func (n node) port(svc *corev1.Service, port corev1.ServicePort, protocol uint8, six bool, all []endpoint) []front {
 	everywhere := choose(all, false)
 	here := choose(all, true)
 	sticky := svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP
@@ -117,10 +119,13 @@ func (n node) port(svc *corev1.Service, port corev1.ServicePort, protocol uint8,
 		f.slots = share(here)
 	}
 	var out []front
-	for _, a := range clusterIPs(svc) {
-		f.key.ip = a.As4()
-		f.exposed = !n.cidr.Contains(a)
+	for _, a := range clusterIPs(svc, six) {
+		f.key.ip = ipOf(a)
+		f.exposed = !n.isService(a)
 		out = append(out, f)
+	}
+	if len(out) == 0 {
+		return nil
 	}
 	outside := f
 	outside.exposed = true
@@ -128,38 +133,43 @@ func (n node) port(svc *corev1.Service, port corev1.ServicePort, protocol uint8,
 	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
 		outside.own, outside.outer = true, share(here)
 	}
-	for _, a := range externalIPs(svc) {
-		outside.key.ip = a.As4()
+	for _, a := range externalIPs(svc, six) {
+		outside.key.ip = ipOf(a)
 		out = append(out, outside)
 	}
 	if port.NodePort != 0 {
-		outside.key = key{protocol: protocol, port: uint16(port.NodePort)}
+		outside.key = key{ip: anywhere(six), protocol: protocol, port: uint16(port.NodePort)}
 		out = append(out, outside)
 	}
 	return out
 }
 
-func clusterIPs(svc *corev1.Service) []netip.Addr {
-	return addresses(append([]string{svc.Spec.ClusterIP}, svc.Spec.ClusterIPs...))
+// isService says that an address is of a Service network.
+func (n node) isService(a netip.Addr) bool {
+	return slices.ContainsFunc(n.cidrs, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+func clusterIPs(svc *corev1.Service, six bool) []netip.Addr {
+	return addresses(append([]string{svc.Spec.ClusterIP}, svc.Spec.ClusterIPs...), six)
 }
 
 // externalIPs are those of the Service's own list and what a load balancer is
 // said to have, unless that one ends connections itself.
-func externalIPs(svc *corev1.Service) []netip.Addr {
+func externalIPs(svc *corev1.Service, six bool) []netip.Addr {
 	all := slices.Clone(svc.Spec.ExternalIPs)
 	for _, in := range svc.Status.LoadBalancer.Ingress {
 		if in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP {
 			all = append(all, in.IP)
 		}
 	}
-	return addresses(all)
+	return addresses(all, six)
 }
 
-// addresses are the IPv4 ones, each once.
-func addresses(all []string) []netip.Addr {
+// addresses are those of a family, each once.
+func addresses(all []string, six bool) []netip.Addr {
 	var out []netip.Addr
 	for _, s := range all {
-		if a, err := netip.ParseAddr(s); err == nil && a.Is4() && !slices.Contains(out, a) {
+		if a, err := netip.ParseAddr(s); err == nil && a.Is6() == six && !slices.Contains(out, a) {
 			out = append(out, a)
 		}
 	}
@@ -177,12 +187,16 @@ type endpoint struct {
 // usable: ready, or, if nothing better is there, still serving while it ends.
 func (e endpoint) usable() bool { return e.ready || e.serving && e.terminating }
 
-// endpointsOf are a port's endpoints, sorted, each once.
-func endpointsOf(all []*discoveryv1.EndpointSlice, port corev1.ServicePort, nodeName, zone string) []endpoint {
+// endpointsOf are a port's endpoints of a family, sorted, each once.
+func endpointsOf(all []*discoveryv1.EndpointSlice, port corev1.ServicePort, six bool, n node) []endpoint {
 	want, _ := protocolNumber(port.Protocol)
 	by := map[backend]endpoint{}
+	family := discoveryv1.AddressTypeIPv4
+	if six {
+		family = discoveryv1.AddressTypeIPv6
+	}
 	for _, s := range all {
-		if s.AddressType != discoveryv1.AddressTypeIPv4 {
+		if s.AddressType != family {
 			continue
 		}
 		for _, p := range s.Ports {
@@ -195,7 +209,7 @@ func endpointsOf(all []*discoveryv1.EndpointSlice, port corev1.ServicePort, node
 				continue
 			}
 			for _, e := range s.Endpoints {
-				if ep, ok := endpointOf(e, uint16(*p.Port), nodeName, zone); ok {
+				if ep, ok := endpointOf(e, uint16(*p.Port), n); ok && ep.to.ip.six() == six {
 					// An endpoint that moves between slices is in both for a moment.
 					if old, twice := by[ep.to]; !twice || !old.ready {
 						by[ep.to] = ep
@@ -212,18 +226,18 @@ func endpointsOf(all []*discoveryv1.EndpointSlice, port corev1.ServicePort, node
 	return out
 }
 
-func endpointOf(e discoveryv1.Endpoint, port uint16, nodeName, zone string) (endpoint, bool) {
+func endpointOf(e discoveryv1.Endpoint, port uint16, n node) (endpoint, bool) {
 	if len(e.Addresses) == 0 {
 		return endpoint{}, false
 	}
 	a, err := netip.ParseAddr(e.Addresses[0]) // the others are of no meaning
-	if err != nil || !a.Is4() {
+	if err != nil {
 		return endpoint{}, false
 	}
 	c := e.Conditions
 	out := endpoint{
-		to:          backend{ip: a.As4(), port: port},
-		local:       e.NodeName != nil && *e.NodeName == nodeName,
+		to:          backend{ip: ipOf(a), port: port},
+		local:       e.NodeName != nil && *e.NodeName == n.name,
 		ready:       c.Ready == nil || *c.Ready,
 		terminating: c.Terminating != nil && *c.Terminating,
 	}
@@ -233,7 +247,7 @@ func endpointOf(e discoveryv1.Endpoint, port uint16, nodeName, zone string) (end
 	}
 	if e.Hints != nil && len(e.Hints.ForZones) > 0 {
 		out.hinted = true
-		out.here = slices.ContainsFunc(e.Hints.ForZones, func(z discoveryv1.ForZone) bool { return z.Name == zone })
+		out.here = slices.ContainsFunc(e.Hints.ForZones, func(z discoveryv1.ForZone) bool { return z.Name == n.zone })
 	}
 	return out, true
 }

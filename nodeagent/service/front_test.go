@@ -13,10 +13,12 @@ import (
 	"pgregory.net/rapid"
 )
 
+func four(a, b, c, d byte) ip { return ipOf(netip.AddrFrom4([4]byte{a, b, c, d})) }
+
 func backends(n int) []backend {
 	var out []backend
 	for i := range n {
-		out = append(out, backend{ip: ip{10, 62, byte(i / 250), byte(2 + i%250)}, port: 8080})
+		out = append(out, backend{ip: four(10, 62, byte(i/250), byte(2+i%250)), port: 8080})
 	}
 	return out
 }
@@ -74,13 +76,13 @@ func describe(p plan) string {
 	some := func(in []backend) string {
 		var names []string
 		for b := range shares(in) {
-			names = append(names, fmt.Sprintf("%s:%d", netip.AddrFrom4(b.ip), b.port))
+			names = append(names, fmt.Sprintf("%s:%d", b.ip.addr(), b.port))
 		}
 		slices.Sort(names)
 		return strings.Join(names, " ")
 	}
 	for _, f := range p.fronts {
-		s := fmt.Sprintf("%s:%d/%d to [%s]", netip.AddrFrom4(f.key.ip), f.key.port, f.key.protocol, some(f.slots))
+		s := fmt.Sprintf("%s:%d/%d to [%s]", f.key.ip.addr(), f.key.port, f.key.protocol, some(f.slots))
 		for flag, on := range map[string]bool{" sticky": f.sticky, " exposed": f.exposed, fmt.Sprintf(" outside [%s]", some(f.outer)): f.own} {
 			if on {
 				s += flag
@@ -89,13 +91,13 @@ func describe(p plan) string {
 		out = append(out, s)
 	}
 	for _, a := range p.local {
-		out = append(out, "local "+netip.AddrFrom4(a).String())
+		out = append(out, "local "+a.addr().String())
 	}
 	return strings.Join(out, "\n")
 }
 
 func TestPlan(t *testing.T) {
-	n := node{name: "here", zone: "west", cidr: netip.MustParsePrefix("10.96.0.0/16")}
+	n := node{name: "here", zone: "west", cidrs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}
 	yes, no := true, false
 	endpoint := func(a, node string) discoveryv1.Endpoint {
 		return discoveryv1.Endpoint{Addresses: []string{a}, NodeName: &node, Conditions: discoveryv1.EndpointConditions{Ready: &yes}}
@@ -169,7 +171,7 @@ type kernelModel [sets]map[elementKey]backend
 
 func (m *kernelModel) apply(t *rapid.T, c *changes) {
 	for p := range phases {
-		for _, s := range allSets() {
+		for s := range sets {
 			for _, e := range c.removed[p][s] {
 				if _, ok := m[s][e.key]; !ok {
 					t.Fatalf("an element of %s is removed that is not there", s)
@@ -196,7 +198,7 @@ func TestLedger(t *testing.T) {
 		}
 		l := newLedger()
 		genFront := rapid.Custom(func(t *rapid.T) front {
-			f := front{key: key{ip: ip{10, 96, 0, rapid.Byte().Draw(t, "ip") % 3}, protocol: 6 + 11*(rapid.Byte().Draw(t, "protocol")%2), port: 80}}
+			f := front{key: key{ip: four(10, 96, 0, rapid.Byte().Draw(t, "ip")%3), protocol: 6 + 11*(rapid.Byte().Draw(t, "protocol")%2), port: 80}}
 			n := rapid.IntRange(0, 15).Draw(t, "endpoints")
 			f.slots = spread(backends(16)[16-n:], width(n))
 			f.sticky, f.exposed, f.own = rapid.Bool().Draw(t, "sticky"), rapid.Bool().Draw(t, "exposed"), rapid.Bool().Draw(t, "own")
@@ -208,7 +210,7 @@ func TestLedger(t *testing.T) {
 		genPlan := rapid.Custom(func(t *rapid.T) plan {
 			return plan{
 				fronts: rapid.SliceOfNDistinct(genFront, 0, 4, func(f front) key { return f.key }).Draw(t, "fronts"),
-				local:  rapid.SliceOfDistinct(rapid.Map(rapid.IntRange(1, 4), func(i int) ip { return ip{10, 62, 0, byte(i)} }), func(a ip) ip { return a }).Draw(t, "local"),
+				local:  rapid.SliceOfDistinct(rapid.Map(rapid.IntRange(1, 4), func(i int) ip { return four(10, 62, 0, byte(i)) }), func(a ip) ip { return a }).Draw(t, "local"),
 			}
 		})
 		for range rapid.IntRange(1, 20).Draw(t, "steps") {
@@ -257,7 +259,7 @@ func TestLedger(t *testing.T) {
 // A front that becomes wide has its new slots before anybody is led to them, and
 // loses them after.
 func TestPhases(t *testing.T) {
-	k := key{ip: ip{10, 96, 0, 1}, protocol: 6, port: 80}
+	k := key{ip: four(10, 96, 0, 1), protocol: 6, port: 80}
 	small, large := front{key: k, slots: spread(backends(12), narrow)}, front{key: k, slots: spread(backends(13), wide)}
 	var grow, shrink changes
 	grow.front(small, large)
@@ -293,9 +295,9 @@ func TestHostPortPlan(t *testing.T) {
 		want   key // zero: none
 		says   string
 	}{
-		{"all addresses", corev1.ContainerPort{HostPort: 80, HostIP: "0.0.0.0"}, nil, key{protocol: 6, port: 80}, ""},
-		{"one of them", corev1.ContainerPort{HostPort: 80, HostIP: "192.0.2.1"}, nil, key{ip: ip{192, 0, 2, 1}, protocol: 6, port: 80}, ""},
-		{"UDP at a port of the node's", corev1.ContainerPort{HostPort: 22, Protocol: corev1.ProtocolUDP}, nil, key{protocol: 17, port: 22}, ""},
+		{"all addresses", corev1.ContainerPort{HostPort: 80, HostIP: "0.0.0.0"}, nil, key{anywhere(false), 6, 80}, ""},
+		{"one of them", corev1.ContainerPort{HostPort: 80, HostIP: "192.0.2.1"}, nil, key{ip: four(192, 0, 2, 1), protocol: 6, port: 80}, ""},
+		{"UDP at a port of the node's", corev1.ContainerPort{HostPort: 22, Protocol: corev1.ProtocolUDP}, nil, key{anywhere(false), 17, 22}, ""},
 		{"a port of the node's", corev1.ContainerPort{HostPort: 22}, nil, key{}, "the node's own"},
 		{"another machine's address", corev1.ContainerPort{HostPort: 80, HostIP: "192.0.2.2"}, nil, key{}, "192.0.2.2:80"},
 		{"loopback", corev1.ContainerPort{HostPort: 80, HostIP: "127.0.0.1"}, nil, key{}, "127.0.0.1:80"},
@@ -322,7 +324,7 @@ func TestHostPortPlan(t *testing.T) {
 			}
 			continue
 		}
-		to := backend{ip: ip{10, 62, 0, 7}, port: 8080}
+		to := backend{ip: four(10, 62, 0, 7), port: 8080}
 		if len(got.fronts) != 1 || got.fronts[0].key != k.want || shares(got.fronts[0].outer)[to] != narrow || !slices.Equal(got.local, []ip{to.ip}) {
 			t.Errorf("%s: %+v", k.name, got)
 		}

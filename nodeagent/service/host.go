@@ -3,8 +3,10 @@ package service
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -40,54 +42,63 @@ func (h *host) close() {
 
 // addRoute lets the node itself reach Services: without a route to an address no
 // packet is made whose destination could be changed. The packet never takes this
-// route, so that it leads to the loopback link, which is always there. It says
-// from which address the node speaks, and what size a packet may have.
+// route, so that it leads to the loopback link, which is always there; in IPv6,
+// where such a route refuses, to a link that nothing is behind. It says from which
+// address the node speaks, and what size a packet may have.
 func (h *host) addRoute() error {
-	r, err := h.routeTo()
-	if err != nil {
-		return err
-	}
-	if err := h.route.RouteReplace(r); err != nil {
-		return fmt.Errorf("route to the services' %s: %w", h.c.ServiceCIDR, err)
+	for _, r := range h.c.rules() {
+		route, err := h.routeTo(r)
+		if err != nil {
+			return err
+		}
+		if err := h.route.RouteReplace(route); err != nil {
+			return fmt.Errorf("route to the services' %s: %w", r.services, err)
+		}
 	}
 	return nil
 }
 
 // removeRoute takes it away again, if it is ours.
 func removeRoute(services netip.Prefix) error {
-	err := netlink.RouteDel(&netlink.Route{Protocol: routeProtocol, Scope: netlink.SCOPE_LINK, Dst: ipNet(services.Masked())})
-	if err != nil && !errors.Is(err, unix.ESRCH) {
+	r := &netlink.Route{Protocol: routeProtocol, Dst: ipNet(services.Masked())}
+	if services.Addr().Is4() {
+		r.Scope = netlink.SCOPE_LINK
+	}
+	if err := netlink.RouteDel(r); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("remove the route to the services' %s: %w", services, err)
 	}
 	return nil
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)}
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-func (h *host) routeTo() (*netlink.Route, error) {
-	lo, err := h.route.LinkByName("lo")
+func (h *host) routeTo(r rules) (*netlink.Route, error) {
+	name, scope := "lo", netlink.SCOPE_LINK
+	if r.six() {
+		name, scope = h.c.Anchor, netlink.SCOPE_UNIVERSE
+	}
+	l, err := h.route.LinkByName(name)
 	if err != nil {
-		return nil, fmt.Errorf("find loopback link: %w", err)
+		return nil, fmt.Errorf("find link %s: %w", name, err)
 	}
 	return &netlink.Route{
-		LinkIndex: lo.Attrs().Index, Scope: netlink.SCOPE_LINK, Protocol: routeProtocol,
-		Dst: ipNet(h.c.ServiceCIDR.Masked()),
-		Src: h.c.Source.AsSlice(), MTU: h.c.MTU,
+		LinkIndex: l.Attrs().Index, Scope: scope, Protocol: routeProtocol,
+		Dst: ipNet(r.services), Src: r.source.AsSlice(), MTU: h.c.MTU,
 	}, nil
 }
 
-// addresses are the node's own IPv4 ones.
+// addresses are the node's own.
 func (h *host) addresses() ([]netip.Addr, error) {
-	all, err := h.route.AddrList(nil, unix.AF_INET)
+	all, err := h.route.AddrList(nil, unix.AF_UNSPEC)
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
 	var out []netip.Addr
 	for _, a := range all {
-		if ip, ok := netip.AddrFromSlice(a.IP.To4()); ok {
-			out = append(out, ip)
+		if ip, ok := netip.AddrFromSlice(a.IP); ok {
+			out = append(out, ip.Unmap())
 		}
 	}
 	return out, nil
@@ -99,9 +110,14 @@ func (h *host) forget(gone map[flow]bool) error {
 	if len(gone) == 0 {
 		return nil
 	}
-	_, err := h.flows.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, stale(gone))
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return fmt.Errorf("delete connections: %w", err)
+	for family, six := range map[netlink.InetFamily]bool{unix.AF_INET: false, unix.AF_INET6: true} {
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(gone)), func(f flow) bool { return f.key.ip.six() == six }) {
+			continue
+		}
+		_, err := h.flows.ConntrackDeleteFilters(netlink.ConntrackTable, family, stale(gone))
+		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return fmt.Errorf("delete connections: %w", err)
+		}
 	}
 	return nil
 }
@@ -113,12 +129,12 @@ func (s stale) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
 	if f.Forward.Protocol != unix.IPPROTO_UDP {
 		return false
 	}
-	to, ok := netip.AddrFromSlice(f.Forward.DstIP.To4())
-	from, ok2 := netip.AddrFromSlice(f.Reverse.SrcIP.To4())
+	to, ok := netip.AddrFromSlice(f.Forward.DstIP)
+	from, ok2 := netip.AddrFromSlice(f.Reverse.SrcIP)
 	if !ok || !ok2 {
 		return false
 	}
-	k := key{ip: to.As4(), protocol: unix.IPPROTO_UDP, port: f.Forward.DstPort}
-	b := backend{ip: from.As4(), port: f.Reverse.SrcPort}
-	return s[flow{key: k, to: b}] || s[flow{key: key{protocol: k.protocol, port: k.port}, to: b}]
+	k := key{ip: ipOf(to), protocol: unix.IPPROTO_UDP, port: f.Forward.DstPort}
+	b := backend{ip: ipOf(from), port: f.Reverse.SrcPort}
+	return s[flow{key: k, to: b}] || s[flow{key: key{anywhere(k.ip.six()), k.protocol, k.port}, to: b}]
 }

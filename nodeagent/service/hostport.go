@@ -24,7 +24,7 @@ func podKey(p *corev1.Pod) types.NamespacedName {
 // hostPorts are the ports of a pod that the node leads to it: those that the
 // scheduler has given it room for.
 func hostPorts(p *corev1.Pod) []corev1.ContainerPort {
-	if p == nil || p.Spec.HostNetwork || p.Status.PodIP == "" || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+	if p == nil || p.Spec.HostNetwork || len(podIPs(p)) == 0 || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 		return nil
 	}
 	var out []corev1.ContainerPort
@@ -45,37 +45,49 @@ func (n node) pod(p *corev1.Pod, here []netip.Addr) (out plan, faults []string) 
 	if len(ports) == 0 {
 		return out, nil
 	}
-	to, err := netip.ParseAddr(p.Status.PodIP)
-	if err != nil || !to.Is4() {
-		return out, nil
-	}
 	for _, cp := range ports {
-		f := front{exposed: true, own: true}
-		f.key.port = uint16(cp.HostPort)
-		var ok bool
-		if f.key.protocol, ok = protocolNumber(cp.Protocol); !ok {
+		protocol, ok := protocolNumber(cp.Protocol)
+		if !ok {
 			faults = append(faults, fmt.Sprintf("%d/%s: only TCP and UDP are led to pods", cp.HostPort, cp.Protocol))
 			continue
 		}
-		if a, err := netip.ParseAddr(cp.HostIP); err == nil && !a.IsUnspecified() {
-			if !a.Is4() || a.IsLoopback() || !slices.Contains(here, a) {
-				faults = append(faults, fmt.Sprintf("%s:%d: that is no IPv4 address of this node's links", a, cp.HostPort))
-				continue
-			}
-			f.key.ip = a.As4()
+		at, err := netip.ParseAddr(cp.HostIP)
+		if err == nil && !at.IsUnspecified() && (at.IsLoopback() || !slices.Contains(here, at)) {
+			faults = append(faults, fmt.Sprintf("%s:%d: that is no address of this node's links", at, cp.HostPort))
+			continue
 		}
 		if cp.Protocol != corev1.ProtocolUDP && slices.Contains(n.reserved, cp.HostPort) {
 			faults = append(faults, fmt.Sprintf("%d/TCP: that port is the node's own", cp.HostPort))
 			continue
 		}
-		f.slots = spread([]backend{{ip: to.As4(), port: uint16(cp.ContainerPort)}}, narrow)
-		f.outer = f.slots
-		out.fronts = append(out.fronts, f)
-	}
-	if len(out.fronts) > 0 {
-		out.local = []ip{to.As4()}
+		for _, to := range podIPs(p) {
+			f := front{exposed: true, own: true, key: key{anywhere(to.Is6()), protocol, uint16(cp.HostPort)}}
+			switch {
+			case !at.IsValid() || at == netip.IPv4Unspecified(): // Kubernetes' default, for all addresses
+			case at.Is6() != to.Is6():
+				continue
+			case !at.IsUnspecified():
+				f.key.ip = ipOf(at)
+			}
+			f.slots = spread([]backend{{ip: ipOf(to), port: uint16(cp.ContainerPort)}}, narrow)
+			f.outer = f.slots
+			out.fronts = append(out.fronts, f)
+			if !slices.Contains(out.local, ipOf(to)) {
+				out.local = append(out.local, ipOf(to))
+			}
+		}
 	}
 	return out, faults
+}
+
+// podIPs are a pod's addresses.
+func podIPs(p *corev1.Pod) (out []netip.Addr) {
+	for _, a := range append([]corev1.PodIP{{IP: p.Status.PodIP}}, p.Status.PodIPs...) {
+		if ip, err := netip.ParseAddr(a.IP); err == nil && !slices.Contains(out, ip) {
+			out = append(out, ip)
+		}
+	}
+	return out
 }
 
 // OnRefused has f called with a pod that does not get host ports that it wants,
@@ -90,7 +102,7 @@ func (b *Balancer) podChanged(t api.EventType, old, now *corev1.Pod) {
 	}
 	if t == api.Deleted {
 		now = old
-	} else if t == api.Modified && len(was) == len(is) && old.Status.PodIP == now.Status.PodIP {
+	} else if t == api.Modified && len(was) == len(is) && slices.Equal(podIPs(old), podIPs(now)) {
 		return // the ports themselves can't change
 	}
 	b.touch(podKey(now))

@@ -11,23 +11,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernel is the table in the kernel. It is for one goroutine. Its sockets stay
-// in the network namespace in which it was opened.
+// kernel is the table in the kernel, one for each family. It is for one goroutine.
+// Its sockets stay in the network namespace in which it was opened.
 type kernel struct {
 	table string // name, without the generation
-	rules rules
+	rules []rules
 	conn  *nft.Conn
 	list  *lister
-	live  *nftables.Table // nil before the first build
+	live  []*nftables.Table // by rules; nil before the first build
 }
 
 const (
-	perMessage = 1000 // elements: a list of them has to be less than 64 KiB
-	perBatch   = 8    // messages in one transaction, where it need not be one
+	perMessage = 500 // elements: a list of them has to be less than 64 KiB, and one of IPv6 takes 84 bytes
+	perBatch   = 8   // messages in one transaction, where it need not be one
 )
 
-func openKernel(table string, r rules) (*kernel, error) {
-	k := &kernel{table: table, rules: r}
+func openKernel(table string, r ...rules) (*kernel, error) {
+	k := &kernel{table: table, rules: r, live: make([]*nftables.Table, len(r))}
 	var err error
 	if k.list, err = newLister(); err != nil {
 		return nil, err
@@ -52,25 +52,40 @@ func (k *kernel) close() {
 // The same way serves a first start, an agent that comes back, one whose rules
 // have changed, and a table that somebody has broken.
 func (k *kernel) build(ctx context.Context, l *ledger) error {
-	next, old, err := k.generations()
+	for i, r := range k.rules {
+		if err := k.buildIn(ctx, i, r, l); err != nil {
+			return err
+		}
+	}
+	if len(k.rules) == 1 { // what is there of another family is of a time when the cluster had it
+		if err := k.removeFamily(nftables.TableFamilyIPv6); err != nil {
+			return err
+		}
+	}
+	return k.conn.Trust()
+}
+
+// buildIn is build in one family.
+func (k *kernel) buildIn(ctx context.Context, i int, r rules, l *ledger) error {
+	next, old, err := k.generations(r.family())
 	if err != nil {
 		return err
 	}
-	for _, s := range allSets() {
-		if err := k.conn.AddSet(k.set(next, s), nil); err != nil {
+	for _, s := range allSets(r.six()) {
+		if err := k.conn.AddSet(r.set(next, s), nil); err != nil {
 			return fmt.Errorf("add set %s: %w", s, err)
 		}
 	}
 	if err := k.conn.Commit(); err != nil {
 		return fmt.Errorf("add table %s: %w", next.Name, err)
 	}
-	if err := k.fill(ctx, next, l); err != nil {
+	if err := k.fill(ctx, next, r, l); err != nil {
 		return err
 	}
-	for _, ch := range k.rules.chains() {
+	for _, ch := range r.chains() {
 		k.addChain(next, ch)
 	}
-	for _, ch := range k.rules.chains() {
+	for _, ch := range r.chains() {
 		for _, body := range ch.body {
 			k.conn.AddRule(&nftables.Rule{Table: next, Chain: &nftables.Chain{Name: ch.name, Table: next}, Exprs: body})
 		}
@@ -84,8 +99,8 @@ func (k *kernel) build(ctx context.Context, l *ledger) error {
 			return fmt.Errorf("delete table %s, whose place another has taken: %w", old.Name, err)
 		}
 	}
-	k.live = next
-	return k.conn.Trust()
+	k.live[i] = next
+	return nil
 }
 
 func (k *kernel) addChain(t *nftables.Table, c chain) {
@@ -100,17 +115,17 @@ func (k *kernel) addChain(t *nftables.Table, c chain) {
 // generations makes an empty table under the name that is free, and tells which
 // one works now, if any. A table without chains is what is left of a build that
 // did not end.
-func (k *kernel) generations() (next, old *nftables.Table, err error) {
-	tables, err := k.conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
+func (k *kernel) generations(family nftables.TableFamily) (next, old *nftables.Table, err error) {
+	tables, err := k.conn.ListTablesOfFamily(family)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list tables: %w", err)
 	}
-	chains, err := k.conn.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	chains, err := k.conn.ListChainsOfTableFamily(family)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list chains: %w", err)
 	}
 	for _, name := range k.names() {
-		t := k.named(name)
+		t := &nftables.Table{Family: family, Name: name}
 		there := slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == name })
 		works := slices.ContainsFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name == name })
 		switch {
@@ -130,67 +145,78 @@ func (k *kernel) generations() (next, old *nftables.Table, err error) {
 
 func (k *kernel) names() []string { return []string{k.table + "-0", k.table + "-1"} }
 
-func (*kernel) named(name string) *nftables.Table {
-	return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: name}
-}
-
-func allSets() []set { return []set{slots, outer, many, sticky, exposed, own, loops} }
-
 // set describes one as nftables does. Its types are for a person who lists it.
-func (*kernel) set(t *nftables.Table, s set) *nftables.Set {
-	front := []nftables.SetDatatype{nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService}
+func (r rules) set(t *nftables.Table, s set) *nftables.Set {
+	address := nftables.TypeIPAddr
+	if r.six() {
+		address = nftables.TypeIP6Addr
+	}
+	front := []nftables.SetDatatype{address, nftables.TypeInetProto, nftables.TypeInetService}
 	out := &nftables.Set{
 		Table: t, Name: s.String(), ID: uint32(s) + 1, IsMap: s.isMap(),
 		KeyType: nftables.MustConcatSetType(front...),
 	}
-	switch s {
+	switch s.kind() {
 	case slots, outer:
 		out.KeyType = nftables.MustConcatSetType(append(front, nftables.TypeMark)...)
-		out.DataType = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
+		out.DataType = nftables.MustConcatSetType(address, nftables.TypeInetService)
 	case loops:
-		out.KeyType = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr)
+		out.KeyType = nftables.MustConcatSetType(address, address)
 	default:
 	}
 	return out
 }
 
-// apply writes changes into the table that works, each phase in one transaction.
+// apply writes changes into the tables that work, each phase in one transaction.
 func (k *kernel) apply(c *changes) error {
 	for p := range phases {
 		queued := false
-		for _, s := range allSets() {
-			// What is removed and added again gets another value.
-			for _, some := range cut(c.removed[p][s]) {
-				queued = true
-				if err := k.conn.SetDeleteElements(k.set(k.live, s), encode(s, some)); err != nil {
-					return err
-				}
+		for i, r := range k.rules {
+			some, err := k.queue(r, k.live[i], c, p)
+			if err != nil {
+				return err
 			}
-			for _, some := range cut(c.added[p][s]) {
-				queued = true
-				if err := k.conn.SetAddElements(k.set(k.live, s), encode(s, some)); err != nil {
-					return err
-				}
-			}
+			queued = queued || some
 		}
 		if !queued {
 			continue
 		}
 		if err := k.conn.Commit(); err != nil {
-			return fmt.Errorf("change the elements of table %s: %w", k.live.Name, err)
+			return fmt.Errorf("change the elements of table %s: %w", k.table, err)
 		}
 	}
 	return nil
 }
 
-// fill puts all of a ledger into a table that nothing leads to yet.
-func (k *kernel) fill(ctx context.Context, t *nftables.Table, l *ledger) error {
+// queue has a phase's changes of one family's table in the next transaction, and
+// tells whether there are any.
+func (k *kernel) queue(r rules, t *nftables.Table, c *changes, p phase) (queued bool, err error) {
+	for _, s := range allSets(r.six()) {
+		// What is removed and added again gets another value.
+		for _, some := range cut(c.removed[p][s]) {
+			queued = true
+			if err := k.conn.SetDeleteElements(r.set(t, s), encode(s, some)); err != nil {
+				return queued, err
+			}
+		}
+		for _, some := range cut(c.added[p][s]) {
+			queued = true
+			if err := k.conn.SetAddElements(r.set(t, s), encode(s, some)); err != nil {
+				return queued, err
+			}
+		}
+	}
+	return queued, nil
+}
+
+// fill puts all of a ledger's family into a table that nothing leads to yet.
+func (k *kernel) fill(ctx context.Context, t *nftables.Table, r rules, l *ledger) error {
 	var all [sets][]element
 	l.all(func(s set, e element) { all[s] = append(all[s], e) })
 	queued := 0
-	for _, s := range allSets() {
+	for _, s := range allSets(r.six()) {
 		for _, some := range cut(all[s]) {
-			if err := k.conn.SetAddElements(k.set(t, s), encode(s, some)); err != nil {
+			if err := k.conn.SetAddElements(r.set(t, s), encode(s, some)); err != nil {
 				return err
 			}
 			if queued++; queued%perBatch != 0 {
@@ -234,15 +260,32 @@ func (k *kernel) audit(l *ledger) (*changes, error) {
 	if err != nil || !touched {
 		return nil, err
 	}
-	if err := k.checkChains(); err != nil {
-		return nil, err
-	}
 	var c changes
 	wrong := false
+	for i, r := range k.rules {
+		bad, err := k.compare(r, k.live[i], l, &c)
+		if err != nil {
+			return nil, err
+		}
+		wrong = wrong || bad
+	}
+	k.conn.TrustAt(now)
+	if !wrong {
+		return nil, nil
+	}
+	return &c, nil
+}
+
+// compare notes what has to be changed back in one family's table, and tells
+// whether there is anything.
+func (k *kernel) compare(r rules, t *nftables.Table, l *ledger, c *changes) (wrong bool, err error) {
+	if err := k.checkChains(r, t); err != nil {
+		return false, err
+	}
 	var right [sets]map[elementKey]bool
-	for _, s := range allSets() {
+	for _, s := range allSets(r.six()) {
 		right[s] = map[elementKey]bool{}
-		err := k.list.elements(k.live.Name, s, func(e element) {
+		err := k.list.elements(t, s, func(e element) {
 			if l.has(s, e) {
 				right[s][e.key] = true
 				return
@@ -251,28 +294,24 @@ func (k *kernel) audit(l *ledger) (*changes, error) {
 			c.remove(phaseAdd, s, e)
 		})
 		if err != nil {
-			return nil, fmt.Errorf("list %s of table %s: %w", s, k.live.Name, err)
+			return false, fmt.Errorf("list %s of table %s: %w", s, t.Name, err)
 		}
 	}
 	l.all(func(s set, e element) {
-		if !right[s][e.key] {
+		if s.six() == r.six() && !right[s][e.key] {
 			wrong = true
 			c.add(phaseAdd, s, e)
 		}
 	})
-	k.conn.TrustAt(now)
-	if !wrong {
-		return nil, nil
-	}
-	return &c, nil
+	return wrong, nil
 }
 
 // checkChains counts rules: who puts others in the place of ours means it.
-func (k *kernel) checkChains() error {
-	for _, c := range k.rules.chains() {
-		there, err := k.list.rules(k.live.Name, c.name)
+func (k *kernel) checkChains(r rules, t *nftables.Table) error {
+	for _, c := range r.chains() {
+		there, err := k.list.rules(t, c.name)
 		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("list the rules of %s: %w", k.live.Name, err)
+			return fmt.Errorf("list the rules of %s: %w", t.Name, err)
 		}
 		if there != len(c.body) {
 			return fmt.Errorf("%w: %s has %d rules instead of %d", errBroken, c.name, there, len(c.body))
@@ -283,16 +322,25 @@ func (k *kernel) checkChains() error {
 
 // remove deletes what builds have made.
 func (k *kernel) remove() error {
-	tables, err := k.conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	clear(k.live)
+	return errors.Join(k.removeFamily(nftables.TableFamilyIPv4), k.removeFamily(nftables.TableFamilyIPv6))
+}
+
+func (k *kernel) removeFamily(f nftables.TableFamily) error {
+	tables, err := k.conn.ListTablesOfFamily(f)
 	if err != nil {
 		return fmt.Errorf("list tables: %w", err)
 	}
+	some := false
 	for _, t := range tables {
 		if slices.Contains(k.names(), t.Name) {
-			k.conn.DelTable(k.named(t.Name))
+			some = true
+			k.conn.DelTable(&nftables.Table{Family: f, Name: t.Name})
 		}
 	}
-	k.live = nil
+	if !some {
+		return nil
+	}
 	if err := k.conn.Commit(); err != nil {
 		return fmt.Errorf("delete table %s: %w", k.table, err)
 	}

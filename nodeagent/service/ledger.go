@@ -40,13 +40,13 @@ func (l *ledger) set(svc types.NamespacedName, next plan, c *changes) {
 	}
 	for _, a := range next.local {
 		if l.local[a]++; l.local[a] == 1 {
-			c.add(phaseAdd, loops, element{key: loopKey(a)})
+			c.add(phaseAdd, loops.of(a), element{key: loopKey(a)})
 		}
 	}
 	for _, a := range last.local {
 		if l.local[a]--; l.local[a] == 0 {
 			delete(l.local, a)
-			c.remove(phaseDrop, loops, element{key: loopKey(a)})
+			c.remove(phaseDrop, loops.of(a), element{key: loopKey(a)})
 		}
 	}
 	var free []key
@@ -104,7 +104,7 @@ func (l *ledger) pass(k key, c *changes) {
 // all calls f with every element.
 func (l *ledger) all(f func(set, element)) {
 	for a := range l.local {
-		f(loops, element{key: loopKey(a)})
+		f(loops.of(a), element{key: loopKey(a)})
 	}
 	for _, h := range l.fronts {
 		h.elements(f)
@@ -113,20 +113,21 @@ func (l *ledger) all(f func(set, element)) {
 
 // has tells whether an element is as it should be.
 func (l *ledger) has(s set, e element) bool {
-	if s == loops {
-		return l.local[ip(e.key[:4])] > 0 && e.key == loopKey(ip(e.key[:4]))
+	if s.kind() == loops {
+		a := s.address(e.key)
+		return l.local[a] > 0 && e.key == loopKey(a)
 	}
-	h, ok := l.fronts[e.key.front()]
+	h, ok := l.fronts[s.front(e.key)]
 	if !ok {
 		return false
 	}
-	switch s {
+	switch s.kind() {
 	case slots, outer:
 		in := h.slots
-		if s == outer {
+		if s.kind() == outer {
 			in = h.outer
 		}
-		i := e.key.slot()
+		i := s.slot(e.key)
 		return i < len(in) && e.value == in[i] && e.key == slotKey(h.key, i)
 	case many:
 		return len(h.slots) > narrow || len(h.outer) > narrow
@@ -142,19 +143,19 @@ func (l *ledger) has(s set, e element) bool {
 // elements calls f with every element of one front.
 func (f front) elements(each func(set, element)) {
 	for i, b := range f.slots {
-		each(slots, element{key: slotKey(f.key, i), value: b})
+		each(slots.of(f.key.ip), element{key: slotKey(f.key, i), value: b})
 	}
 	for i, b := range f.outer {
-		each(outer, element{key: slotKey(f.key, i), value: b})
+		each(outer.of(f.key.ip), element{key: slotKey(f.key, i), value: b})
 	}
 	for s, on := range f.flags() {
 		if on {
-			each(s, element{key: frontKey(f.key)})
+			each(s.of(f.key.ip), element{key: frontKey(f.key)})
 		}
 	}
 }
 
-// flags are the sets that a front is in, or not.
+// flags are the kinds of sets that a front is in, or not.
 func (f front) flags() map[set]bool {
 	return map[set]bool{many: max(len(f.slots), len(f.outer)) > narrow, sticky: f.sticky, exposed: f.exposed, own: f.own}
 }
@@ -211,9 +212,9 @@ func (c *changes) front(was, is front) {
 	for s, on := range is.flags() {
 		switch {
 		case on && !before[s]:
-			c.add(flags, s, element{key: frontKey(is.key)})
+			c.add(flags, s.of(is.key.ip), element{key: frontKey(is.key)})
 		case !on && before[s]:
-			c.remove(flags, s, element{key: frontKey(is.key)})
+			c.remove(flags, s.of(is.key.ip), element{key: frontKey(is.key)})
 		}
 	}
 	if is.key.protocol == unix.IPPROTO_UDP {
@@ -222,6 +223,7 @@ func (c *changes) front(was, is front) {
 }
 
 func (c *changes) slots(s set, k key, was, is []backend, away phase) {
+	s = s.of(k.ip)
 	for i := range max(len(was), len(is)) {
 		switch e := slotKey(k, i); {
 		case i >= len(is):

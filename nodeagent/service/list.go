@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"syscall"
 
+	"github.com/google/nftables"
 	"github.com/podsnap/podsnap/nodeagent/nft"
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
@@ -32,10 +33,10 @@ func newLister() (*lister, error) {
 
 func (l *lister) close() { l.handle.Close() }
 
-func (l *lister) request(what, flags int) *nl.NetlinkRequest {
+func (l *lister) request(t *nftables.Table, what, flags int) *nl.NetlinkRequest {
 	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|what, flags)
 	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: &l.handle}
-	req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_INET, Version: unix.NFNETLINK_V0})
+	req.AddData(&nl.Nfgenmsg{NfgenFamily: uint8(t.Family), Version: unix.NFNETLINK_V0})
 	return req
 }
 
@@ -45,18 +46,18 @@ func body(msg []byte) []byte { return msg[min(len(msg), 4):] }
 // rules counts those of a chain. They are not read: github.com/google/nftables
 // v0.3.0 takes a connection's direction, which is one byte, for four, and refuses
 // rules that ask for one.
-func (l *lister) rules(table, chain string) (n int, err error) {
-	req := l.request(unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP)
-	req.AddData(nl.NewRtAttr(unix.NFTA_RULE_TABLE, nl.ZeroTerminated(table)))
+func (l *lister) rules(t *nftables.Table, chain string) (n int, err error) {
+	req := l.request(t, unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP)
+	req.AddData(nl.NewRtAttr(unix.NFTA_RULE_TABLE, nl.ZeroTerminated(t.Name)))
 	req.AddData(nl.NewRtAttr(unix.NFTA_RULE_CHAIN, nl.ZeroTerminated(chain)))
 	err = req.ExecuteIter(unix.NETLINK_NETFILTER, 0, func([]byte) bool { n++; return true })
 	return n, err
 }
 
 // elements calls f for each element of a set.
-func (l *lister) elements(table string, s set, f func(element)) error {
-	req := l.request(unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP)
-	req.AddData(nl.NewRtAttr(unix.NFTA_SET_ELEM_LIST_TABLE, nl.ZeroTerminated(table)))
+func (l *lister) elements(t *nftables.Table, s set, f func(element)) error {
+	req := l.request(t, unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP)
+	req.AddData(nl.NewRtAttr(unix.NFTA_SET_ELEM_LIST_TABLE, nl.ZeroTerminated(t.Name)))
 	req.AddData(nl.NewRtAttr(unix.NFTA_SET_ELEM_LIST_SET, nl.ZeroTerminated(s.String())))
 	var fault error
 	err := req.ExecuteIter(unix.NETLINK_NETFILTER, 0, func(msg []byte) bool {
@@ -88,7 +89,7 @@ func parse(msg []byte, s set, f func(element)) error {
 					case kind == unix.NFTA_SET_ELEM_KEY && len(value) == s.keySize():
 						copy(e.key[:], value)
 						return nil
-					case kind == unix.NFTA_SET_ELEM_DATA && s.isMap() && len(value) == valueSize:
+					case kind == unix.NFTA_SET_ELEM_DATA && s.isMap() && len(value) == s.valueSize():
 						e.value = decodeBackend(value)
 						return nil
 					}

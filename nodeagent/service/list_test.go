@@ -22,7 +22,7 @@ func message(e element, s set) []byte {
 
 // What the kernel says is read whole or not at all.
 func FuzzParse(f *testing.F) {
-	want := element{key: slotKey(key{ip: ip{10, 96, 0, 1}, protocol: 6, port: 80}, 59), value: backend{ip: ip{10, 62, 0, 9}, port: 8080}}
+	want := element{key: slotKey(key{ip: four(10, 96, 0, 1), protocol: 6, port: 80}, 59), value: backend{ip: four(10, 62, 0, 9), port: 8080}}
 	good := message(want, slots)
 	n := 0
 	if err := parse(good, slots, func(e element) {
@@ -36,7 +36,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(good[:len(good)-5])
 	f.Add([]byte{})
 	f.Fuzz(func(_ *testing.T, b []byte) {
-		for _, s := range allSets() {
+		for s := range sets {
 			_ = parse(b, s, func(element) {})
 		}
 	})

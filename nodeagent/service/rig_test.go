@@ -20,6 +20,7 @@ import (
 	"github.com/podsnap/podsnap/nodeagent/network"
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -50,10 +51,27 @@ type rig struct {
 
 const (
 	hostIP, outsideIP = "198.51.100.1", "198.51.100.2"
+	hostIP6           = "2001:db8::1"
+	outsideIP6        = "2001:db8::2"
 	ns, nodeName      = "shop", "here"
 )
 
 func newRig(t *testing.T, pods int) *rig {
+	t.Helper()
+	return newRigWith(t, pods, network.Config{})
+}
+
+// newDualRig makes one with both families.
+func newDualRig(t *testing.T, pods int) *rig {
+	t.Helper()
+	all := netip.MustParsePrefix("fd21::/64")
+	r := newRigWith(t, pods, network.Config{PodCIDR6: all, ClusterCIDR6: all})
+	r.config.ServiceCIDR6, r.config.ClusterCIDR6 = netip.MustParsePrefix("fd97::/112"), all
+	r.config.Source6, r.config.Anchor = r.net.Gateway6(), r.net.Anchor()
+	return r
+}
+
+func newRigWith(t *testing.T, pods int, settings network.Config) *rig {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: makes namespaces")
@@ -67,14 +85,16 @@ func newRig(t *testing.T, pods int) *rig {
 	}
 	r.inside(r.host, func() error {
 		l := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "ext0", Flags: net.FlagUp, TxQLen: -1}, PeerName: "ext0", PeerNamespace: netlink.NsFd(int(r.outside.Fd()))}
-		if err := errors.Join(up("lo"), netlink.LinkAdd(l), address(l, hostIP+"/24")); err != nil {
+		if err := errors.Join(up("lo"), netlink.LinkAdd(l), address(l, hostIP+"/24"), address(l, hostIP6+"/64")); err != nil {
 			return err
 		}
-		err := netlink.RouteAdd(&netlink.Route{LinkIndex: l.Index, Gw: net.ParseIP(outsideIP)})
+		err := errors.Join(netlink.RouteAdd(&netlink.Route{LinkIndex: l.Index, Gw: net.ParseIP(outsideIP)}), netlink.RouteAdd(&netlink.Route{LinkIndex: l.Index, Gw: net.ParseIP(outsideIP6)}))
 		if err != nil {
 			return err
 		}
-		r.net, err = network.New(network.Config{PodCIDR: netip.MustParsePrefix("10.221.0.0/24"), ClusterCIDR: netip.MustParsePrefix("10.221.0.0/16"), Table: "podsnap-svctest", VethPrefix: "pst"})
+		c := settings
+		c.PodCIDR, c.ClusterCIDR, c.Table, c.VethPrefix = netip.MustParsePrefix("10.221.0.0/24"), netip.MustParsePrefix("10.221.0.0/16"), "podsnap-svctest", "pst"
+		r.net, err = network.New(c)
 		return err
 	})
 	r.inside(r.outside, func() error {
@@ -82,7 +102,7 @@ func newRig(t *testing.T, pods int) *rig {
 		if err != nil {
 			return err
 		}
-		return errors.Join(up("lo"), up("ext0"), address(l, outsideIP+"/24"), netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.ParseIP(hostIP)}))
+		return errors.Join(up("lo"), up("ext0"), address(l, outsideIP+"/24"), address(l, outsideIP6+"/64"), netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.ParseIP(hostIP6)}), netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.ParseIP(hostIP)}))
 	})
 	for i := range pods {
 		r.pods = append(r.pods, r.newPod(i))
@@ -121,6 +141,7 @@ func address(l netlink.Link, cidr string) error {
 	if err != nil {
 		return err
 	}
+	a.Flags = unix.IFA_F_NODAD
 	return netlink.AddrAdd(l, a)
 }
 
@@ -237,8 +258,9 @@ func endpointSlice(service string, protocol corev1.Protocol, more func(int, *dis
 // pod answers each connection, and each datagram, on port 8080 with its own
 // address and the client's.
 type pod struct {
-	ns *os.File
-	ip netip.Addr
+	ns  *os.File
+	ip  netip.Addr // the first one, also where it answers at the other
+	ip6 netip.Addr // invalid in a cluster of IPv4 alone
 }
 
 func (r *rig) newPod(i int) *pod {
@@ -250,20 +272,21 @@ func (r *rig) newPod(i int) *pod {
 	r.Cleanup(func() { p.ns.Close() })
 	r.inside(r.host, func() (err error) {
 		p.ip, err = r.net.Attach(r.Context(), fmt.Sprintf("%010d", i), fmt.Sprintf("/proc/self/fd/%d", p.ns.Fd()))
+		p.ip6 = r.net.Second(p.ip)
 		return err
 	})
 	var tcp net.Listener
 	var udp net.PacketConn
 	r.inside(p.ns, func() (err error) {
-		if tcp, err = (&net.ListenConfig{}).Listen(r.Context(), "tcp4", ":8080"); err != nil {
+		if tcp, err = (&net.ListenConfig{}).Listen(r.Context(), "tcp", ":8080"); err != nil {
 			return err
 		}
-		udp, err = (&net.ListenConfig{}).ListenPacket(r.Context(), "udp4", ":8080")
+		udp, err = (&net.ListenConfig{}).ListenPacket(r.Context(), "udp", ":8080")
 		return err
 	})
 	answer := func(client net.Addr) string {
 		a := netip.MustParseAddrPort(client.String())
-		return p.ip.String() + " " + a.Addr().String()
+		return p.ip.String() + " " + a.Addr().Unmap().String()
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -293,7 +316,7 @@ func (r *rig) newPod(i int) *pod {
 // ask makes one connection and answers with the pod that took it and by whom it
 // was seen to be made.
 func ask(to netip.AddrPort) (pod, client string, err error) {
-	c, err := net.DialTimeout("tcp4", to.String(), 3*time.Second)
+	c, err := net.DialTimeout("tcp", to.String(), 3*time.Second)
 	if err != nil {
 		return "", "", err
 	}

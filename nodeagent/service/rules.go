@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The rules never change. In nft's words, with K for `ip daddr . meta l4proto .
+// The rules never change. In nft's words for IPv4, with K for `ip daddr . meta l4proto .
 // th dport` and N for the same with 0.0.0.0 for the address:
 //
 //	chain prerouting {
@@ -62,20 +62,18 @@ import (
 // being committed may find neither the old nor the new element of a key. It is
 // looked up again then, and finds the new one.
 
-// Registers of four bytes; a concatenation is several in a row.
+// regKey is the first register; the others depend on the size of addresses.
+const regKey = unix.NFT_REG32_00
+
+// side is the one or the other address of a packet.
+type side int
+
 const (
-	regKey      = unix.NFT_REG32_00     // address, then protocol, port, slot
-	regProtocol = unix.NFT_REG32_00 + 1 // of a key
-	regPort     = unix.NFT_REG32_00 + 2
-	regSlot     = unix.NFT_REG32_00 + 3
-	regTo       = unix.NFT_REG32_00 + 4 // endpoint's address, then port
-	regToPort   = unix.NFT_REG32_00 + 5
-	reg         = unix.NFT_REG32_00 + 6 // anything
+	saddr side = iota
+	daddr
 )
 
 const (
-	saddr, daddr = 12, 16 // in an IPv4 header
-
 	// hashSeed is always the same, so that a client keeps its endpoint over a
 	// restart of the agent.
 	hashSeed = 0x706f6473
@@ -85,10 +83,48 @@ const (
 	connectionDNAT  = 0x20 // of ct status
 )
 
-// rules are the chains of a table.
+// rules are the chains of a table, in the family of its networks.
 type rules struct {
 	services, pods netip.Prefix
 	source         netip.Addr
+}
+
+func (r rules) six() bool { return r.source.Is6() }
+
+func (r rules) family() nftables.TableFamily {
+	if r.six() {
+		return nftables.TableFamilyIPv6
+	}
+	return nftables.TableFamilyIPv4
+}
+
+// size is an address's, in bytes.
+func (r rules) size() uint32 { return uint32(r.source.BitLen() / 8) }
+
+// Registers of four bytes; a concatenation is several in a row: address, protocol,
+// port and slot of a key, then the endpoint's address and port, and last what is
+// for anything.
+func (r rules) regProtocol() uint32 { return regKey + r.size()/4 }
+func (r rules) regPort() uint32     { return r.regProtocol() + 1 }
+func (r rules) regSlot() uint32     { return r.regProtocol() + 2 }
+func (r rules) regTo() uint32       { return r.regProtocol() + 3 }
+func (r rules) regToPort() uint32   { return r.regTo() + r.size()/4 }
+func (r rules) reg() uint32         { return r.regToPort() + 1 }
+
+// loopback is the network that node ports are not reached at.
+func (r rules) loopback() netip.Prefix {
+	if r.six() {
+		return netip.MustParsePrefix("::1/128")
+	}
+	return netip.MustParsePrefix("127.0.0.0/8")
+}
+
+// portUnreachable is the code of ICMP's "unreachable".
+func (r rules) portUnreachable() uint8 {
+	if r.six() {
+		return 4
+	}
+	return 3
 }
 
 type chain struct {
@@ -101,8 +137,8 @@ func (r rules) chains() []chain {
 	byAddress, byPort := r.key(), r.portKey()
 	service := r.inside(daddr, r.services, expr.CmpOpEq)
 	atNode := slices.Concat(
-		member(byPort, exposed), r.inside(daddr, netip.MustParsePrefix("127.0.0.0/8"), expr.CmpOpNeq), local(expr.Fib{FlagDADDR: true}))
-	known := [][]expr.Any{slices.Concat(bits(expr.CtKeySTATE, connectionKnown, expr.CmpOpNeq), []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}})}
+		member(byPort, exposed), r.inside(daddr, r.loopback(), expr.CmpOpNeq), r.local(expr.Fib{FlagDADDR: true}))
+	known := [][]expr.Any{slices.Concat(r.bits(expr.CtKeySTATE, connectionKnown, expr.CmpOpNeq), []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}})}
 	out := []chain{
 		{"prerouting", base(nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest), [][]expr.Any{
 			jump(service, "cluster"), jump(member(byAddress, exposed), "outside"), jump(atNode, "port-outside"),
@@ -114,9 +150,9 @@ func (r rules) chains() []chain {
 		{"port-outside", nil, r.outside(byPort, "port", "port-own")},
 		{"postrouting", base(nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource), r.postrouting()},
 		{"source", nil, r.from()},
-		{"forward", base(nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter), slices.Concat(known, refusal(service), refuse(member(byAddress, exposed)))},
-		{"input", base(nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter), slices.Concat(known, refuse(member(byAddress, exposed)), refuse(atNode))},
-		{"local", base(nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter), slices.Concat(known, refusal(service), refuse(member(byAddress, exposed)), refuse(atNode))},
+		{"forward", base(nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter), slices.Concat(known, r.refusal(service), r.refuse(member(byAddress, exposed)))},
+		{"input", base(nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter), slices.Concat(known, r.refuse(member(byAddress, exposed)), r.refuse(atNode))},
+		{"local", base(nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter), slices.Concat(known, r.refusal(service), r.refuse(member(byAddress, exposed)), r.refuse(atNode))},
 	}
 	for _, c := range []struct {
 		name string
@@ -125,8 +161,8 @@ func (r rules) chains() []chain {
 	}{{"cluster", byAddress, slots}, {"port", byPort, slots}, {"own", byAddress, outer}, {"port-own", byPort, outer}} {
 		more := c.name + "-many"
 		out = append(out,
-			chain{c.name, nil, append([][]expr.Any{jump(member(c.key, many), more)}, pick(c.key, c.in, narrow)...)},
-			chain{more, nil, pick(c.key, c.in, wide)})
+			chain{c.name, nil, append([][]expr.Any{jump(member(c.key, many), more)}, r.pick(c.key, c.in, narrow)...)},
+			chain{more, nil, r.pick(c.key, c.in, wide)})
 	}
 	return out
 }
@@ -145,26 +181,26 @@ func (r rules) outside(key []expr.Any, inner, ours string) [][]expr.Any {
 }
 
 // pick leads to an endpoint.
-func pick(key []expr.Any, in set, width uint32) [][]expr.Any {
+func (r rules) pick(key []expr.Any, in set, width uint32) [][]expr.Any {
 	lookup := []expr.Any{
-		&expr.Lookup{SourceRegister: regKey, DestRegister: regTo, IsDestRegSet: true, SetName: in.String()},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: regTo, RegProtoMin: regToPort},
+		&expr.Lookup{SourceRegister: regKey, DestRegister: r.regTo(), IsDestRegSet: true, SetName: in.String()},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(r.family()), RegAddrMin: r.regTo(), RegProtoMin: r.regToPort()},
 	}
 	byClient := slices.Concat(member(key, sticky), []expr.Any{
-		header(saddr, reg),
-		&expr.Hash{SourceRegister: reg, DestRegister: regSlot, Length: 4, Modulus: width, Seed: hashSeed, Type: expr.HashTypeJenkins},
+		r.header(saddr, r.reg()),
+		&expr.Hash{SourceRegister: r.reg(), DestRegister: r.regSlot(), Length: r.size(), Modulus: width, Seed: hashSeed, Type: expr.HashTypeJenkins},
 	}, lookup)
-	random := slices.Concat(key, []expr.Any{&expr.Numgen{Register: regSlot, Modulus: width, Type: unix.NFT_NG_RANDOM}}, lookup)
+	random := slices.Concat(key, []expr.Any{&expr.Numgen{Register: r.regSlot(), Modulus: width, Type: unix.NFT_NG_RANDOM}}, lookup)
 	return [][]expr.Any{byClient, byClient, random, random}
 }
 
 // postrouting finds the connections that were led to an endpoint here: others
 // may translate addresses for purposes of their own.
 func (r rules) postrouting() [][]expr.Any {
-	toAddress, toPort := asked()
+	toAddress, toPort := r.asked()
 	return [][]expr.Any{
-		slices.Concat(bits(expr.CtKeySTATUS, connectionDNAT, expr.CmpOpEq), []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}),
-		jump(slices.Concat([]expr.Any{&expr.Ct{Key: expr.CtKeyDST, Register: reg}}, within(r.services, expr.CmpOpEq)), "source"),
+		slices.Concat(r.bits(expr.CtKeySTATUS, connectionDNAT, expr.CmpOpEq), []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}),
+		jump(slices.Concat([]expr.Any{&expr.Ct{Key: expr.CtKeyDST, Register: r.reg()}}, r.within(r.services, expr.CmpOpEq)), "source"),
 		jump(member(toAddress, exposed), "source"),
 		jump(member(toPort, exposed), "source"),
 	}
@@ -176,14 +212,14 @@ func (r rules) postrouting() [][]expr.Any {
 func (r rules) from() [][]expr.Any {
 	accept := []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}
 	snat := []expr.Any{
-		&expr.Immediate{Register: reg, Data: r.source.AsSlice()},
-		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg},
+		&expr.Immediate{Register: r.reg(), Data: r.source.AsSlice()},
+		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: uint32(r.family()), RegAddrMin: r.reg()},
 	}
-	toAddress, toPort := asked()
+	toAddress, toPort := r.asked()
 	return [][]expr.Any{
-		slices.Concat([]expr.Any{header(saddr, regKey), header(daddr, regKey+1), &expr.Lookup{SourceRegister: regKey, SetName: loops.String()}}, snat),
+		slices.Concat([]expr.Any{r.header(saddr, regKey), r.header(daddr, r.regProtocol()), &expr.Lookup{SourceRegister: regKey, SetName: loops.String()}}, snat),
 		slices.Concat(r.inside(saddr, r.pods, expr.CmpOpEq), accept),
-		slices.Concat(local(expr.Fib{FlagSADDR: true}), snat),
+		slices.Concat(r.local(expr.Fib{FlagSADDR: true}), snat),
 		slices.Concat(member(toAddress, own), accept),
 		slices.Concat(member(toPort, own), accept),
 		snat,
@@ -191,77 +227,83 @@ func (r rules) from() [][]expr.Any {
 }
 
 // asked loads what the connection was made to, as a front's key.
-func asked() (address, port []expr.Any) {
-	rest := []expr.Any{protocol(), &expr.Ct{Key: expr.CtKeyPROTODST, Register: regPort}}
+func (r rules) asked() (address, port []expr.Any) {
+	rest := []expr.Any{r.protocol(), &expr.Ct{Key: expr.CtKeyPROTODST, Register: r.regPort()}}
 	return slices.Concat([]expr.Any{&expr.Ct{Key: expr.CtKeyDST, Register: regKey}}, rest),
-		slices.Concat([]expr.Any{&expr.Immediate{Register: regKey, Data: make([]byte, 4)}}, rest)
+		slices.Concat([]expr.Any{&expr.Immediate{Register: regKey, Data: make([]byte, r.size())}}, rest)
 }
 
 // refuse is refusal of new connections that were not led anywhere.
-func refuse(match []expr.Any) [][]expr.Any {
-	return refusal(slices.Concat(bits(expr.CtKeySTATE, connectionNew, expr.CmpOpNeq), bits(expr.CtKeySTATUS, connectionDNAT, expr.CmpOpEq), match))
+func (r rules) refuse(match []expr.Any) [][]expr.Any {
+	return r.refusal(slices.Concat(r.bits(expr.CtKeySTATE, connectionNew, expr.CmpOpNeq), r.bits(expr.CtKeySTATUS, connectionDNAT, expr.CmpOpEq), match))
 }
 
 // refusal tells the client at once.
-func refusal(match []expr.Any) [][]expr.Any {
-	const portUnreachable = 3
+func (r rules) refusal(match []expr.Any) [][]expr.Any {
 	return [][]expr.Any{
 		slices.Concat(match, []expr.Any{
-			protocol(), &expr.Cmp{Op: expr.CmpOpEq, Register: regProtocol, Data: []byte{unix.IPPROTO_TCP}},
+			r.protocol(), &expr.Cmp{Op: expr.CmpOpEq, Register: r.regProtocol(), Data: []byte{unix.IPPROTO_TCP}},
 			&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
 		}),
-		slices.Concat(match, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: portUnreachable}}),
+		slices.Concat(match, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: r.portUnreachable()}}),
 	}
 }
 
 // key loads the packet's destination as a front's key.
-func (rules) key() []expr.Any {
-	return []expr.Any{header(daddr, regKey), protocol(), port()}
+func (r rules) key() []expr.Any {
+	return []expr.Any{r.header(daddr, regKey), r.protocol(), r.port()}
 }
 
 // portKey is key for node ports.
-func (rules) portKey() []expr.Any {
-	return []expr.Any{&expr.Immediate{Register: regKey, Data: make([]byte, 4)}, protocol(), port()}
+func (r rules) portKey() []expr.Any {
+	return []expr.Any{&expr.Immediate{Register: regKey, Data: make([]byte, r.size())}, r.protocol(), r.port()}
 }
 
-func header(offset, to uint32) expr.Any {
-	return &expr.Payload{DestRegister: to, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4}
+// header loads an address of the packet.
+func (r rules) header(which side, to uint32) expr.Any {
+	first := uint32(12) // where the addresses begin in an IPv4 header
+	if r.six() {
+		first = 8
+	}
+	return &expr.Payload{DestRegister: to, Base: expr.PayloadBaseNetworkHeader, Offset: first + uint32(which)*r.size(), Len: r.size()}
 }
 
-func protocol() expr.Any { return &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: regProtocol} }
+func (r rules) protocol() expr.Any {
+	return &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: r.regProtocol()}
+}
 
-func port() expr.Any {
-	return &expr.Payload{DestRegister: regPort, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}
+func (r rules) port() expr.Any {
+	return &expr.Payload{DestRegister: r.regPort(), Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}
 }
 
 func member(key []expr.Any, s set) []expr.Any {
 	return slices.Concat(key, []expr.Any{&expr.Lookup{SourceRegister: regKey, SetName: s.String()}})
 }
 
-func (rules) inside(offset uint32, p netip.Prefix, op expr.CmpOp) []expr.Any {
-	return slices.Concat([]expr.Any{header(offset, reg)}, within(p, op))
+func (r rules) inside(which side, p netip.Prefix, op expr.CmpOp) []expr.Any {
+	return slices.Concat([]expr.Any{r.header(which, r.reg())}, r.within(p, op))
 }
 
 // within compares the address in reg with a prefix.
-func within(p netip.Prefix, op expr.CmpOp) []expr.Any {
+func (r rules) within(p netip.Prefix, op expr.CmpOp) []expr.Any {
 	return []expr.Any{
-		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: net.CIDRMask(p.Bits(), 32), Xor: make([]byte, 4)},
-		&expr.Cmp{Op: op, Register: reg, Data: p.Masked().Addr().AsSlice()},
+		&expr.Bitwise{SourceRegister: r.reg(), DestRegister: r.reg(), Len: r.size(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen()), Xor: make([]byte, r.size())},
+		&expr.Cmp{Op: op, Register: r.reg(), Data: p.Masked().Addr().AsSlice()},
 	}
 }
 
 // local asks whether an address is the node's own.
-func local(f expr.Fib) []expr.Any {
-	f.Register, f.ResultADDRTYPE = reg, true
-	return []expr.Any{&f, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL)}}
+func (r rules) local(f expr.Fib) []expr.Any {
+	f.Register, f.ResultADDRTYPE = r.reg(), true
+	return []expr.Any{&f, &expr.Cmp{Op: expr.CmpOpEq, Register: r.reg(), Data: binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL)}}
 }
 
 // bits compares some bits of a connection's property with 0.
-func bits(k expr.CtKey, mask uint32, op expr.CmpOp) []expr.Any {
+func (r rules) bits(k expr.CtKey, mask uint32, op expr.CmpOp) []expr.Any {
 	return []expr.Any{
-		&expr.Ct{Key: k, Register: reg},
-		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, mask), Xor: make([]byte, 4)},
-		&expr.Cmp{Op: op, Register: reg, Data: make([]byte, 4)},
+		&expr.Ct{Key: k, Register: r.reg()},
+		&expr.Bitwise{SourceRegister: r.reg(), DestRegister: r.reg(), Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, mask), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: op, Register: r.reg(), Data: make([]byte, 4)},
 	}
 }
 

@@ -76,7 +76,11 @@ func stick(to []backend) []backend {
 }
 
 func (b backend) hash() uint64 {
-	return mix(uint64(binary.BigEndian.Uint32(b.ip[:]))<<16 | uint64(b.port))
+	h := uint64(binary.BigEndian.Uint32(b.ip[12:]))<<16 | uint64(b.port)
+	if b.ip.six() {
+		h ^= mix(binary.BigEndian.Uint64(b.ip[:]) ^ mix(uint64(binary.BigEndian.Uint32(b.ip[8:]))))
+	}
+	return mix(h)
 }
 
 // mix has every bit of a number depend on every other (SplitMix64's).

@@ -15,8 +15,9 @@ import (
 	"github.com/podsnap/podsnap/api"
 )
 
-// Addresses are what a pod learns of the network by fieldRef.
-type Addresses struct{ Pod, Host string }
+// Addresses are what a pod learns of the network by fieldRef: the first one of
+// each, or all.
+type Addresses struct{ Pod, Host []string }
 
 // Env is a container's environment as "K=v", with all references resolved and
 // $(NAME) replaced. Values of env come over those of envFrom. A *ConfigError
@@ -91,7 +92,7 @@ func (m *Manager) value(ctx context.Context, p *corev1.Pod, c *corev1.Container,
 	case from == nil:
 		return e.Value, true, nil
 	case from.FieldRef != nil:
-		v, err := field(p, from.FieldRef.FieldPath, a.Pod, a.Host)
+		v, err := field(p, from.FieldRef.FieldPath, a)
 		return v, true, err
 	case from.ResourceFieldRef != nil:
 		v, err := resourceField(p, c, from.ResourceFieldRef)
@@ -124,7 +125,7 @@ func missingKey(ok bool, optional *bool, kind, name, key string) error {
 }
 
 // field is a field of a pod by its path.
-func field(p *corev1.Pod, path, podIP, hostIP string) (string, error) {
+func field(p *corev1.Pod, path string, a Addresses) (string, error) {
 	switch path {
 	case "metadata.name":
 		return p.Name, nil
@@ -140,10 +141,14 @@ func field(p *corev1.Pod, path, podIP, hostIP string) (string, error) {
 		return p.Spec.NodeName, nil
 	case "spec.serviceAccountName":
 		return p.Spec.ServiceAccountName, nil
-	case "status.podIP", "status.podIPs":
-		return podIP, nil
-	case "status.hostIP", "status.hostIPs":
-		return hostIP, nil
+	case "status.podIP":
+		return first(a.Pod), nil
+	case "status.podIPs":
+		return strings.Join(a.Pod, ","), nil
+	case "status.hostIP":
+		return first(a.Host), nil
+	case "status.hostIPs":
+		return strings.Join(a.Host, ","), nil
 	}
 	for prefix, set := range map[string]map[string]string{"metadata.labels['": p.Labels, "metadata.annotations['": p.Annotations} {
 		if rest, ok := strings.CutPrefix(path, prefix); ok {
@@ -151,6 +156,13 @@ func field(p *corev1.Pod, path, podIP, hostIP string) (string, error) {
 		}
 	}
 	return "", configError("fieldPath %q is not supported", path)
+}
+
+func first(all []string) string {
+	if len(all) == 0 {
+		return ""
+	}
+	return all[0]
 }
 
 func lines(m map[string]string) string {

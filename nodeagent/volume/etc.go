@@ -23,9 +23,9 @@ func Hostname(p *corev1.Pod) string {
 }
 
 // Files writes the pod's /etc/hosts, /etc/hostname and /etc/resolv.conf. To be
-// called when its address is known. They are in the folder etc, which is the
+// called when its addresses are known. They are in the folder etc, which is the
 // sandbox's, or in the pod's own for "".
-func (m *Manager) Files(p *corev1.Pod, ip, etc string) error {
+func (m *Manager) Files(p *corev1.Pod, ips []string, etc string) error {
 	etc, err := m.etc(p.UID, etc)
 	if err != nil {
 		return err
@@ -38,7 +38,7 @@ func (m *Manager) Files(p *corev1.Pod, ip, etc string) error {
 		return err
 	}
 	for name, data := range map[string]string{
-		"hosts": m.hosts(p, ip), "hostname": Hostname(p) + "\n", "resolv.conf": resolv,
+		"hosts": m.hosts(p, ips), "hostname": Hostname(p) + "\n", "resolv.conf": resolv,
 	} {
 		path := filepath.Join(etc, name)
 		if old, err := os.ReadFile(path); err == nil && string(old) == data {
@@ -60,10 +60,10 @@ func (m *Manager) etc(uid types.UID, sandbox string) (string, error) {
 	return filepath.Join(dir, "etc"), err
 }
 
-func (m *Manager) hosts(p *corev1.Pod, ip string) string {
+func (m *Manager) hosts(p *corev1.Pod, ips []string) string {
 	var b strings.Builder
 	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
-	if ip != "" {
+	for _, ip := range ips {
 		name := Hostname(p)
 		if p.Spec.Subdomain != "" {
 			name = fmt.Sprintf("%s.%s.%s.svc.%s\t%s", name, p.Spec.Subdomain, p.Namespace, m.c.ClusterDomain, name)

@@ -132,7 +132,7 @@ func downward(p *corev1.Pod, out map[string]file, items []corev1.DownwardAPIVolu
 		var err error
 		switch {
 		case it.FieldRef != nil:
-			v, err = field(p, it.FieldRef.FieldPath, "", "")
+			v, err = field(p, it.FieldRef.FieldPath, Addresses{})
 		case it.ResourceFieldRef != nil:
 			v, err = resourceField(p, nil, it.ResourceFieldRef)
 		}

@@ -407,10 +407,10 @@ func TestFiles(t *testing.T) {
 		return string(b)
 	}
 	p.Spec.HostAliases = []corev1.HostAlias{{IP: "192.0.2.1", Hostnames: []string{"x", "y"}}}
-	if err := m.Files(p, "10.1.2.3", ""); err != nil {
+	if err := m.Files(p, []string{"10.1.2.3", "fd62::3"}, ""); err != nil {
 		t.Fatal(err)
 	}
-	if got := read("hosts"); !strings.Contains(got, "10.1.2.3\tp\n") || !strings.Contains(got, "192.0.2.1\tx\ty\n") {
+	if got := read("hosts"); !strings.Contains(got, "10.1.2.3\tp\nfd62::3\tp\n") || !strings.Contains(got, "192.0.2.1\tx\ty\n") {
 		t.Errorf("hosts %q", got)
 	}
 	if got, want := read("resolv.conf"), "nameserver 192.0.2.53\nsearch example.org\noptions ndots:1\n"; got != want {
@@ -422,7 +422,7 @@ func TestFiles(t *testing.T) {
 	two := "2"
 	p.Spec.DNSPolicy = corev1.DNSNone
 	p.Spec.DNSConfig = &corev1.PodDNSConfig{Nameservers: []string{"1.1.1.1"}, Options: []corev1.PodDNSConfigOption{{Name: "ndots", Value: &two}}}
-	if err := m.Files(p, "10.1.2.3", ""); err != nil {
+	if err := m.Files(p, []string{"10.1.2.3", "fd62::3"}, ""); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := read("resolv.conf"), "nameserver 1.1.1.1\noptions ndots:2\n"; got != want {
@@ -487,6 +487,8 @@ func TestEnv(t *testing.T) {
 			{Name: "B", Value: "over"},
 			{Name: "SUM", Value: "$(B)-$(KEY)-$$(KEY)-$(NONE)-$"},
 			{Name: "IP", ValueFrom: ref(func(s *corev1.EnvVarSource) { s.FieldRef = &corev1.ObjectFieldSelector{FieldPath: "status.podIP"} })},
+			{Name: "IPS", ValueFrom: ref(func(s *corev1.EnvVarSource) { s.FieldRef = &corev1.ObjectFieldSelector{FieldPath: "status.podIPs"} })},
+			{Name: "HOST", ValueFrom: ref(func(s *corev1.EnvVarSource) { s.FieldRef = &corev1.ObjectFieldSelector{FieldPath: "status.hostIPs"} })},
 			{Name: "APP", ValueFrom: ref(func(s *corev1.EnvVarSource) {
 				s.FieldRef = &corev1.ObjectFieldSelector{FieldPath: "metadata.labels['app']"}
 			})},
@@ -504,11 +506,11 @@ func TestEnv(t *testing.T) {
 			})},
 		},
 	}
-	got, err := m.Env(t.Context(), p, c, Addresses{Pod: "10.0.0.1"})
+	got, err := m.Env(t.Context(), p, c, Addresses{Pod: []string{"10.0.0.1", "fd62::1"}, Host: []string{"192.0.2.1"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"B=over", "KEY=cfg", "S_KEY=hush", "SUM=over-cfg-$(KEY)-$(NONE)-$", "IP=10.0.0.1", "APP=x", "RAW=hush", "MEM=64", "CPU=2"}
+	want := []string{"B=over", "KEY=cfg", "S_KEY=hush", "SUM=over-cfg-$(KEY)-$(NONE)-$", "IP=10.0.0.1", "IPS=10.0.0.1,fd62::1", "HOST=192.0.2.1", "APP=x", "RAW=hush", "MEM=64", "CPU=2"}
 	slices.Sort(got)
 	slices.Sort(want)
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -27,8 +27,9 @@ const (
 )
 
 // group is the pods of a service for which its ports come to the same numbers:
-// a named target port may differ from pod to pod.
+// a named target port may differ from pod to pod. It is of one address family.
 type group struct {
+	six   bool
 	ports []port
 	pods  []*corev1.Pod // by name
 }
@@ -43,20 +44,53 @@ type port struct {
 // key tells groups apart.
 func (g *group) key() string {
 	var b strings.Builder
+	if g.six {
+		b.WriteString("IPv6;")
+	}
 	for _, p := range g.ports {
 		fmt.Fprintf(&b, "%s/%s/%d;", p.name, p.protocol, p.number)
 	}
 	return b.String()
 }
 
-// groups sorts a service's pods: those that have an address and have not ended.
-func groups(svc *corev1.Service, pods []*corev1.Pod) []*group {
+// families tells for each of a service's address families whether it is IPv6.
+func families(svc *corev1.Service) []bool {
+	if len(svc.Spec.IPFamilies) == 0 {
+		return []bool{false}
+	}
+	out := make([]bool, len(svc.Spec.IPFamilies))
+	for i, f := range svc.Spec.IPFamilies {
+		out[i] = f == corev1.IPv6Protocol
+	}
+	return out
+}
+
+// addressOf is a pod's address in a family, "" for none.
+func addressOf(p *corev1.Pod, six bool) string {
+	for _, a := range append([]corev1.PodIP{{IP: p.Status.PodIP}}, p.Status.PodIPs...) {
+		if a.IP != "" && strings.Contains(a.IP, ":") == six {
+			return a.IP
+		}
+	}
+	return ""
+}
+
+// groups sorts a service's pods, family by family: those that have an address of
+// it and have not ended.
+func groups(svc *corev1.Service, pods []*corev1.Pod) (out []*group) {
+	for _, six := range families(svc) {
+		out = append(out, familyGroups(svc, six, pods)...)
+	}
+	return out
+}
+
+func familyGroups(svc *corev1.Service, six bool, pods []*corev1.Pod) []*group {
 	by := map[string]*group{}
 	for _, p := range pods {
-		if p.Status.PodIP == "" || podstate.Ended(p) {
+		if addressOf(p, six) == "" || podstate.Ended(p) {
 			continue
 		}
-		g := &group{ports: portsOf(svc, p)}
+		g := &group{six: six, ports: portsOf(svc, p)}
 		k := g.key()
 		if by[k] == nil {
 			by[k] = g
@@ -109,8 +143,10 @@ func target(sp corev1.ServicePort, protocol corev1.Protocol, p *corev1.Pod) int3
 // endpoint stays in its slice as long as it lives, so that a change touches
 // one slice.
 func wantSlices(svc *corev1.Service, gs []*group, have []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
-	if len(gs) == 0 { // an empty slice says that there are none
-		gs = []*group{{ports: portsOf(svc, &corev1.Pod{})}}
+	for _, six := range families(svc) {
+		if !slices.ContainsFunc(gs, func(g *group) bool { return g.six == six }) { // an empty slice says that there are none
+			gs = append(slices.Clip(gs), &group{six: six, ports: portsOf(svc, &corev1.Pod{})})
+		}
 	}
 	var out []*discoveryv1.EndpointSlice
 	for _, g := range gs {
@@ -199,22 +235,25 @@ func slice(svc *corev1.Service, g *group, name string, pods []*corev1.Pod) *disc
 		AddressType: discoveryv1.AddressTypeIPv4,
 		Endpoints:   []discoveryv1.Endpoint{},
 	}
+	if g.six {
+		s.AddressType = discoveryv1.AddressTypeIPv6
+	}
 	s.Labels[api.LabelServiceName] = svc.Name
 	s.Labels[discoveryv1.LabelManagedBy] = managedBy
 	for _, p := range g.ports {
 		s.Ports = append(s.Ports, discoveryv1.EndpointPort{Name: &p.name, Protocol: &p.protocol, Port: &p.number, AppProtocol: p.app})
 	}
 	for _, p := range pods {
-		s.Endpoints = append(s.Endpoints, endpoint(svc, p))
+		s.Endpoints = append(s.Endpoints, endpoint(svc, p, g.six))
 	}
 	return s
 }
 
-func endpoint(svc *corev1.Service, p *corev1.Pod) discoveryv1.Endpoint {
+func endpoint(svc *corev1.Service, p *corev1.Pod, six bool) discoveryv1.Endpoint {
 	serving, terminating := podstate.Ready(p), p.DeletionTimestamp != nil
 	ready := svc.Spec.PublishNotReadyAddresses || serving && !terminating
 	e := discoveryv1.Endpoint{
-		Addresses:  []string{p.Status.PodIP},
+		Addresses:  []string{addressOf(p, six)},
 		Conditions: discoveryv1.EndpointConditions{Ready: &ready, Serving: &serving, Terminating: &terminating},
 		TargetRef:  refOf(p),
 	}
@@ -236,21 +275,25 @@ func hostOf(svc *corev1.Service, p *corev1.Pod) string {
 	return p.Spec.Hostname
 }
 
-// wantEndpoints is the same as one Endpoints object. Pods that are ending are
-// not in it: it has no way to say so.
+// wantEndpoints is the same as one Endpoints object, for the service's first
+// family. Pods that are ending are not in it: it has no way to say so.
 func wantEndpoints(svc *corev1.Service, gs []*group) *corev1.Endpoints {
 	e := &corev1.Endpoints{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Endpoints"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: svc.Namespace, Name: svc.Name, Labels: labelsOf(svc)},
 	}
 	e.Labels[managedEndpoints] = endpointsManager
+	first := families(svc)[0]
 	for _, g := range gs {
+		if g.six != first {
+			continue
+		}
 		var sub corev1.EndpointSubset
 		for _, p := range g.pods {
 			if p.DeletionTimestamp != nil {
 				continue
 			}
-			a := corev1.EndpointAddress{IP: p.Status.PodIP, Hostname: hostOf(svc, p), TargetRef: refOf(p)}
+			a := corev1.EndpointAddress{IP: addressOf(p, g.six), Hostname: hostOf(svc, p), TargetRef: refOf(p)}
 			if p.Spec.NodeName != "" {
 				node := p.Spec.NodeName
 				a.NodeName = &node

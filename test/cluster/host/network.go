@@ -56,20 +56,23 @@ func (h *Host) Dial(ctx context.Context, network, address string) (net.Conn, err
 		return nil, net.UnknownNetworkError(network)
 	}
 	ap, err := netip.ParseAddrPort(address)
-	if err != nil || !ap.Addr().Is4() {
+	if err != nil {
 		return nil, &net.AddrError{Err: "want ip:port", Addr: address}
 	}
 	fault := func(err error) error {
 		return &net.OpError{Op: "dial", Net: network, Addr: net.TCPAddrFromAddrPort(ap), Err: err}
 	}
-	fd := -1
+	fd, family, to := -1, unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Addr: ap.Addr().As16(), Port: int(ap.Port())})
+	if ap.Addr().Is4() {
+		family, to = unix.AF_INET, &unix.SockaddrInet4{Addr: ap.Addr().As4(), Port: int(ap.Port())}
+	}
 	if err := h.inside(func() (err error) {
-		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		return err
 	}); err != nil {
 		return nil, fault(err)
 	}
-	err = unix.Connect(fd, &unix.SockaddrInet4{Addr: ap.Addr().As4(), Port: int(ap.Port())})
+	err = unix.Connect(fd, to)
 	f := os.NewFile(uintptr(fd), "socket")
 	defer f.Close() // the connection has a copy
 	if err != nil {
