@@ -310,6 +310,7 @@ func TestMetrics(t *testing.T) {
 			"kubelet_running_pods": "1", "kubelet_pod_start_duration_seconds": "1",
 			"faas_pod_start_stage_seconds stage=image": "1", "faas_pod_start_stage_seconds stage=sandbox": "1",
 			"faas_pod_thaw_seconds": "0", "faas_pods_frozen": "0",
+			"faas_reconcile_duration_seconds loop=disks": "0", "faas_reconcile_faults_total loop=disks": "0", "faas_reconcile_queue_depth loop=disks": "0",
 			"faas_pod_start_stage_seconds stage=container": "1", "faas_pod_start_stage_seconds stage=ready": "1",
 			"kubelet_runtime_operations_total operation_type=pull_image": "1", "kubelet_runtime_operations_duration_seconds operation_type=pull_image": "1",
 			"kubelet_runtime_operations_total operation_type=run_podsandbox": "1", "kubelet_runtime_operations_duration_seconds operation_type=run_podsandbox": "1",

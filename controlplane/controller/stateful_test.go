@@ -184,10 +184,10 @@ func TestStatefulSetRolls(t *testing.T) {
 		c.eventually("all", c.settled(ofImage("i:2", "db-0", "db-1", "db-2")))
 		c.eventually("done", func() error {
 			s, err := api.Get[*appsv1.StatefulSet](c.ctx, c, api.StatefulSets, "default", "db")
-			if st := s.Status; err != nil || st.CurrentRevision != st.UpdateRevision || st.CurrentReplicas != 3 || st.UpdatedReplicas != 3 {
-				return fmt.Errorf("the status is %+v, %v", st, err)
+			if st := s.Status; err == nil && (st.CurrentRevision != st.UpdateRevision || st.CurrentReplicas != 3 || st.UpdatedReplicas != 3) {
+				err = fmt.Errorf("the status is %+v", st)
 			}
-			return nil
+			return err
 		})
 		c.alter(image("i:1")) // what was comes back with its revision
 		c.eventually("rolled back", c.settled(ofImage("i:1", "db-0", "db-1", "db-2")))
@@ -217,7 +217,7 @@ func TestStatefulSetInParallel(t *testing.T) {
 			t.Errorf("the update: %s, want it to begin with two at once", got)
 		}
 		missing := map[string]bool{}
-		for _, w := range strings.Fields(got) {
+		for w := range strings.FieldsSeq(got) {
 			switch w[0] {
 			case '-':
 				missing[w[1:]] = true

@@ -59,17 +59,31 @@ func (s *Scheduler) watchDisks() {
 		}
 		s.wakeStored(now.Namespace)
 	})
-	s.disks.volumes.OnChange(func(api.EventType, *corev1.PersistentVolume, *corev1.PersistentVolume) { s.wakeStored("") })
+	s.disks.volumes.OnChange(func(_ api.EventType, old, now *corev1.PersistentVolume) {
+		if now == nil {
+			now = old
+		}
+		if r := now.Spec.ClaimRef; r != nil {
+			s.wakeStored(r.Namespace)
+			return
+		}
+		s.wakeStored("")
+	})
 	s.disks.classes.OnChange(func(api.EventType, *storagev1.StorageClass, *storagev1.StorageClass) { s.wakeStored("") })
 }
 
-// wakeStored has the pods with claims, of one namespace or of all, looked at again.
+// wakeStored has the pods with claims, of one namespace or of all, looked at again: those
+// that are held at once, the others when their back-off allows.
 func (s *Scheduler) wakeStored(namespace string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for key, w := range s.waiting {
-		if w.stored && (namespace == "" || key.Namespace == namespace) {
+		switch {
+		case !w.stored || namespace != "" && key.Namespace != namespace:
+		case w.parked:
 			w.parked = false
+			s.loop.AddAfter(key, backoff(w.tries, s.c.BackoffMax)-time.Since(w.last))
+		default:
 			s.loop.Add(key)
 		}
 	}

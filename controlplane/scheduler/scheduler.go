@@ -242,11 +242,9 @@ func (s *Scheduler) decide(key types.NamespacedName, pod *corev1.Pod, now time.T
 		w = &wait{key: key, first: now, seq: s.seq}
 		s.waiting[key] = w
 	}
-	node, why := "", schedule.Explanation{}
+	node, why := "", schedule.Nowhere(s.cluster, never)
 	if never == "" {
 		node, why = schedule.PickWith(pod, s.cluster, ask)
-	} else {
-		why = schedule.Nowhere(s.cluster, never)
 	}
 	w.tries++
 	w.last = now

@@ -90,6 +90,9 @@ func members(l *lives) *appsv1.StatefulSet {
 		Env:          []corev1.EnvVar{{Name: "WITNESS", Value: l.URL}, {Name: "DATA", Value: "/data"}},
 		VolumeMounts: []corev1.VolumeMount{{Name: "data", MountPath: "/data"}},
 	}}
+	s.Spec.Template.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
+		RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{TopologyKey: corev1.LabelHostname, LabelSelector: s.Spec.Selector}},
+	}}
 	data := corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: "data"}}
 	data.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}
 	data.Spec.Resources.Requests = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("10Mi")}
@@ -205,11 +208,34 @@ func TestStatefulSetOnLostNodes(t *testing.T) {
 	nodes[2].Start()
 	f.outOfService("h2", false)
 	f.living(map[string]int{name: 2})
+	f.cleared()
 	f.lives.mu.Lock()
 	defer f.lives.mu.Unlock()
 	if len(f.lives.twice) > 0 {
 		t.Errorf("two of a name at one time:\n%s", strings.Join(f.lives.twice, "\n"))
 	}
+}
+
+// cleared deletes the set and its claims, and waits until the nodes have removed what
+// was on their disks.
+func (f *fleet) cleared() {
+	f.t.Helper()
+	o := f.server.Objects()
+	if _, err := o.Delete(f.t.Context(), api.StatefulSets, "default", "member", api.DeleteOptions{}); err != nil {
+		f.t.Fatal(err)
+	}
+	for i := range 3 {
+		if _, err := o.Delete(f.t.Context(), api.PersistentVolumeClaims, "default", fmt.Sprintf("data-member-%d", i), api.DeleteOptions{}); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	platform.Eventually(f.t, patience, func() error {
+		left, err := o.List(f.t.Context(), api.PersistentVolumes, api.ListOptions{})
+		if err == nil && len(left.Items) > 0 {
+			err = fmt.Errorf("%d volumes are left, one of them %s", len(left.Items), left.Items[0].GetName())
+		}
+		return err
+	})
 }
 
 // lost waits until a node is.

@@ -35,7 +35,7 @@ func (r *Controller) reconcileVolume(ctx context.Context, name string) (time.Dur
 		return 0, nil
 	}
 	r.c.Log.Info("volume released", slog.String("volume", v.Name))
-	_, err = r.c.Objects.Delete(ctx, api.PersistentVolumes, "", v.Name, api.DeleteOptions{UID: v.UID})
+	_, err = r.c.Objects.Delete(ctx, api.PersistentVolumes, "", v.Name, api.DeleteOptions{UID: v.UID, ResourceVersion: v.ResourceVersion})
 	if apierrors.IsConflict(err) {
 		return 0, nil // its change comes by the mirror
 	}

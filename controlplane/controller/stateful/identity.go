@@ -40,7 +40,7 @@ func podName(s *appsv1.StatefulSet, ordinal int) string { return s.Name + "-" + 
 func ordinalOf(s *appsv1.StatefulSet, pod string) (int, bool) {
 	digits, ok := strings.CutPrefix(pod, s.Name+"-")
 	n, err := strconv.ParseInt(digits, 10, 32)
-	return int(n), ok && err == nil && podName(s, int(n)) == pod // neither signs nor zeros before
+	return int(n), ok && err == nil && n >= 0 && podName(s, int(n)) == pod // neither signs nor zeros before
 }
 
 // identify gives a pod what tells it from its siblings.

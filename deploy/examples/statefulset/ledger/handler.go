@@ -4,6 +4,7 @@ package function
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -38,7 +39,7 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodPost:
 		write(w, r)
 	case r.URL.Path == "/all":
-		answer(w, all())
+		answer(w, all(r.Context()))
 	default:
 		p, err := page()
 		if err != nil {
@@ -87,20 +88,24 @@ func page() (Page, error) {
 }
 
 // all asks every member by its name: NAME-0.SERVICE, NAME-1.SERVICE, …
-func all() map[string]Page {
+func all(ctx context.Context) map[string]Page {
 	n, _ := strconv.Atoi(os.Getenv("MEMBERS")) // none is none
 	out := map[string]Page{}
 	for i := range n {
 		host := fmt.Sprintf("ledger-%d.ledger", i)
-		if p, err := ask("http://" + host + ":8080/"); err == nil {
+		if p, err := ask(ctx, "http://"+host+":8080/"); err == nil {
 			out[host] = p
 		}
 	}
 	return out
 }
 
-func ask(url string) (p Page, err error) {
-	resp, err := client.Get(url)
+func ask(ctx context.Context, url string) (p Page, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return p, err
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		return p, err
 	}
