@@ -112,6 +112,12 @@ func Run(ctx context.Context, c Config) error {
 		return errors.Join(err, p.tearDown(context.WithoutCancel(ctx)))
 	}
 	p.stack.stopOnly(leadership) // another server goes on while this one ends
+	// Asynchronous calls take long, and nobody waits for them: the doors are open
+	// until those in flight are made.
+	p.stack.stopOnly(formerQueues)
+	if k := p.control.Load(); k != nil {
+		k.queue.Rest()
+	}
 	return err
 }
 
