@@ -188,7 +188,10 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.hub.close()
 	}()
 	exits := a.c.Runtime.Events(ctx) // before the list, so that none is missed
-	wg.Go(func() { a.register(ctx) })
+	wg.Go(func() {
+		a.register(ctx)
+		a.depart(ctx)
+	})
 	if a.c.Stalls != nil {
 		wg.Go(func() { a.watchStalls(ctx) })
 	}
