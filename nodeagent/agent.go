@@ -215,6 +215,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 }
 
+// Adopted is closed when Run has learned what runs on the node.
+func (a *Agent) Adopted() <-chan struct{} { return a.adopted }
+
 // adopt learns what the engine has; false when ctx is done before.
 func (a *Agent) adopt(ctx context.Context) bool {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {

@@ -32,6 +32,11 @@ const (
 // node: all of a cluster's at once are what kept the server from answering.
 const firstAgain = 200 * time.Millisecond
 
+// adoptWithin is how long an agent may take to learn what runs on its node until it
+// says that the node is not ready. Most know at once; on a machine that is busy, such
+// as during an upgrade, the pods that it has would be taken away for nothing.
+const adoptWithin = 10 * time.Second
+
 // view is what of a node is told at once when it changes.
 type view struct {
 	ready bool
@@ -51,6 +56,7 @@ func (a *Agent) register(ctx context.Context) {
 	}
 	adopted, healthy, told := a.adopted, true, view{}
 	var next time.Time // when the Node's status is told again
+	patience := time.Now().Add(adoptWithin)
 	var memory pressure.Gauge
 	stalled := false
 	again := min(firstAgain, a.c.HeartbeatEvery)
@@ -65,7 +71,8 @@ func (a *Agent) register(ctx context.Context) {
 			a.log.InfoContext(ctx, "memory", slog.Bool("short", now.short))
 		}
 		var err error
-		if now != told || !time.Now().Before(next) {
+		news := now != told || !time.Now().Before(next)
+		if news && (ready || !time.Now().Before(patience)) {
 			if err = a.tell(ctx, now); err == nil {
 				told, next = now, time.Now().Add(statusEvery)
 			}

@@ -413,8 +413,25 @@ func (p *platform) listen(ctx context.Context, addrs map[string]string) (listene
 	return out, nil
 }
 
+// adoptWithin is how long clients wait at the doors for the node's agent.
+const adoptWithin = 10 * time.Second
+
+// adopted waits until the agent knows what runs here: until then replicas that go
+// on may seem to be lost.
+func (p *platform) adopted(ctx context.Context) {
+	t := time.NewTimer(adoptWithin)
+	defer t.Stop()
+	select {
+	case <-p.agent.Load().Adopted():
+	case <-ctx.Done():
+	case <-t.C:
+		p.log.Warn("the agent does not know yet what runs on this node")
+	}
+}
+
 // serve opens the doors.
 func (p *platform) serve(ctx context.Context, ls listeners, metrics func() prometheus.Gatherer) error {
+	p.adopted(ctx)
 	debug, err := debugListener(ctx, p.c.run("debug.sock"))
 	if err != nil {
 		return err

@@ -43,7 +43,7 @@ func TestRestartUnderLoad(t *testing.T) {
 	deploy(t, p, openfaas.FunctionDeployment{Service: "steady", Labels: map[string]string{"com.openfaas.scale.min": "2", "com.openfaas.scale.max": "2"}})
 	platform.Eventually(t, 30*time.Second, available(t, p, "steady", 2))
 	url := p.URL + "/function/steady?sleep=5ms"
-	open, closed := startRate(t, url, 300, once), startClosed(t, url, 8)
+	open, closed := startRate(t, url, 200, once), startClosed(t, url, 8)
 	const want = 10_000
 	rounds, longest := 0, time.Duration(0)
 	for ; open.count()+closed.count() < want || rounds < 3; rounds++ {
