@@ -44,6 +44,10 @@ const (
 	// AnnotationDrained is set (to "true") by the control plane on a deleted
 	// pod when no gateway has a request in flight on it any more.
 	AnnotationDrained = "podsnap.dev/drained"
+	// AnnotationAway on a node's Lease is how long (as in "30s") its agent means
+	// to be silent: it was told to end, its pods go on, and another agent is
+	// likely to be started. The next renewal takes it away.
+	AnnotationAway = "podsnap.dev/away"
 	// AnnotationConcurrency on a pod of a function is its per-replica limit of
 	// concurrent requests, a whole number; absent or 0 means no limit.
 	AnnotationConcurrency = "podsnap.dev/concurrency"

@@ -197,7 +197,10 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.hub.close()
 	}()
 	exits := a.c.Runtime.Events(ctx) // before the list, so that none is missed
-	wg.Go(func() { a.register(ctx) })
+	wg.Go(func() {
+		a.register(ctx)
+		a.depart(ctx)
+	})
 	if a.c.Stalls != nil {
 		wg.Go(func() { a.watchStalls(ctx) })
 	}
@@ -221,6 +224,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 	}
 }
+
+// Adopted is closed when Run has learned what runs on the node.
+func (a *Agent) Adopted() <-chan struct{} { return a.adopted }
 
 // adopt learns what the engine has; false when ctx is done before.
 func (a *Agent) adopt(ctx context.Context) bool {

@@ -146,6 +146,43 @@ func TestNodeAndLease(t *testing.T) {
 	})
 }
 
+// An agent that is told to end says for how long to wait, and the next one that it
+// is there; one that ends its pods says nothing.
+func TestAway(t *testing.T) {
+	node(t, func(r *rig) {
+		t := r.t
+		away := func() string {
+			t.Helper()
+			l, err := api.Get[*coordinationv1.Lease](t.Context(), r.o, api.Leases, api.SystemNamespace, "n1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return l.Annotations[api.AnnotationAway]
+		}
+		r.after(2 * time.Second)
+		if s := away(); s != "" {
+			t.Errorf("while it works it says to be away for %s", s)
+		}
+		r.stop()
+		if s := away(); s != "30s" {
+			t.Errorf("at its end it says to be away for %q", s)
+		}
+		r.start()
+		r.after(2 * time.Second)
+		if s := away(); s != "" {
+			t.Errorf("the next one says to be away for %s", s)
+		}
+		if err := r.agent.StopAll(t.Context(), time.Second); err != nil {
+			t.Fatal(err)
+		}
+		r.stop()
+		if s := away(); s != "" {
+			t.Errorf("with all pods ended it says to be away for %s", s)
+		}
+		r.start() // the rig ends one
+	})
+}
+
 // A renewal is one request, whatever others do to the lease; while nobody answers
 // a node asks no more often than otherwise.
 func TestRenewals(t *testing.T) {

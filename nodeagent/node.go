@@ -32,6 +32,11 @@ const (
 // node: all of a cluster's at once are what kept the server from answering.
 const firstAgain = 200 * time.Millisecond
 
+// adoptWithin is how long an agent may take to learn what runs on its node until it
+// says that the node is not ready. Most know at once; on a machine that is busy, such
+// as during an upgrade, the pods that it has would be taken away for nothing.
+const adoptWithin = 10 * time.Second
+
 // view is what of a node is told at once when it changes.
 type view struct {
 	ready bool
@@ -51,6 +56,7 @@ func (a *Agent) register(ctx context.Context) {
 	}
 	adopted, healthy, told := a.adopted, true, view{}
 	var next time.Time // when the Node's status is told again
+	patience := time.Now().Add(adoptWithin)
 	var memory pressure.Gauge
 	stalled := false
 	again := min(firstAgain, a.c.HeartbeatEvery)
@@ -65,7 +71,8 @@ func (a *Agent) register(ctx context.Context) {
 			a.log.InfoContext(ctx, "memory", slog.Bool("short", now.short))
 		}
 		var err error
-		if now != told || !time.Now().Before(next) {
+		news := now != told || !time.Now().Before(next)
+		if news && (ready || !time.Now().Before(patience)) {
 			if err = a.tell(ctx, now); err == nil {
 				told, next = now, time.Now().Add(statusEvery)
 			}
@@ -286,6 +293,29 @@ func stale(conds []corev1.NodeCondition, limit time.Duration) bool {
 	return true
 }
 
+// away is how long an agent that is told to end asks to be waited for: an upgrade of
+// a busy machine takes some seconds, and what runs there runs meanwhile.
+const away = 30 * time.Second
+
+// depart says that the agent ends while the pods go on.
+func (a *Agent) depart(ctx context.Context) {
+	a.mu.Lock()
+	stopping := a.stopping
+	a.mu.Unlock()
+	if stopping || a.lease == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	next, now := *a.lease, metav1.NewMicroTime(time.Now())
+	next.Annotations = maps.Clone(next.Annotations)
+	metav1.SetMetaDataAnnotation(&next.ObjectMeta, api.AnnotationAway, away.String())
+	next.Spec.RenewTime = &now
+	if _, err := api.Update(ctx, a.c.Objects, &next, api.UpdateOptions{}); err != nil {
+		a.log.DebugContext(ctx, "nobody was told that the agent ends", slog.Any("error", err))
+	}
+}
+
 // renew says that the node is alive. It writes upon the lease as it wrote it last:
 // who renews each second need not read what nobody else writes.
 func (a *Agent) renew(ctx context.Context) error {
@@ -293,6 +323,10 @@ func (a *Agent) renew(ctx context.Context) error {
 	seconds := int32(max(40*a.c.HeartbeatEvery/time.Second, 1))
 	sign := func(l *coordinationv1.Lease) {
 		l.Spec.HolderIdentity, l.Spec.LeaseDurationSeconds, l.Spec.RenewTime = &a.c.NodeName, &seconds, &now
+		if _, was := l.Annotations[api.AnnotationAway]; was {
+			l.Annotations = maps.Clone(l.Annotations)
+			delete(l.Annotations, api.AnnotationAway)
+		}
 	}
 	if a.lease != nil {
 		next := *a.lease // what it shares with that is only read

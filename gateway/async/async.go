@@ -117,6 +117,10 @@ type Queue struct {
 	js     jetstream.JetStream
 	m      *metrics
 	closed sync.Once
+
+	resting sync.Once
+	rest    chan struct{} // closed when no more calls are to be made
+	rested  chan struct{} // closed when none is in flight any more
 }
 
 // New makes a queue. NATS need not answer yet: the connection is tried again
@@ -155,7 +159,7 @@ func New(c Config) (*Queue, error) {
 		conn.Close()
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
-	q := &Queue{c: c, conn: conn, js: js}
+	q := &Queue{c: c, conn: conn, js: js, rest: make(chan struct{}), rested: make(chan struct{})}
 	q.m = newMetrics(q)
 	return q, nil
 }
@@ -165,8 +169,33 @@ func New(c Config) (*Queue, error) {
 func (q *Queue) Run(ctx context.Context) error {
 	defer q.closed.Do(q.conn.Close)
 	defer q.c.Callback.CloseIdleConnections()
+	q.make(ctx)
+	<-ctx.Done()
+	return nil
+}
+
+// Rest ends the making of calls before the end of Run: it waits for those in flight.
+// Calls are stored as before; they are made by whoever runs next.
+func (q *Queue) Rest() {
+	q.resting.Do(func() { close(q.rest) })
+	<-q.rested
+}
+
+// make makes calls until ctx is done or Rest is called, and waits for those in
+// flight.
+func (q *Queue) make(ctx context.Context) {
+	defer close(q.rested)
 	w := newWorkers(ctx, q)
 	defer w.stop()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		select {
+		case <-q.rest:
+			stop()
+		case <-ctx.Done():
+		}
+	}()
 	var cons jetstream.Consumer
 	limit := openFirst
 	say := time.Now().Add(sayAfter)
@@ -179,7 +208,7 @@ func (q *Queue) Run(ctx context.Context) error {
 			err = errors.Join(err, w.consume(ctx, cons, errors.Join(lacking, err)))
 		}
 		if ctx.Err() != nil {
-			return nil
+			return
 		}
 		if cons == nil && time.Now().After(say) {
 			say = time.Now().Add(sayAgain)
@@ -187,7 +216,7 @@ func (q *Queue) Run(ctx context.Context) error {
 		}
 		q.c.Log.Debug("the queue is opened again", slog.Any("error", err))
 		if !pause.For(ctx, 100*time.Millisecond) {
-			return nil
+			return
 		}
 	}
 }

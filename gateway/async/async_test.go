@@ -221,6 +221,47 @@ func TestServerRestart(t *testing.T) {
 	empty(t, q)
 }
 
+// A queue that rests has made what it has begun, and stores calls that the next
+// one makes.
+func TestRest(t *testing.T) {
+	s := newServer(t)
+	begun, gate := make(chan struct{}), make(chan struct{})
+	f := newFunctions(func(http.ResponseWriter, *http.Request, int) {
+		select {
+		case begun <- struct{}{}:
+		default: // another one that has begun before the rest
+		}
+		<-gate
+	})
+	q, stop := run(t, Config{URL: s.url, Handler: f})
+	enqueue(t, q, call(1, "now"))
+	<-begun
+	rested := make(chan struct{})
+	go func() {
+		defer close(rested)
+		q.Rest()
+	}()
+	enqueue(t, q, call(2, "later"))
+	select {
+	case <-rested:
+		t.Error("it rests while a call is in flight")
+	default:
+	}
+	close(gate)
+	<-rested
+	enqueue(t, q, call(3, "later"))
+	stop()
+	if f.calls["call-1"] != 1 || f.calls["call-3"] != 0 {
+		t.Errorf("it made %v", f.calls)
+	}
+	next := newFunctions(nil)
+	q, _ = run(t, Config{URL: s.url, Handler: next})
+	next.until(t, "what was stored", func(calls map[string]int) bool {
+		return f.calls["call-2"]+calls["call-2"] == 1 && calls["call-3"] == 1
+	})
+	empty(t, q)
+}
+
 // A queue that can't be made as safe as it should be is used as it is, and that
 // is said once.
 func TestLacking(t *testing.T) {

@@ -119,6 +119,12 @@ func Run(ctx context.Context, c Config) error {
 		return errors.Join(err, p.tearDown(context.WithoutCancel(ctx)))
 	}
 	p.stack.stopOnly(leadership) // another server goes on while this one ends
+	// Asynchronous calls take long, and nobody waits for them: the doors are open
+	// until those in flight are made.
+	p.stack.stopOnly(formerQueues)
+	if k := p.control.Load(); k != nil {
+		k.queue.Rest()
+	}
 	return err
 }
 
@@ -432,8 +438,25 @@ func (p *platform) listen(ctx context.Context, addrs map[string]string) (listene
 	return out, nil
 }
 
+// adoptWithin is how long clients wait at the doors for the node's agent.
+const adoptWithin = 10 * time.Second
+
+// adopted waits until the agent knows what runs here: until then replicas that go
+// on may seem to be lost.
+func (p *platform) adopted(ctx context.Context) {
+	t := time.NewTimer(adoptWithin)
+	defer t.Stop()
+	select {
+	case <-p.agent.Load().Adopted():
+	case <-ctx.Done():
+	case <-t.C:
+		p.log.Warn("the agent does not know yet what runs on this node")
+	}
+}
+
 // serve opens the doors.
 func (p *platform) serve(ctx context.Context, ls listeners, metrics func() prometheus.Gatherer) error {
+	p.adopted(ctx)
 	debug, err := debugListener(ctx, p.c.run("debug.sock"))
 	if err != nil {
 		return err

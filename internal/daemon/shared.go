@@ -51,6 +51,9 @@ type terms struct {
 // leadership is the part of the stack that stands for election.
 const leadership = "leadership"
 
+// formerQueues is the part that waits for the calls of former terms.
+const formerQueues = "former queues"
+
 // startShared brings up a server whose stores other servers share: a node like any
 // other, and the control plane while it leads.
 func (p *platform) startShared(ctx context.Context) (err error) {
@@ -92,7 +95,7 @@ func (p *platform) startShared(ctx context.Context) (err error) {
 	if err := p.newGateway(t.relay.Capacity(), t.registry, t.manage); err != nil {
 		return err
 	}
-	p.stack.start(ctx, "former queues", func(ctx context.Context) error {
+	p.stack.start(ctx, formerQueues, func(ctx context.Context) error {
 		<-ctx.Done()
 		t.ending.Wait()
 		return nil

@@ -112,6 +112,7 @@ func (p *platform) startEdge(ctx context.Context, me *identity) error {
 func (p *platform) serveWorker(ctx context.Context, ls listeners, me *identity) {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(me.ca)
+	p.adopted(ctx)
 	p.serveAgent(ctx, ls["agent-listen"], pool, func() *tls.Certificate { return me.pair.Load() })
 	p.serveOne(ctx, "metrics listener", ls["metrics-listen"], &http.Server{Handler: metricsHandler(p.gather), ReadHeaderTimeout: 5 * time.Second})
 	p.serveInside(ctx)

@@ -13,6 +13,10 @@ import (
 	"github.com/podsnap/podsnap/test/platform"
 )
 
+// upgradeRate is how often each gateway is called in a second: seldom enough for a
+// machine on which three hosts start platforms.
+const upgradeRate = 40
+
 // rolling is a cluster whose machines become another build one after the other,
 // under load through each gateway.
 type rolling struct {
@@ -26,10 +30,10 @@ func roll(t *testing.T, c *Cluster, nodes []*Node) *rolling {
 	r := &rolling{t: t, nodes: nodes}
 	for i, n := range nodes {
 		r.loads = append(r.loads, load.Start(t.Context(), load.Config{
-			Gateways: []string{n.URL}, Client: c.Client.HTTPClient(), Path: "/function/witness?sleep=5ms", Rate: syncRate, Name: fmt.Sprintf("u%d", i), Timeout: 20 * time.Second,
+			Gateways: []string{n.URL}, Client: c.Client.HTTPClient(), Path: "/function/witness?sleep=5ms", Rate: upgradeRate, Name: fmt.Sprintf("u%d", i), Timeout: 20 * time.Second,
 		}))
 	}
-	r.served(100)
+	r.served(50)
 	return r
 }
 
@@ -55,7 +59,7 @@ func (r *rolling) turn(n, ask *Node, program string, want ...string) {
 	n.Become(program)
 	n.Start()
 	platform.Eventually(r.t, patience, func() error { return versions(r.t, ask, want) })
-	r.served(100)
+	r.served(50)
 }
 
 // end ends the load, of which no call may have failed.
@@ -63,7 +67,7 @@ func (r *rolling) end() {
 	r.t.Helper()
 	for i, l := range r.loads {
 		v := load.Judge(l.Stop(), 0)
-		if v.Failed > 0 || v.Sent < 500 {
+		if v.Failed > 0 || v.Sent < 200 {
 			r.t.Errorf("through %s %d of %d calls failed: %v", r.nodes[i].Host.Name, v.Failed, v.Sent, v.Faults)
 		}
 		r.t.Logf("through %s: %d calls, none of them for %v at most", r.nodes[i].Host.Name, v.Sent, v.Gap)
@@ -170,7 +174,7 @@ func TestUpgradeServers(t *testing.T) {
 	nodes[1].Become("faas-next")
 	nodes[1].Start()
 	platform.Eventually(t, patience, func() error { return versions(t, nodes[0], []string{old, next, next}) })
-	r.served(100)
+	r.served(50)
 	r.turn(nodes[0], nodes[1], "faas-next", next, next, next)
 	r.end()
 }

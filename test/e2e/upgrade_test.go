@@ -43,7 +43,7 @@ func TestRestartUnderLoad(t *testing.T) {
 	deploy(t, p, openfaas.FunctionDeployment{Service: "steady", Labels: map[string]string{"com.openfaas.scale.min": "2", "com.openfaas.scale.max": "2"}})
 	platform.Eventually(t, 30*time.Second, available(t, p, "steady", 2))
 	url := p.URL + "/function/steady?sleep=5ms"
-	open, closed := startRate(t, url, 300, once), startClosed(t, url, 8)
+	open, closed := startRate(t, url, 200, once), startClosed(t, url, 8)
 	const want = 10_000
 	rounds, longest := 0, time.Duration(0)
 	for ; open.count()+closed.count() < want || rounds < 3; rounds++ {
@@ -63,7 +63,35 @@ func TestRestartUnderLoad(t *testing.T) {
 	open.must(t, 500)
 	closed.must(t, 500)
 	t.Logf("%d calls at a rate and %d in loops over %d restarts, each of which took %v at most", n, m, rounds, longest)
+	t.Run("asynchronous call in flight", func(t *testing.T) { servedMeanwhile(t, p) })
 	t.Run("killed", func(t *testing.T) { connectWhileAway(t, p) })
+}
+
+// An asynchronous call that takes long is waited for, and others are served while
+// it is.
+func servedMeanwhile(t *testing.T, p *platform.Platform) {
+	if code, body, _ := invoke(t, p, "POST", "/async-function/steady?sleep=6s", "x"); code != http.StatusAccepted {
+		t.Fatalf("%d %s", code, body)
+	}
+	l := startClosed(t, p.URL+"/function/steady?sleep=5ms", 2)
+	platform.Eventually(t, 10*time.Second, func() error {
+		if n := l.count(); n < 100 {
+			return fmt.Errorf("%d calls", n)
+		}
+		return nil
+	})
+	begun, was := time.Now(), l.count()
+	p.Terminate()
+	took, served := time.Since(begun), l.count()-was
+	if took < 3*time.Second {
+		t.Errorf("the server ended after %v: the call was not in flight, or not waited for", took)
+	}
+	if served < 200 {
+		t.Errorf("%d calls were answered in the %v that its end took", served, took)
+	}
+	p.Start()
+	l.must(t, 200)
+	t.Logf("%d calls were answered in the %v until the asynchronous one was made", served, took)
 }
 
 // After kill -9 connections are not refused: they wait for the next process.

@@ -23,8 +23,12 @@ type health struct {
 type beat struct {
 	mark string // what the lease said
 	at   time.Time
+	away time.Duration // how long it has said to be silent
 	lost bool
 }
+
+// longestAway is how long a node is waited for at most that has said to be silent.
+const longestAway = 30 * time.Second
 
 func newHealth(grace time.Duration) *health {
 	return &health{grace: grace, beats: map[string]beat{}}
@@ -60,9 +64,10 @@ func (h *health) register(node string, lost bool, now time.Time) {
 	}
 }
 
-// renewed takes in a node's lease. mark changes with each renewal. It reports
-// whether the node came back. Leases of nodes that are not known are nothing.
-func (h *health) renewed(node, mark string, now time.Time) (back bool) {
+// renewed takes in a node's lease. mark changes with each renewal; away is how long
+// the node says to be silent. It reports whether the node came back. Leases of nodes
+// that are not known are nothing.
+func (h *health) renewed(node, mark string, away time.Duration, now time.Time) (back bool) {
 	b, known := h.beats[node]
 	if !known || b.mark == mark {
 		return false
@@ -72,7 +77,7 @@ func (h *health) renewed(node, mark string, now time.Time) (back bool) {
 		h.beats[node] = b
 		return false
 	}
-	h.beats[node] = beat{mark: mark, at: now}
+	h.beats[node] = beat{mark: mark, at: now, away: min(away, longestAway)}
 	h.evidence(true, now)
 	return b.lost
 }
@@ -115,7 +120,7 @@ func (h *health) due(now time.Time) (names []string, next time.Duration) {
 		if h.since.After(from) {
 			from = h.since
 		}
-		left := h.grace - now.Sub(from)
+		left := max(h.grace, b.away) - now.Sub(from)
 		if left <= 0 {
 			names = append(names, name)
 			continue

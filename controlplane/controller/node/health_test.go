@@ -24,7 +24,7 @@ func run(seconds int, nodes []string, alive func(node string, second int) bool, 
 		now, second := begin.Add(time.Duration(half)*500*time.Millisecond), half/2
 		for i, n := range nodes {
 			if half%2 == i%2 && up(second) && alive(n, second) {
-				if h.renewed(n, fmt.Sprint(half), now) {
+				if h.renewed(n, fmt.Sprint(half), 0, now) {
 					delete(lost, n)
 				}
 			}
@@ -89,7 +89,7 @@ func TestLiveNodesAreNeverLost(t *testing.T) {
 func TestFrozenProcessLosesNoNode(t *testing.T) {
 	h := newHealth(4 * time.Second)
 	h.register("a", false, begin)
-	h.renewed("a", "1", begin)
+	h.renewed("a", "1", 0, begin)
 	now := begin.Add(time.Minute) // nothing was looked at for so long
 	h.evidence(true, now)
 	if names, _ := h.due(now); len(names) > 0 {
@@ -107,13 +107,43 @@ func TestFrozenProcessLosesNoNode(t *testing.T) {
 func TestLostInAnEarlierLife(t *testing.T) {
 	h := newHealth(4 * time.Second)
 	h.register("a", true, begin)
-	if h.renewed("a", "old", begin) {
+	if h.renewed("a", "old", 0, begin) {
 		t.Error("back by a lease that is only what it was")
 	}
 	if !h.lost("a") {
 		t.Error("not lost any more")
 	}
-	if !h.renewed("a", "new", begin.Add(time.Second)) || h.lost("a") {
+	if !h.renewed("a", "new", 0, begin.Add(time.Second)) || h.lost("a") {
 		t.Error("a renewal brings it back")
+	}
+}
+
+// A node that was told to end is waited for as long as it has said, but not for ever;
+// and one that has renewed its lease since as long as any.
+func TestAway(t *testing.T) {
+	lostAfter := func(away time.Duration, again bool) time.Duration {
+		h := newHealth(4 * time.Second)
+		h.register("a", false, begin)
+		h.evidence(true, begin)
+		h.renewed("a", "1", away, begin)
+		if again {
+			h.renewed("a", "2", 0, begin)
+		}
+		for now := begin; now.Before(begin.Add(time.Hour)); now = now.Add(500 * time.Millisecond) {
+			h.evidence(true, now)
+			if names, _ := h.due(now); len(names) > 0 {
+				return now.Sub(begin)
+			}
+		}
+		return 0
+	}
+	for _, c := range []struct {
+		away  time.Duration
+		again bool
+		want  time.Duration
+	}{{0, false, 4 * time.Second}, {10 * time.Second, false, 10 * time.Second}, {time.Second, false, 4 * time.Second}, {time.Hour, false, longestAway}, {10 * time.Second, true, 4 * time.Second}} {
+		if got := lostAfter(c.away, c.again); got != c.want {
+			t.Errorf("away for %v, renewed again %v: lost after %v, want %v", c.away, c.again, got, c.want)
+		}
 	}
 }

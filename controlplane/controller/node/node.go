@@ -119,7 +119,7 @@ func (r *Controller) nodeChanged(t api.EventType, old, now *corev1.Node) {
 // leased takes in a lease and reports whether its node came back by it.
 func (r *Controller) leased(l *coordinationv1.Lease) {
 	r.mu.Lock()
-	back := r.health.renewed(l.Name, mark(l), time.Now())
+	back := r.health.renewed(l.Name, mark(l), away(l), time.Now())
 	r.mu.Unlock()
 	if back {
 		r.c.Log.Info("node is back", slog.String("node", l.Name))
@@ -192,7 +192,7 @@ func (r *Controller) judge(ctx context.Context, name string) {
 	r.mu.Lock()
 	switch {
 	case err == nil && r.health.beats[name].mark != mark(l):
-		r.health.renewed(name, mark(l), now)
+		r.health.renewed(name, mark(l), away(l), now)
 		r.mu.Unlock()
 		return
 	case err != nil && !apierrors.IsNotFound(err):
@@ -352,6 +352,15 @@ func mark(l *coordinationv1.Lease) string {
 		return l.ResourceVersion
 	}
 	return strconv.FormatInt(l.Spec.RenewTime.UnixMicro(), 10)
+}
+
+// away is how long a node's agent has said to be silent; 0 if it has not.
+func away(l *coordinationv1.Lease) time.Duration {
+	d, err := time.ParseDuration(l.Annotations[api.AnnotationAway])
+	if err != nil {
+		return 0
+	}
+	return d
 }
 
 func gone(err error) error {
