@@ -428,7 +428,8 @@ func runs(t *testing.T, k *streaming) {
 	if !strings.Contains(out, "2") || !strings.Contains(out, "bye") {
 		t.Errorf("got %q", out)
 	}
-	out = k.typed("echo it is $((6*7)); stty size; exit\n", "run", "shell", "-it", "--rm", "--restart=Never", "--image=tools:latest", "--command", "--", "sh")
+	// To have programs draw anew, kubectl attaches with a larger size first.
+	out = k.typed("echo it is $((6*7)); until [ \"$(stty size)\" = '31 97' ]; do sleep 0.1; done; stty size; exit\n", "run", "shell", "-it", "--rm", "--restart=Never", "--image=tools:latest", "--command", "--", "sh")
 	for _, want := range []string{"it is 42", "31 97", `pod "shell" deleted`} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the terminal does not show %q:\n%s", want, out)
