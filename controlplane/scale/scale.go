@@ -19,6 +19,8 @@ func Of(obj api.Object) (spec **int32, status int32, selector string) {
 	switch o := obj.(type) {
 	case *appsv1.Deployment:
 		return &o.Spec.Replicas, o.Status.Replicas, metav1.FormatLabelSelector(o.Spec.Selector)
+	case *appsv1.StatefulSet:
+		return &o.Spec.Replicas, o.Status.Replicas, metav1.FormatLabelSelector(o.Spec.Selector)
 	case *appsv1.ReplicaSet:
 		return &o.Spec.Replicas, o.Status.Replicas, metav1.FormatLabelSelector(o.Spec.Selector)
 	case *corev1.ReplicationController:

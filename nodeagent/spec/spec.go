@@ -29,7 +29,7 @@ type Input struct {
 	Sandbox   string
 	Cgroup    string
 	PausePid  int
-	Pod       runtime.SandboxSpec // Hostname, HostNetwork, HostPID count
+	Pod       runtime.SandboxSpec // Hostname, HostNetwork, HostPID, SharePID count
 	Shm       string              // the pod's /dev/shm on the host
 	Files     string              // directory of the pod's hosts, hostname and resolv.conf
 	Image     runtime.ImageConfig
@@ -106,7 +106,11 @@ func containerNamespaces(in Input) []specs.LinuxNamespace {
 	if !in.Pod.HostNetwork {
 		ns = append(ns, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: of("net")})
 	}
-	if !in.Pod.HostPID {
+	switch {
+	case in.Pod.HostPID:
+	case in.Pod.SharePID:
+		ns = append(ns, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: of("pid")})
+	default:
 		ns = append(ns, specs.LinuxNamespace{Type: specs.PIDNamespace})
 	}
 	if in.CgroupV2 && !in.Spec.Security.Privileged {
