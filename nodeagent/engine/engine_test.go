@@ -54,7 +54,6 @@ func TestContainers(t *testing.T) {
 		"network": testNetwork, "shared memory and restarts": testShared, "faults": testFaults,
 		"privileged": testPrivileged, "sandbox death": testPauseKilled, "unsafe images": testUnsafeImages,
 		"pod limits": testPodLimits, "names that are not there": testUnknown, "host network": testHostNetwork,
-		"shared processes": testSharedProcesses,
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := *n
@@ -528,22 +527,6 @@ func testHostNetwork(t *testing.T, n *node) {
 	if sb.IP != "" {
 		t.Errorf("got address %s", sb.IP)
 	}
-}
-
-// Containers of a pod that shares its processes are in the pause process's own
-// namespace of them.
-func testSharedProcesses(t *testing.T, n *node) {
-	sb, err := n.StartSandbox(t.Context(), runtime.SandboxSpec{UID: "uid-shared", Namespace: "default", Name: "shared", Hostname: "shared", SharePID: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	own, _ := os.Readlink("/proc/self/ns/pid")
-	pod, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", sb.Pid))
-	if err != nil || pod == own {
-		t.Fatalf("the pause process is in %s, the host in %s (%v)", pod, own, err)
-	}
-	_, out := n.run(n.spec(sb, "show"))
-	n.expect(facts(out), map[string]string{"ns.pid": pod})
 }
 
 // 50 pods at once, all answer, all go.

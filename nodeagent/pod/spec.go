@@ -31,7 +31,7 @@ func labels(p *corev1.Pod, container string) map[string]string {
 func sandboxSpec(p *corev1.Pod, pids int64) runtime.SandboxSpec {
 	s := runtime.SandboxSpec{
 		UID: p.UID, Namespace: p.Namespace, Name: p.Name, Hostname: volume.Hostname(p),
-		HostNetwork: p.Spec.HostNetwork, HostPID: p.Spec.HostPID, SharePID: sharesPID(p), Class: classOf(p),
+		HostNetwork: p.Spec.HostNetwork, HostPID: p.Spec.HostPID, Class: classOf(p),
 		Labels: labels(p, ""), Resources: podResources(p),
 	}
 	if f := p.Labels[api.LabelFunction]; f != "" {
@@ -45,10 +45,6 @@ func sandboxSpec(p *corev1.Pod, pids int64) runtime.SandboxSpec {
 		}
 	}
 	return s
-}
-
-func sharesPID(p *corev1.Pod) bool {
-	return p.Spec.ShareProcessNamespace != nil && *p.Spec.ShareProcessNamespace
 }
 
 // podResources bounds the whole pod: what runs at the same time is added up,

@@ -103,7 +103,6 @@ type SandboxSpec struct {
 	Hostname        string
 	HostNetwork     bool
 	HostPID         bool
-	SharePID        bool // its containers see one another's processes
 	Class           Class
 	Labels          map[string]string // kept, for adoption
 	Resources       Resources         // of the whole pod; zero is no limit

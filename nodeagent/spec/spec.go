@@ -29,7 +29,7 @@ type Input struct {
 	Sandbox   string
 	Cgroup    string
 	PausePid  int
-	Pod       runtime.SandboxSpec // Hostname, HostNetwork, HostPID, SharePID count
+	Pod       runtime.SandboxSpec // Hostname, HostNetwork, HostPID count
 	Shm       string              // the pod's /dev/shm on the host
 	Files     string              // directory of the pod's hosts, hostname and resolv.conf
 	Image     runtime.ImageConfig
@@ -106,11 +106,7 @@ func containerNamespaces(in Input) []specs.LinuxNamespace {
 	if !in.Pod.HostNetwork {
 		ns = append(ns, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: of("net")})
 	}
-	switch {
-	case in.Pod.HostPID:
-	case in.Pod.SharePID:
-		ns = append(ns, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: of("pid")})
-	default:
+	if !in.Pod.HostPID {
 		ns = append(ns, specs.LinuxNamespace{Type: specs.PIDNamespace})
 	}
 	if in.CgroupV2 && !in.Spec.Security.Privileged {
