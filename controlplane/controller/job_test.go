@@ -370,6 +370,72 @@ func TestJobPodDeleted(t *testing.T) {
 	})
 }
 
+// A pod that is ending is replaced when it has ended, where the Job says so.
+func TestJobReplacesFailedOnly(t *testing.T) {
+	start(t, controller.Config{}, func(c *cluster) {
+		a := c.node("a")
+		a.state = runs
+		c.create(jobOf("work", func(s *batchv1.JobSpec) { s.PodReplacementPolicy = new(batchv1.Failed) }))
+		c.becomes("work", " active=1 succeeded=0 failed=0")
+		c.pass(time.Second)
+		a.die() // it will not say how the pod has ended
+		p := c.pods("default")[0]
+		if _, err := c.Delete(c.ctx, api.Pods, p.Namespace, p.Name, api.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		c.pass(3 * time.Second)
+		c.becomes("work", " active=0 succeeded=0 failed=0")
+		if st := c.job("work").Status; *st.Terminating != 1 || c.store.creates.Load() != 1 {
+			t.Errorf("%d pods were created while one is ending: %+v", c.store.creates.Load(), st)
+		}
+		c.finishPod(0, corev1.PodFailed)
+		c.eventually("its replacement", func() error {
+			if n := c.store.creates.Load(); n != 2 {
+				return fmt.Errorf("%d pods were created: %s", n, told(c.job("work")))
+			}
+			return nil
+		})
+	})
+}
+
+// Pods that match a selector of one's own become the Job's, others are let go.
+func TestJobClaims(t *testing.T) {
+	withJob(t, runs, func(c *cluster) {
+		orphan := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "orphan", Labels: map[string]string{"mine": "yes"}}}
+		orphan.Spec.RestartPolicy, orphan.Spec.Containers = corev1.RestartPolicyNever, []corev1.Container{{Name: "c", Image: "i"}}
+		c.create(orphan)
+		c.pass(time.Second)
+		c.create(jobOf("work", func(s *batchv1.JobSpec) {
+			s.ManualSelector, s.Selector = new(true), &metav1.LabelSelector{MatchLabels: map[string]string{"mine": "yes"}}
+			s.Template.Labels = map[string]string{"mine": "yes"}
+		}))
+		c.becomes("work", " active=1 succeeded=0 failed=0")
+		c.pass(time.Second)
+		ps := c.pods("default")
+		if len(ps) != 1 || !metav1.IsControlledBy(ps[0], c.job("work")) || len(ps[0].Finalizers) != 1 {
+			t.Fatalf("%d pods, the first of %v with %v", len(ps), ps[0].OwnerReferences, ps[0].Finalizers)
+		}
+		_, err := api.Mutate(c.ctx, c, api.Pods, "default", "orphan", api.UpdateOptions{}, func(p *corev1.Pod) (bool, error) {
+			p.Labels = nil
+			return true, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.eventually("another one", func() error {
+			for _, p := range c.pods("default") {
+				if p.Name == "orphan" && len(p.OwnerReferences)+len(p.Finalizers) > 0 {
+					return fmt.Errorf("the pod is the Job's still")
+				}
+			}
+			if n := len(c.pods("default")); n != 2 {
+				return fmt.Errorf("%d pods", n)
+			}
+			return nil
+		})
+	})
+}
+
 func TestJobParallelism(t *testing.T) {
 	withJob(t, runs, func(c *cluster) {
 		c.create(jobOf("work", numbered(4, 4)))

@@ -45,7 +45,7 @@ func autoscaling(t *testing.T, p *platform.Platform) {
 	}
 	platform.Eventually(t, 30*time.Second, func() error {
 		out := run("top", "pods", "--containers")
-		for _, line := range strings.Split(out, "\n") {
+		for line := range strings.SplitSeq(out, "\n") {
 			f := strings.Fields(line)
 			if len(f) == 4 && strings.HasPrefix(f[0], "web-") && f[1] == "main" && strings.HasSuffix(f[2], "m") && len(f[2]) >= 3 && strings.HasSuffix(f[3], "Mi") {
 				return nil // it uses 10m at least

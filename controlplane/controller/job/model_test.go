@@ -202,7 +202,7 @@ func TestEachPodCountsOnce(t *testing.T) {
 		w := newWorld(batchv1.JobSpec{
 			Completions: &completions, Parallelism: &parallelism, CompletionMode: &mode, BackoffLimit: new(int32(50)), PodReplacementPolicy: &policy,
 		})
-		any := func() *corev1.Pod {
+		one := func() *corev1.Pod {
 			if len(w.store) == 0 {
 				return nil
 			}
@@ -214,17 +214,17 @@ func TestEachPodCountsOnce(t *testing.T) {
 			"deliver": func(t *rapid.T) { w.deliver() },
 			"later":   func(t *rapid.T) { w.now = w.now.Add(20 * time.Second) },
 			"succeed": func(t *rapid.T) {
-				if p := any(); p != nil {
+				if p := one(); p != nil {
 					w.finish(p, corev1.PodSucceeded)
 				}
 			},
 			"fail": func(t *rapid.T) {
-				if p := any(); p != nil {
+				if p := one(); p != nil {
 					w.finish(p, corev1.PodFailed)
 				}
 			},
 			"delete": func(t *rapid.T) {
-				if p := any(); p != nil && finished(&w.job.Status) == nil {
+				if p := one(); p != nil && finished(&w.job.Status) == nil {
 					w.remove(p)
 				}
 			},

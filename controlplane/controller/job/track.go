@@ -36,6 +36,7 @@ type count struct {
 	limit   int // of the indexes
 	done    indexes.Set
 	lost    indexes.Set   // indexes that have failed
+	latest  map[int]int   // failures before the newest pod of each index, where they are counted so
 	release []*corev1.Pod // whose finalizer may go when status is stored
 	held    bool          // there are pods that have ended and wait to be noted
 	fails   string        // why the Job has failed by its pod failure policy; "" is not at all
@@ -82,6 +83,13 @@ func newCount(j *batchv1.Job, pods []*corev1.Pod, status *batchv1.JobStatus) *co
 		c.done = indexes.Below(status.CompletedIndexes, c.limit)
 		if status.FailedIndexes != nil {
 			c.lost = indexes.Below(*status.FailedIndexes, c.limit)
+		}
+	}
+	if perIndex(j) {
+		c.latest = map[int]int{}
+		for _, p := range pods {
+			a, b := failuresOf(p)
+			c.latest[indexOf(p)] = max(c.latest[indexOf(p)], a+b)
 		}
 	}
 	return c
@@ -194,10 +202,7 @@ func (c *count) indexFailed(p *corev1.Pod, action batchv1.PodFailurePolicyAction
 // newest tells whether no pod of the same index was made after p.
 func (c *count) newest(p *corev1.Pod) bool {
 	a, b := failuresOf(p)
-	return !slices.ContainsFunc(c.pods, func(o *corev1.Pod) bool {
-		x, y := failuresOf(o)
-		return o.UID != p.UID && indexOf(o) == indexOf(p) && x+y > a+b
-	})
+	return a+b >= c.latest[indexOf(p)]
 }
 
 // publish puts the account into the status.
