@@ -293,9 +293,10 @@ func stale(conds []corev1.NodeCondition, limit time.Duration) bool {
 	return true
 }
 
-// away is how long an agent that is told to end asks to be waited for: an upgrade of
-// a busy machine takes some seconds, and what runs there runs meanwhile.
-const away = 30 * time.Second
+// away is how long an agent that is told to end asks to be waited for: a restart on
+// a busy machine takes some seconds, and what runs there runs meanwhile. It is not
+// longer because a machine that is shut down looks the same.
+const away = 10 * time.Second
 
 // depart says that the agent ends while the pods go on.
 func (a *Agent) depart(ctx context.Context) {
