@@ -298,6 +298,35 @@ func TestDetachFreesAndSweepCleans(t *testing.T) {
 	}
 }
 
+// What a former process made and nobody knows goes at once, and what was taken over
+// goes on.
+func TestSweepAfterRestart(t *testing.T) {
+	former := newTestNetwork(t)
+	kept := attach(t, former, "kkkkkkkkkkkkkkkk")
+	kept.serve(t)
+	for i := range 12 {
+		attach(t, former, fmt.Sprintf("%010dabcdef", i))
+	}
+	n, err := New(former.c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Adopt("kkkkkkkkkkkkkkkk", kept.ip); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	if err := n.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("12 links went in %s", time.Since(begin))
+	if l := links(t, "pnt"); len(l) != 1 {
+		t.Errorf("links %v are left, want that of the pod that was taken over", l)
+	}
+	if got, err := ask(kept.ip); err != nil || got != n.Gateway().String() {
+		t.Errorf("got %q, %v from the pod that was taken over", got, err)
+	}
+}
+
 func TestAttachToNothingLeavesNothing(t *testing.T) {
 	n := newTestNetwork(t)
 	if _, err := n.Attach(t.Context(), "dddddddddddddddd", "/proc/self/fd/9999"); err == nil {
