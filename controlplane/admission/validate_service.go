@@ -48,6 +48,15 @@ func validateService(svc *corev1.Service) field.ErrorList {
 	case len(s.Ports) == 0 && !headless:
 		errs = append(errs, field.Required(spec.Child("ports"), ""))
 	}
+	if d := s.TrafficDistribution; d != nil {
+		errs = append(errs, oneOf(*d, spec.Child("trafficDistribution"), corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone, corev1.ServiceTrafficDistributionPreferSameNode)...)
+	}
+	if t := s.InternalTrafficPolicy; t != nil {
+		errs = append(errs, oneOf(*t, spec.Child("internalTrafficPolicy"), corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal)...)
+	}
+	if t := s.ExternalTrafficPolicy; t != "" {
+		errs = append(errs, oneOf(t, spec.Child("externalTrafficPolicy"), corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceExternalTrafficPolicyLocal)...)
+	}
 	errs = append(errs, validateFamilies(s, spec)...)
 	for i, ip := range s.ExternalIPs {
 		errs = append(errs, address(ip, spec.Child("externalIPs").Index(i))...)

@@ -182,6 +182,7 @@ type endpoint struct {
 	local                       bool // on this node
 	ready, serving, terminating bool
 	hinted, here                bool // it has a hint, and the hint names this node's zone
+	forNodes, forThis           bool // the same for nodes
 }
 
 // usable: ready, or, if nothing better is there, still serving while it ends.
@@ -249,7 +250,26 @@ func endpointOf(e discoveryv1.Endpoint, port uint16, n node) (endpoint, bool) {
 		out.hinted = true
 		out.here = slices.ContainsFunc(e.Hints.ForZones, func(z discoveryv1.ForZone) bool { return z.Name == n.zone })
 	}
+	if e.Hints != nil && len(e.Hints.ForNodes) > 0 {
+		out.forNodes = true
+		out.forThis = slices.ContainsFunc(e.Hints.ForNodes, func(o discoveryv1.ForNode) bool { return o.Name == n.name })
+	}
 	return out, true
+}
+
+// near are those that hints name for this node, or else for its zone; all of them
+// where one has no such hint, or none is for us.
+func near(all []endpoint) []endpoint {
+	for _, hint := range []struct{ has, fits func(endpoint) bool }{
+		{func(e endpoint) bool { return e.forNodes }, func(e endpoint) bool { return e.forThis }},
+		{func(e endpoint) bool { return e.hinted }, func(e endpoint) bool { return e.here }},
+	} {
+		fit := filter(all, hint.fits)
+		if len(fit) > 0 && !slices.ContainsFunc(all, func(e endpoint) bool { return !hint.has(e) }) {
+			return fit
+		}
+	}
+	return all
 }
 
 func name(p *string) string {
@@ -274,9 +294,8 @@ func choose(all []endpoint, local bool) []backend {
 	}
 	pick := func(f func(endpoint) bool) []backend {
 		some := filter(in, f)
-		zoned := filter(some, func(e endpoint) bool { return e.here })
-		if !local && len(zoned) > 0 && !slices.ContainsFunc(some, func(e endpoint) bool { return !e.hinted }) {
-			some = zoned
+		if !local {
+			some = near(some)
 		}
 		out := make([]backend, len(some))
 		for i, e := range some {

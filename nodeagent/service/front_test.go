@@ -330,3 +330,42 @@ func TestHostPortPlan(t *testing.T) {
 		}
 	}
 }
+
+func TestNear(t *testing.T) {
+	at := func(last byte, on, zone string) endpoint {
+		out, ok := endpointOf(discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.62.0.%d", last)}, Hints: func() *discoveryv1.EndpointHints {
+			h := &discoveryv1.EndpointHints{}
+			if on != "" {
+				h.ForNodes = []discoveryv1.ForNode{{Name: on}}
+			}
+			if zone != "" {
+				h.ForZones = []discoveryv1.ForZone{{Name: zone}}
+			}
+			return h
+		}()}, 80, node{name: "here", zone: "west"})
+		if !ok {
+			t.Fatal("no endpoint")
+		}
+		return out
+	}
+	for _, tt := range []struct {
+		name string
+		in   []endpoint
+		want string
+	}{
+		{"this node's first", []endpoint{at(1, "here", "west"), at(2, "there", "west"), at(3, "far", "east")}, "[1]"},
+		{"then the zone's", []endpoint{at(1, "other", "west"), at(2, "there", "west"), at(3, "far", "east")}, "[1 2]"},
+		{"none is near", []endpoint{at(2, "there", "east"), at(3, "far", "east")}, "[2 3]"},
+		{"one has no hint for nodes", []endpoint{at(1, "here", "west"), at(2, "", "west"), at(3, "far", "east")}, "[1 2]"},
+		{"one has no hint", []endpoint{at(1, "here", "west"), at(2, "", "")}, "[1 2]"},
+	} {
+		var got []byte
+		for _, e := range near(tt.in) {
+			a := e.to.ip.addr().As4()
+			got = append(got, a[3])
+		}
+		if s := fmt.Sprint(got); s != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, s, tt.want)
+		}
+	}
+}

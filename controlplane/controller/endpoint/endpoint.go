@@ -58,6 +58,7 @@ func New(c Config) *Controller {
 		r.loop.Add(view.Key(now))
 	})
 	c.View.Pods.OnChange(r.podChanged)
+	c.View.Nodes.OnChange(r.nodeChanged)
 	c.View.EndpointSlices.OnChange(func(t api.EventType, old, now *discoveryv1.EndpointSlice) {
 		if t == api.Deleted {
 			now = old
@@ -92,6 +93,27 @@ func (r *Controller) podChanged(t api.EventType, old, now *corev1.Pod) {
 	}
 }
 
+// nodeChanged has the endpoints on a node looked at when it comes to another zone.
+func (r *Controller) nodeChanged(t api.EventType, old, now *corev1.Node) {
+	if t != api.Modified || zoneOf(old) == zoneOf(now) {
+		return
+	}
+	for _, p := range r.c.View.Pods.By(view.Node, now.Name) {
+		r.wake(p)
+	}
+}
+
+// zone is a node's; "" is none.
+func (r *Controller) zone(node string) string {
+	n, ok := r.c.View.Nodes.Get("", node)
+	if !ok {
+		return ""
+	}
+	return zoneOf(n)
+}
+
+func zoneOf(n *corev1.Node) string { return n.Labels[corev1.LabelTopologyZone] }
+
 // wake has the services that select a pod looked at.
 func (r *Controller) wake(p *corev1.Pod) {
 	for k, v := range p.Labels {
@@ -118,7 +140,7 @@ func (r *Controller) reconcile(ctx context.Context, key types.NamespacedName) (t
 	}
 	gs := groups(svc, r.pods(svc))
 	have := r.own(key)
-	again, err := r.apply(ctx, wantSlices(svc, gs, have), have)
+	again, err := r.apply(ctx, wantSlices(svc, gs, have, r.zone), have)
 	if again > 0 || err != nil {
 		return again, err
 	}

@@ -28,7 +28,7 @@ func TestFamilies(t *testing.T) {
 		svc.Spec.IPFamilies = c.families
 		gs := groups(svc, []*corev1.Pod{both, four})
 		got, names := "", map[string]bool{}
-		slices := wantSlices(svc, gs, nil)
+		slices := wantSlices(svc, gs, nil, nowhere)
 		for _, s := range slices {
 			var all []string
 			for _, e := range s.Endpoints {
@@ -41,7 +41,7 @@ func TestFamilies(t *testing.T) {
 			t.Errorf("%v: got %s named %v, want %s", c.families, got, names, c.want)
 		}
 		// They keep their pods when they are looked at again.
-		if again := wantSlices(svc, gs, slices); len(again) != len(slices) || !sameSlice(again[0], slices[0]) {
+		if again := wantSlices(svc, gs, slices, nowhere); len(again) != len(slices) || !sameSlice(again[0], slices[0]) {
 			t.Errorf("%v: got %v the second time", c.families, again)
 		}
 		var first []string
@@ -57,7 +57,7 @@ func TestFamilies(t *testing.T) {
 	// A family without pods has a slice that says so.
 	svc := service()
 	svc.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
-	got := wantSlices(svc, groups(svc, []*corev1.Pod{four}), nil)
+	got := wantSlices(svc, groups(svc, []*corev1.Pod{four}), nil, nowhere)
 	if len(got) != 2 || got[1].AddressType != discoveryv1.AddressTypeIPv6 || len(got[1].Endpoints) != 0 {
 		t.Errorf("got %v", got)
 	}

@@ -141,8 +141,8 @@ func target(sp corev1.ServicePort, protocol corev1.Protocol, p *corev1.Pod) int3
 
 // wantSlices are the slices a service should have, given those it has: an
 // endpoint stays in its slice as long as it lives, so that a change touches
-// one slice.
-func wantSlices(svc *corev1.Service, gs []*group, have []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
+// one slice. zone is that of a node; "" is none.
+func wantSlices(svc *corev1.Service, gs []*group, have []*discoveryv1.EndpointSlice, zone func(node string) string) []*discoveryv1.EndpointSlice {
 	for _, six := range families(svc) {
 		if !slices.ContainsFunc(gs, func(g *group) bool { return g.six == six }) { // an empty slice says that there are none
 			gs = append(slices.Clip(gs), &group{six: six, ports: portsOf(svc, &corev1.Pod{})})
@@ -174,7 +174,7 @@ func wantSlices(svc *corev1.Service, gs []*group, have []*discoveryv1.EndpointSl
 		kept = fill(kept, g.pods, left)
 		for i, pods := range kept {
 			if len(pods) > 0 || i == 0 {
-				out = append(out, slice(svc, g, name(base, i), pods))
+				out = append(out, slice(svc, g, name(base, i), pods, zone))
 			}
 		}
 	}
@@ -225,7 +225,7 @@ func suffix(key string) string {
 	return fmt.Sprintf("%08x", h.Sum32())[:5]
 }
 
-func slice(svc *corev1.Service, g *group, name string, pods []*corev1.Pod) *discoveryv1.EndpointSlice {
+func slice(svc *corev1.Service, g *group, name string, pods []*corev1.Pod, zone func(node string) string) *discoveryv1.EndpointSlice {
 	s := &discoveryv1.EndpointSlice{
 		TypeMeta: metav1.TypeMeta{APIVersion: "discovery.k8s.io/v1", Kind: "EndpointSlice"},
 		ObjectMeta: metav1.ObjectMeta{
@@ -244,12 +244,12 @@ func slice(svc *corev1.Service, g *group, name string, pods []*corev1.Pod) *disc
 		s.Ports = append(s.Ports, discoveryv1.EndpointPort{Name: &p.name, Protocol: &p.protocol, Port: &p.number, AppProtocol: p.app})
 	}
 	for _, p := range pods {
-		s.Endpoints = append(s.Endpoints, endpoint(svc, p, g.six))
+		s.Endpoints = append(s.Endpoints, endpoint(svc, p, g.six, zone(p.Spec.NodeName)))
 	}
 	return s
 }
 
-func endpoint(svc *corev1.Service, p *corev1.Pod, six bool) discoveryv1.Endpoint {
+func endpoint(svc *corev1.Service, p *corev1.Pod, six bool, zone string) discoveryv1.Endpoint {
 	serving, terminating := podstate.Ready(p), p.DeletionTimestamp != nil
 	ready := svc.Spec.PublishNotReadyAddresses || serving && !terminating
 	e := discoveryv1.Endpoint{
@@ -261,10 +261,40 @@ func endpoint(svc *corev1.Service, p *corev1.Pod, six bool) discoveryv1.Endpoint
 		node := p.Spec.NodeName
 		e.NodeName = &node
 	}
+	if zone != "" {
+		e.Zone = &zone
+	}
+	if ready {
+		e.Hints = hints(svc, p.Spec.NodeName, zone)
+	}
 	if host := hostOf(svc, p); host != "" {
 		e.Hostname = &host
 	}
 	return e
+}
+
+// hints say for whom an endpoint is when the service's calls are to stay near their
+// caller: for its zone, and for its node before that. The zone's can't be told
+// without one, and then a slice with such an endpoint in it has no effect.
+func hints(svc *corev1.Service, node, zone string) *discoveryv1.EndpointHints {
+	if svc.Spec.TrafficDistribution == nil || node == "" {
+		return nil
+	}
+	h := &discoveryv1.EndpointHints{}
+	switch *svc.Spec.TrafficDistribution {
+	case corev1.ServiceTrafficDistributionPreferSameNode:
+		h.ForNodes = []discoveryv1.ForNode{{Name: node}}
+	case corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone:
+	default:
+		return nil
+	}
+	if zone != "" {
+		h.ForZones = []discoveryv1.ForZone{{Name: zone}}
+	}
+	if len(h.ForNodes)+len(h.ForZones) == 0 {
+		return nil
+	}
+	return h
 }
 
 // hostOf is the name that a pod has below the service's; "" is none.

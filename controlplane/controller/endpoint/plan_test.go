@@ -50,7 +50,7 @@ func TestConditions(t *testing.T) {
 			svc := service()
 			svc.Spec.PublishNotReadyAddresses = tt.publish
 			gs := groups(svc, []*corev1.Pod{tt.pod})
-			c := wantSlices(svc, gs, nil)[0].Endpoints[0].Conditions
+			c := wantSlices(svc, gs, nil, nowhere)[0].Endpoints[0].Conditions
 			if *c.Ready != tt.ready || *c.Serving != tt.serving || *c.Terminating != tt.terminating {
 				t.Errorf("ready %v serving %v terminating %v", *c.Ready, *c.Serving, *c.Terminating)
 			}
@@ -69,7 +69,7 @@ func TestNamedPortsDiffer(t *testing.T) {
 	svc := service()
 	nameless := podAt("c", 1, true, false)
 	nameless.Spec.Containers = nil
-	got := wantSlices(svc, groups(svc, []*corev1.Pod{podAt("a", 8080, true, false), podAt("b", 9090, true, false), nameless}), nil)
+	got := wantSlices(svc, groups(svc, []*corev1.Pod{podAt("a", 8080, true, false), podAt("b", 9090, true, false), nameless}), nil, nowhere)
 	ports := map[int32]int{}
 	for _, s := range got {
 		n := int32(0)
@@ -111,7 +111,7 @@ func TestSlicesStayStill(t *testing.T) {
 					was[e.TargetRef.UID] = s.Name
 				}
 			}
-			have = wantSlices(svc, groups(svc, pods), have)
+			have = wantSlices(svc, groups(svc, pods), have, nowhere)
 			seen := map[types.UID]bool{}
 			for _, s := range have {
 				if len(s.Endpoints) > perSlice {
@@ -129,4 +129,49 @@ func TestSlicesStayStill(t *testing.T) {
 			}
 		}
 	})
+}
+
+// nowhere is the zone of nodes without one.
+func nowhere(string) string { return "" }
+
+func TestHints(t *testing.T) {
+	zones := map[string]string{"n1": "west"}
+	for _, tt := range []struct {
+		name, distribution, node string
+		ending                   bool
+		zones, nodes             []string
+	}{
+		{name: "not asked for", node: "n1"},
+		{name: "zone", distribution: "PreferSameZone", node: "n1", zones: []string{"west"}},
+		{name: "zone, by its former name", distribution: "PreferClose", node: "n1", zones: []string{"west"}},
+		{name: "node", distribution: "PreferSameNode", node: "n1", zones: []string{"west"}, nodes: []string{"n1"}},
+		{name: "node without a zone", distribution: "PreferSameNode", node: "n2", nodes: []string{"n2"}},
+		{name: "zone of a node without one", distribution: "PreferSameZone", node: "n2"},
+		{name: "no node yet", distribution: "PreferSameNode"},
+		{name: "ending", distribution: "PreferSameNode", node: "n1", ending: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			svc, p := service(), podAt("p", 1, true, tt.ending)
+			if tt.distribution != "" {
+				svc.Spec.TrafficDistribution = &tt.distribution
+			}
+			p.Spec.NodeName = tt.node
+			e := wantSlices(svc, groups(svc, []*corev1.Pod{p}), nil, func(node string) string { return zones[node] })[0].Endpoints[0]
+			if want := zones[tt.node]; want != "" && (e.Zone == nil || *e.Zone != want) || want == "" && e.Zone != nil {
+				t.Errorf("zone %v, want %q", e.Zone, want)
+			}
+			var hz, hn []string
+			if e.Hints != nil {
+				for _, z := range e.Hints.ForZones {
+					hz = append(hz, z.Name)
+				}
+				for _, n := range e.Hints.ForNodes {
+					hn = append(hn, n.Name)
+				}
+			}
+			if !slices.Equal(hz, tt.zones) || !slices.Equal(hn, tt.nodes) {
+				t.Errorf("hints for zones %v and nodes %v, want %v and %v", hz, hn, tt.zones, tt.nodes)
+			}
+		})
+	}
 }
