@@ -48,6 +48,11 @@ const (
 	// to be silent: it was told to end, its pods go on, and another agent is
 	// likely to be started. The next renewal takes it away.
 	AnnotationAway = "podsnap.dev/away"
+	// AnnotationNetwork on a pod says what network it has where that is not the
+	// cluster's: NetworkNone.
+	AnnotationNetwork = "podsnap.dev/network"
+	// NetworkNone is a network namespace with nothing in it but the loopback.
+	NetworkNone = "none"
 	// AnnotationConcurrency on a pod of a function is its per-replica limit of
 	// concurrent requests, a whole number; absent or 0 means no limit.
 	AnnotationConcurrency = "podsnap.dev/concurrency"

@@ -187,6 +187,9 @@ func TestInvalid(t *testing.T) {
 		{"no template", api.ReplicationControllers, `{metadata: {name: d}, spec: {selector: {a: c}}}`, []string{"spec.template: Required"}},
 		{"template that ends", api.ReplicaSets, `{metadata: {name: d}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {restartPolicy: Never, activeDeadlineSeconds: 5, containers: [{name: c, image: i}]}}}}`, []string{"spec.template.spec.activeDeadlineSeconds: Forbidden", "spec.template.spec.restartPolicy: NotSupported"}},
 
+		{"another network than none", api.Pods, `{metadata: {name: x, annotations: {podsnap.dev/network: bridge}}, spec: {hostNetwork: true, containers: [{name: c, image: i, ports: [{containerPort: 80, hostPort: 80}]}]}}`, []string{"metadata.annotations[podsnap.dev/network]: NotSupported", "metadata.annotations[podsnap.dev/network]: Forbidden", "metadata.annotations[podsnap.dev/network]: Forbidden"}},
+		{"functions without a network", api.ReplicaSets, `{metadata: {name: d}, spec: {selector: {matchLabels: {faas_function: b}}, template: {metadata: {labels: {faas_function: b}, annotations: {podsnap.dev/network: none}}, spec: {containers: [{name: c, image: i}]}}}}`, []string{"spec.template.metadata.annotations[podsnap.dev/network]: Forbidden"}},
+
 		{"no ports", api.Services, service(``), []string{"spec.ports: Required"}},
 		{"service type", api.Services, service(`type: Magic, ports: [{port: 1}]`), []string{"spec.type: NotSupported"}},
 		{"service ports", api.Services, service(`ports: [{port: 1}, {port: 0, name: a}, {port: 70000, name: a, targetPort: -1}]`), []string{"spec.ports[0].name: Required", "spec.ports[1].port: Invalid", "spec.ports[1].targetPort: Invalid", "spec.ports[2].name: Duplicate", "spec.ports[2].port: Invalid", "spec.ports[2].targetPort: Invalid"}},

@@ -2,20 +2,46 @@ package admission
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/podsnap/podsnap/api"
 )
 
 func validatePod(p *corev1.Pod) field.ErrorList {
 	spec := field.NewPath("spec")
-	errs := validatePodSpec(&p.Spec, spec)
+	errs := append(validatePodSpec(&p.Spec, spec), validateNetwork(&p.ObjectMeta, &p.Spec, nil)...)
 	if len(p.Spec.EphemeralContainers) > 0 {
 		errs = append(errs, field.Forbidden(spec.Child("ephemeralContainers"), "cannot be set on create: they come by the subresource ephemeralcontainers"))
+	}
+	return errs
+}
+
+// validateNetwork checks what network a pod asks for, at is where its metadata is.
+func validateNetwork(m *metav1.ObjectMeta, s *corev1.PodSpec, at *field.Path) field.ErrorList {
+	mode, ok := m.Annotations[api.AnnotationNetwork]
+	if !ok {
+		return nil
+	}
+	p := at.Child("metadata", "annotations").Key(api.AnnotationNetwork)
+	errs := oneOf(mode, p, api.NetworkNone)
+	if s.HostNetwork {
+		errs = append(errs, field.Forbidden(p, "may not be set when 'hostNetwork' is true"))
+	}
+	if m.Labels[api.LabelFunction] != "" {
+		errs = append(errs, field.Forbidden(p, "a function is called over its network"))
+	}
+	for i := range s.Containers {
+		if slices.ContainsFunc(s.Containers[i].Ports, func(c corev1.ContainerPort) bool { return c.HostPort != 0 }) {
+			errs = append(errs, field.Forbidden(p, "a container has a host port"))
+		}
 	}
 	return errs
 }

@@ -152,6 +152,7 @@ func validateAnyTemplate(t *corev1.PodTemplateSpec, p *field.Path, allowed ...co
 	spec := p.Child("spec")
 	errs := metavalidation.ValidateLabels(t.Labels, p.Child("metadata", "labels"))
 	errs = append(errs, validatePodSpec(&t.Spec, spec)...)
+	errs = append(errs, validateNetwork(&t.ObjectMeta, &t.Spec, p)...)
 	if !slices.Contains(allowed, t.Spec.RestartPolicy) {
 		errs = append(errs, field.NotSupported(spec.Child("restartPolicy"), t.Spec.RestartPolicy, allowed))
 	}

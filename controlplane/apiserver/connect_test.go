@@ -61,8 +61,10 @@ func TestExecThroughTheServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		var out bytes.Buffer
-		err = e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: stdin, Stdout: &out})
-		return out.String(), err
+		if err := e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: stdin, Stdout: &out}); err != nil {
+			return "", err // and at the end of ctx the client still writes
+		}
+		return out.String(), nil
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -53,7 +53,7 @@ func TestContainers(t *testing.T) {
 		"exit codes and list": testExit, "out of memory": testOOM, "exec": testExec, "logs": testLogs,
 		"network": testNetwork, "shared memory and restarts": testShared, "faults": testFaults,
 		"privileged": testPrivileged, "sandbox death": testPauseKilled, "unsafe images": testUnsafeImages,
-		"pod limits": testPodLimits, "names that are not there": testUnknown, "host network": testHostNetwork,
+		"pod limits": testPodLimits, "names that are not there": testUnknown, "host network": testHostNetwork, "no network": testNoNetwork,
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := *n
@@ -532,6 +532,30 @@ func testHostNetwork(t *testing.T, n *node) {
 	n.expect(facts(out), map[string]string{"ns.net": net, "ns.pid": pid})
 	if sb.IP != "" {
 		t.Errorf("got address %s", sb.IP)
+	}
+}
+
+func testNoNetwork(t *testing.T, n *node) {
+	sb, err := n.StartSandbox(t.Context(), runtime.SandboxSpec{UID: "uid-alone", Namespace: "default", Name: "alone", Hostname: "alone", NoNetwork: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(sb.IPs()) > 0 {
+		t.Errorf("got addresses %v", sb.IPs())
+	}
+	dev, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", sb.Pid))
+	if got := strings.Split(strings.TrimSpace(string(dev)), "\n"); err != nil || len(got) != 3 || !strings.HasPrefix(strings.TrimSpace(got[2]), "lo:") {
+		t.Errorf("got links, after two lines of titles, %q, %v", got, err)
+	}
+	// Nobody listens, but there is a loopback.
+	if c, err := n.DialIn(t.Context(), sb.ID, "127.0.0.1:9"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("got %v, %v", c, err)
+	}
+	if _, out := n.run(n.spec(sb, "show")); facts(out)["ns.net"] == "" {
+		t.Errorf("a container does not run: %s", out)
+	}
+	if err := n.RemoveSandbox(t.Context(), sb.ID); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -80,15 +80,8 @@ func (e *Engine) startSandbox(ctx context.Context, sb *sandbox) error {
 		}
 		defer ns.Close() // by then the pause process holds it
 		in.netns = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.Fd())
-		ip, err := e.c.Network.Attach(ctx, id, in.netns)
-		if err != nil {
+		if err := e.join(ctx, sb, ns, in.netns); err != nil {
 			return err
-		}
-		sb.info.IP, sb.info.IP6 = ip.String(), network.Text(e.c.Network.Second(ip))
-		if s.Owner != "" { // a function
-			if err := e.c.Network.Confine(id); err != nil {
-				return err
-			}
 		}
 	}
 	if err := e.writePodFiles(sb); err != nil {
@@ -116,6 +109,22 @@ func (e *Engine) startSandbox(ctx context.Context, sb *sandbox) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	sb.info.Pid = int(t.Pid)
+	return nil
+}
+
+// join gives a sandbox the network that it is to have in its namespace.
+func (e *Engine) join(ctx context.Context, sb *sandbox, ns *os.File, path string) error {
+	if sb.spec.NoNetwork {
+		return network.Alone(ns)
+	}
+	ip, err := e.c.Network.Attach(ctx, sb.info.ID, path)
+	if err != nil {
+		return err
+	}
+	sb.info.IP, sb.info.IP6 = ip.String(), network.Text(e.c.Network.Second(ip))
+	if sb.spec.Owner != "" { // a function
+		return e.c.Network.Confine(sb.info.ID)
+	}
 	return nil
 }
 

@@ -40,7 +40,7 @@ type sandboxRecord struct {
 // StartSandbox implements runtime.Runtime. It takes a parked sandbox.
 func (r *Runtime) StartSandbox(ctx context.Context, s runtime.SandboxSpec) (runtime.Sandbox, error) {
 	begin := time.Now()
-	if s.HostNetwork || s.HostPID {
+	if s.HostNetwork || s.NoNetwork || s.HostPID {
 		return runtime.Sandbox{}, errors.New("start sandbox: the fast runtime has no pods in the host's namespaces")
 	}
 	if err := r.ready(ctx); err != nil {

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -91,6 +92,29 @@ func Inside(ns *os.File, f func() error) error {
 		}
 		return f()
 	})
+}
+
+// Alone makes a namespace ready that is to have no network but its loopback.
+func Alone(ns *os.File) error {
+	return Inside(ns, func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		return loUp(h)
+	})
+}
+
+func loUp(h *netlink.Handle) error {
+	lo, err := h.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := h.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	return nil
 }
 
 // onThread runs f on a thread of its own and brings the thread back into the

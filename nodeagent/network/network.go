@@ -266,12 +266,8 @@ func (n *Network) configurePod(ip netip.Addr) error {
 		return err
 	}
 	defer h.Close()
-	lo, err := h.LinkByName("lo")
-	if err != nil {
+	if err := loUp(h); err != nil {
 		return err
-	}
-	if err := h.LinkSetUp(lo); err != nil {
-		return fmt.Errorf("set lo up: %w", err)
 	}
 	if err := n.prepareLink(podLink); err != nil {
 		return err

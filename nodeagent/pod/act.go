@@ -177,7 +177,7 @@ func (w *Worker) startContainer(ctx context.Context, a Action, p *corev1.Pod, sb
 	begin := time.Now()
 	spec, err := w.containerSpec(ctx, a, p, sb)
 	var it runtime.Container
-	if err == nil && w.c.Guard != nil {
+	if err == nil && w.c.Guard != nil && !alone(p) {
 		err = w.c.Guard(ctx, p, sb.IPs())
 	}
 	if err == nil {

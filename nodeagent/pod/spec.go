@@ -31,7 +31,7 @@ func labels(p *corev1.Pod, container string) map[string]string {
 func sandboxSpec(p *corev1.Pod, pids int64) runtime.SandboxSpec {
 	s := runtime.SandboxSpec{
 		UID: p.UID, Namespace: p.Namespace, Name: p.Name, Hostname: volume.Hostname(p),
-		HostNetwork: p.Spec.HostNetwork, HostPID: p.Spec.HostPID, Class: classOf(p),
+		HostNetwork: p.Spec.HostNetwork, NoNetwork: alone(p), HostPID: p.Spec.HostPID, Class: classOf(p),
 		Labels: labels(p, ""), Resources: podResources(p),
 	}
 	if f := p.Labels[api.LabelFunction]; f != "" {
@@ -46,6 +46,9 @@ func sandboxSpec(p *corev1.Pod, pids int64) runtime.SandboxSpec {
 	}
 	return s
 }
+
+// alone is a pod that has no network.
+func alone(p *corev1.Pod) bool { return p.Annotations[api.AnnotationNetwork] == api.NetworkNone }
 
 // podResources bounds the whole pod: what runs at the same time is added up,
 // and an init container alone may need more. One container without a limit

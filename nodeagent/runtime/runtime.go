@@ -119,6 +119,7 @@ type SandboxSpec struct {
 	Namespace, Name string // of the pod
 	Hostname        string
 	HostNetwork     bool
+	NoNetwork       bool // but the loopback
 	HostPID         bool
 	Class           Class
 	Labels          map[string]string // kept, for adoption
@@ -140,7 +141,7 @@ type Sandbox struct {
 	ID              string
 	UID             types.UID
 	Namespace, Name string
-	IP              string // "" with HostNetwork
+	IP              string // "" with HostNetwork and NoNetwork
 	IP6             string // the one in IPv6 beside it; "" is none
 	Pid             int    // of the process that holds it, such as a pause process; 0 when it is dead
 	CreatedAt       time.Time

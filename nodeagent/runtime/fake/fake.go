@@ -159,7 +159,7 @@ func (r *Runtime) StartSandbox(ctx context.Context, s runtime.SandboxSpec) (runt
 		IP: fmt.Sprintf("10.42.%d.%d", r.serial/250, r.serial%250+1), Pid: 1000 + r.serial,
 		CreatedAt: time.Now(), Labels: maps.Clone(s.Labels),
 	}}
-	if s.HostNetwork {
+	if s.HostNetwork || s.NoNetwork {
 		sb.IP = ""
 	}
 	r.sandboxes[sb.ID] = sb
