@@ -58,10 +58,11 @@ type Meter struct {
 	nodes map[string]*reading
 }
 
-// reading is what is known of a node. Its lock is held while the node is asked, so
+// reading is what is known of a node. Its turn is taken while the node is asked, so
 // that those who ask at the same time get one answer.
 type reading struct {
-	mu     sync.Mutex
+	turn   chan struct{} // of one; whoever waits for it may give up
+	made   time.Time
 	last   api.NodeStats
 	at     time.Time // of last, by this machine's clock
 	answer Node
@@ -113,21 +114,27 @@ func (m *Meter) of(node string) *reading {
 		return r
 	}
 	for n, old := range m.nodes {
-		if old.mu.TryLock() {
-			if time.Since(old.at) > oldest {
+		select {
+		case old.turn <- struct{}{}:
+			if time.Since(old.at) > oldest && time.Since(old.made) > oldest {
 				delete(m.nodes, n)
 			}
-			old.mu.Unlock()
+			<-old.turn
+		default:
 		}
 	}
-	r = &reading{}
+	r = &reading{turn: make(chan struct{}, 1), made: time.Now()}
 	m.nodes[node] = r
 	return r
 }
 
 func (m *Meter) read(ctx context.Context, node string, r *reading) (Node, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return Node{}, context.Cause(ctx)
+	}
 	if r.known && time.Since(r.at) < fresh {
 		return r.answer, nil
 	}
