@@ -164,7 +164,7 @@ func TestAway(t *testing.T) {
 			t.Errorf("while it works it says to be away for %s", s)
 		}
 		r.stop()
-		if s := away(); s != "30s" {
+		if s := away(); s != "10s" {
 			t.Errorf("at its end it says to be away for %q", s)
 		}
 		r.start()
