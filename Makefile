@@ -30,7 +30,8 @@ down: ## end the platform and all it runs; functions come back with the next mak
 
 build: assets ## build bin/faas
 	@[ -e bin/faas ] || echo 'building bin/faas: the first time takes a minute or two'
-	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/faas ./cmd/faas
+	@was=$$(stat -c %i bin/faas 2>/dev/null); $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/faas ./cmd/faas || exit 1; \
+	if [ "$$was" != "$$(stat -c %i bin/faas)" ]; then cp bin/faas bin/faas.new && mv bin/faas.new bin/faas; fi # see RATIONALE.md
 
 assets:
 	@$(GO) build -trimpath -ldflags '$(SMALL)' -o internal/assets/bin/watchdog ./functions/watchdog
