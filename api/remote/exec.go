@@ -32,6 +32,9 @@ const (
 	maxFrame = 1 << 20 // bytes
 )
 
+// farewell is how long a client has to take the outcome.
+const farewell = time.Second
+
 // outcome is how an exec ended: with an exit code or an error.
 type outcome struct {
 	ExitCode int            `json:"exitCode"`
@@ -281,7 +284,14 @@ func serveStreams(w http.ResponseWriter, r *http.Request, do func(context.Contex
 	})
 	defer func() {
 		stdin.Close()
-		_ = conn.SetReadDeadline(time.Unix(1, 0)) // ends the reader, which closing the body would wait for
+		until := time.Unix(1, 0)
+		if r.ProtoMajor == 1 {
+			// A connection that is closed with something unread in it is reset, and
+			// the client may learn of that before it reads the answer. It closes
+			// itself when it has the outcome.
+			until = time.Now().Add(farewell)
+		}
+		_ = conn.SetReadDeadline(until) // ends the reader, which closing the body would wait for
 		reader.Wait()
 	}()
 	code, err := do(ctx, o)
