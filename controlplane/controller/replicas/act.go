@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/controller/claim"
 	"github.com/podsnap/podsnap/controlplane/podstate"
 	"github.com/podsnap/podsnap/controlplane/view"
 	"golang.org/x/sync/errgroup"
@@ -21,70 +21,14 @@ import (
 
 const writers = 16 // creations or deletions of one set at once
 
-// claim makes orphans that match the set's own, lets go of owned pods that do
-// not match any more, and answers with the pods that are the set's then.
+// claim answers with the pods that are the set's once it is settled which are.
 func (r *Controller) claim(ctx context.Context, s set, owned []*corev1.Pod) ([]*corev1.Pod, error) {
-	if s.obj.GetDeletionTimestamp() != nil {
-		return owned, nil
-	}
-	var out []*corev1.Pod
-	for _, p := range owned {
-		if s.selector.Matches(labelsOf(p)) || p.DeletionTimestamp != nil {
-			out = append(out, p)
-			continue
-		}
-		if err := r.release(ctx, s, p); err != nil {
-			return nil, err
-		}
-	}
-	sure := false
-	for _, p := range r.c.View.Pods.By(view.Orphan, s.obj.GetNamespace()) {
-		if !podstate.Active(p) || !s.selector.Matches(labelsOf(p)) {
-			continue
-		}
-		if !sure {
-			now, err := r.c.Objects.Get(ctx, s.resource, s.obj.GetNamespace(), s.obj.GetName())
-			if err != nil || now.GetUID() != s.obj.GetUID() || now.GetDeletionTimestamp() != nil {
-				return out, notFound(err)
-			}
-			sure = true
-		}
-		got, err := r.adopt(ctx, s, p)
-		if err != nil {
-			return nil, err
-		}
-		if got != nil && metav1.IsControlledBy(got, s.obj) && !slices.ContainsFunc(out, func(o *corev1.Pod) bool { return o.UID == got.UID }) {
-			out = append(out, got)
-		}
-	}
-	return out, nil
-}
-
-// adopt answers with the pod's newest state, nil when there is none.
-func (r *Controller) adopt(ctx context.Context, s set, pod *corev1.Pod) (*corev1.Pod, error) {
-	got, err := api.Mutate(ctx, r.c.Objects, api.Pods, pod.Namespace, pod.Name, api.UpdateOptions{}, func(p *corev1.Pod) (bool, error) {
-		if p.UID != pod.UID || !podstate.Active(p) || metav1.GetControllerOfNoCopy(p) != nil || !s.selector.Matches(labelsOf(p)) {
-			return false, nil
-		}
-		p.OwnerReferences = append(p.OwnerReferences, *metav1.NewControllerRef(s.obj, s.resource.GVK()))
-		return true, nil
-	})
-	if err != nil {
-		return nil, notFound(err)
-	}
-	return got, nil
-}
-
-func (r *Controller) release(ctx context.Context, s set, pod *corev1.Pod) error {
-	_, err := api.Mutate(ctx, r.c.Objects, api.Pods, pod.Namespace, pod.Name, api.UpdateOptions{}, func(p *corev1.Pod) (bool, error) {
-		if p.UID != pod.UID || s.selector.Matches(labelsOf(p)) {
-			return false, nil
-		}
-		n := len(p.OwnerReferences)
-		p.OwnerReferences = slices.DeleteFunc(p.OwnerReferences, func(o metav1.OwnerReference) bool { return o.UID == s.obj.GetUID() })
-		return len(p.OwnerReferences) != n, nil
-	})
-	return notFound(err)
+	return claim.Rules[*corev1.Pod]{
+		Objects: r.c.Objects, Owner: s.obj, OwnerKind: s.resource, Kind: api.Pods,
+		Mine:  func(p *corev1.Pod) bool { return s.selector.Matches(labelsOf(p)) },
+		Takes: podstate.Active,
+		Stays: func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil },
+	}.Settle(ctx, owned, r.c.View.Pods.By(view.Orphan, s.obj.GetNamespace()))
 }
 
 // carryOut does what was planned and answers with the first fault.

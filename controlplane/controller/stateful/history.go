@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/controller/claim"
 	"github.com/podsnap/podsnap/controlplane/view"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -74,38 +75,32 @@ func (r *Controller) revisions(ctx context.Context, s *appsv1.StatefulSet) ([]*a
 		return nil, fmt.Errorf("list the revisions of StatefulSet %s: %w", view.Key(s), err)
 	}
 	mine = nil
+	var orphans []*appsv1.ControllerRevision
 	for _, o := range all {
-		if metav1.GetControllerOfNoCopy(o) == nil {
-			if o, err = r.adopt(ctx, s, o); err != nil {
-				return nil, fmt.Errorf("adopt a revision of StatefulSet %s: %w", view.Key(s), err)
-			}
-		}
-		if o != nil && metav1.IsControlledBy(o, s) {
+		switch {
+		case metav1.GetControllerOfNoCopy(o) == nil:
+			orphans = append(orphans, o)
+		case metav1.IsControlledBy(o, s):
 			mine = append(mine, o)
 		}
+	}
+	if mine, err = r.adopted(s).Settle(ctx, mine, orphans); err != nil {
+		return nil, fmt.Errorf("the revisions of StatefulSet %s: %w", view.Key(s), err)
 	}
 	return sorted(mine), nil
 }
 
-// adopt makes a revision that nobody has the set's own, if it is of its pods: a set that
-// was deleted without them and is made anew goes on with them as they are. It answers
-// with the newest state, nil for one that is none of the set's.
-func (r *Controller) adopt(ctx context.Context, s *appsv1.StatefulSet, rev *appsv1.ControllerRevision) (*appsv1.ControllerRevision, error) {
+// adopted are the rules for a revision that nobody has and that is of the set's pods: a
+// set that was deleted without them and is made anew goes on with them as they are.
+func (r *Controller) adopted(s *appsv1.StatefulSet) claim.Rules[*appsv1.ControllerRevision] {
 	sel, err := metav1.LabelSelectorAsSelector(s.Spec.Selector)
-	if err != nil || sel.Empty() || !sel.Matches(labels.Set(rev.Labels)) || rev.Name != s.Name+"-"+rev.Labels[labelHash] {
-		return nil, nil
+	return claim.Rules[*appsv1.ControllerRevision]{
+		Objects: r.c.Objects, Owner: s, OwnerKind: api.StatefulSets, Kind: api.ControllerRevisions,
+		Mine: func(rev *appsv1.ControllerRevision) bool {
+			return err == nil && !sel.Empty() && sel.Matches(labels.Set(rev.Labels)) && rev.Name == s.Name+"-"+rev.Labels[labelHash]
+		},
+		Stays: func(*appsv1.ControllerRevision) bool { return true },
 	}
-	got, err := api.Mutate(ctx, r.c.Objects, api.ControllerRevisions, rev.Namespace, rev.Name, api.UpdateOptions{}, func(o *appsv1.ControllerRevision) (bool, error) {
-		if o.UID != rev.UID || o.DeletionTimestamp != nil || metav1.GetControllerOfNoCopy(o) != nil {
-			return false, nil
-		}
-		o.OwnerReferences = append(o.OwnerReferences, *metav1.NewControllerRef(s, api.StatefulSets.GVK()))
-		return true, nil
-	})
-	if err != nil {
-		return nil, missing(err)
-	}
-	return got, nil
 }
 
 // revise makes the revision of the set's template. A name that something else has

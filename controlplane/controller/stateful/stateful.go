@@ -10,10 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/controller/claim"
 	"github.com/podsnap/podsnap/controlplane/podstate"
 	"github.com/podsnap/podsnap/controlplane/view"
 	"github.com/podsnap/podsnap/internal/loop"
@@ -197,64 +197,18 @@ func belongs(s *appsv1.StatefulSet, p *corev1.Pod) bool {
 	return err == nil && !sel.Empty() && ok && sel.Matches(labels.Set(p.Labels))
 }
 
-// claim makes pods without an owner that match the set its own, lets go of owned ones
-// that do not match any more, and answers with those that are the set's then.
+// claim answers with the pods that are the set's once it is settled which are.
 func (r *Controller) claim(ctx context.Context, s *appsv1.StatefulSet, owned []*corev1.Pod) ([]*corev1.Pod, error) {
-	if s.DeletionTimestamp != nil {
-		return owned, nil
-	}
-	var out []*corev1.Pod
-	for _, p := range owned {
-		if p.DeletionTimestamp != nil || belongs(s, p) {
-			out = append(out, p)
-			continue
-		}
-		if _, err := r.own(ctx, s, p, false); err != nil {
-			return nil, err
-		}
-	}
-	for _, p := range r.c.View.Pods.By(view.Orphan, s.Namespace) {
-		if !podstate.Active(p) || !belongs(s, p) {
-			continue
-		}
-		now, err := r.c.Objects.Get(ctx, api.StatefulSets, s.Namespace, s.Name)
-		if err != nil || now.GetUID() != s.UID || now.GetDeletionTimestamp() != nil {
-			return out, missing(err)
-		}
-		got, err := r.own(ctx, s, p, true)
-		if err != nil {
-			return nil, err
-		}
-		if got != nil && metav1.IsControlledBy(got, s) {
-			out = append(out, got)
-		}
-	}
-	return out, nil
-}
-
-// own takes or leaves a pod; it answers with its newest state, nil when there is none.
-func (r *Controller) own(ctx context.Context, s *appsv1.StatefulSet, pod *corev1.Pod, take bool) (*corev1.Pod, error) {
-	got, err := api.Mutate(ctx, r.c.Objects, api.Pods, pod.Namespace, pod.Name, api.UpdateOptions{}, func(p *corev1.Pod) (bool, error) {
-		if p.UID != pod.UID || p.DeletionTimestamp != nil || belongs(s, p) != take {
-			return false, nil
-		}
-		if take {
-			if metav1.GetControllerOfNoCopy(p) != nil {
-				return false, nil
-			}
-			p.OwnerReferences = append(p.OwnerReferences, *metav1.NewControllerRef(s, api.StatefulSets.GVK()))
+	return claim.Rules[*corev1.Pod]{
+		Objects: r.c.Objects, Owner: s, OwnerKind: api.StatefulSets, Kind: api.Pods,
+		Mine:  func(p *corev1.Pod) bool { return belongs(s, p) },
+		Takes: podstate.Active,
+		Stays: func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil },
+		Taken: func(p *corev1.Pod) {
 			ordinal, _ := ordinalOf(s, p.Name)
 			identify(s, p, ordinal)
-			return true, nil
-		}
-		n := len(p.OwnerReferences)
-		p.OwnerReferences = slices.DeleteFunc(p.OwnerReferences, func(o metav1.OwnerReference) bool { return o.UID == s.UID })
-		return len(p.OwnerReferences) != n, nil
-	})
-	if err != nil {
-		return nil, missing(err)
-	}
-	return got, nil
+		},
+	}.Settle(ctx, owned, r.c.View.Pods.By(view.Orphan, s.Namespace))
 }
 
 func missing(err error) error {
