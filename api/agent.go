@@ -12,7 +12,7 @@ import (
 // Agent is the third seam: the pods of one node. All methods are safe for
 // concurrent use and idempotent by pod UID. A pod is named by its UID; NotFound
 // when the node does not have it.
-type Agent interface {
+type Agent interface { //nolint:interfacebloat // what a kubelet does
 	// Start makes the node run pods, next to those it finds bound to it in
 	// Objects. It returns when they are accepted; how they fare is observed.
 	// Pods whose UID is already known are left as they are.

@@ -207,7 +207,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if !a.adopt(ctx) {
 		return nil
 	}
-	wg.Go(func() { a.dispatch(exits) })
+	wg.Go(func() { a.dispatch(exits) })   //nolint:contextcheck // an end of a log that is there is read without one
 	wg.Go(func() { _ = a.pods.Run(ctx) }) // nil, always
 	wg.Go(func() { a.sweep(ctx) })
 	wg.Go(func() { _ = a.disks.Run(ctx) }) // nil, always

@@ -27,7 +27,7 @@ func (a *Agent) Start(ctx context.Context, pods []*corev1.Pod) error {
 	}
 	for _, p := range pods {
 		if a.worker(p.UID) == nil {
-			a.accept(p)
+			a.accept(p) //nolint:contextcheck // as in Run
 		}
 	}
 	return nil

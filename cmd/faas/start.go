@@ -105,7 +105,7 @@ func (b *background) inherit(proc string) error {
 	if err != nil {
 		return err
 	}
-	for _, arg := range strings.Split(string(cmdline), "\x00") {
+	for arg := range strings.SplitSeq(string(cmdline), "\x00") {
 		name, value, ok := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
 		if !ok || !strings.HasPrefix(arg, "--") || b.flags.Changed(name) {
 			continue
@@ -118,7 +118,7 @@ func (b *background) inherit(proc string) error {
 	if err != nil {
 		return err
 	}
-	for _, e := range strings.Split(string(environ), "\x00") {
+	for e := range strings.SplitSeq(string(environ), "\x00") {
 		name, value, _ := strings.Cut(e, "=")
 		if _, ok := os.LookupEnv(name); ok || !strings.HasPrefix(name, "PODSNAP_") {
 			continue

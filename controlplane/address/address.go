@@ -441,33 +441,33 @@ func (a *Allocator) node(ctx context.Context, n *corev1.Node) error {
 }
 
 // block finds a free block for a node, or sees that the one it asks for is.
-func (p *podNetwork) block(n *corev1.Node, asks string, family int) (string, error) {
-	now, known := time.Now(), p.nodes[n.Name]
+func (n *podNetwork) block(node *corev1.Node, asks string, family int) (string, error) {
+	now, known := time.Now(), n.nodes[node.Name]
 	if asks == "" {
-		b, ok := p.blocks.take(n.Name, now, func(netip.Prefix) bool { return true })
+		b, ok := n.blocks.take(node.Name, now, func(netip.Prefix) bool { return true })
 		if !ok {
-			return "", apierrors.NewForbidden(api.Nodes.GR(), n.Name, fmt.Errorf("the pod network %s has no free block of /%d: remove nodes, or start the servers with a larger --cluster-cidr", p.whole, p.bits))
+			return "", apierrors.NewForbidden(api.Nodes.GR(), node.Name, fmt.Errorf("the pod network %s has no free block of /%d: remove nodes, or start the servers with a larger --cluster-cidr", n.whole, n.bits))
 		}
-		p.nodes[n.Name] = block{b, claim{owner: n.Name, since: now}}
+		n.nodes[node.Name] = block{b, claim{owner: node.Name, since: now}}
 		return b.String(), nil
 	}
 	own, err := netip.ParsePrefix(asks)
 	if err != nil || known.prefix == own && known.stored {
 		return asks, nil // the former is admission's to refuse
 	}
-	if own.Addr().Is6() != p.whole.Addr().Is6() {
-		return "", apierrors.NewInvalid(api.Nodes.GVK().GroupKind(), n.Name, field.ErrorList{field.Invalid(
-			field.NewPath("spec", "podCIDRs").Index(family), asks, fmt.Sprintf("must be of the family of the cluster's %s", p.whole))})
+	if own.Addr().Is6() != n.whole.Addr().Is6() {
+		return "", apierrors.NewInvalid(api.Nodes.GVK().GroupKind(), node.Name, field.ErrorList{field.Invalid(
+			field.NewPath("spec", "podCIDRs").Index(family), asks, fmt.Sprintf("must be of the family of the cluster's %s", n.whole))})
 	}
-	for other, has := range p.nodes {
-		if other != n.Name && has.prefix.Overlaps(own) && (has.stored || now.Sub(has.since) < patience) {
-			return "", apierrors.NewInvalid(api.Nodes.GVK().GroupKind(), n.Name, field.ErrorList{field.Invalid(
+	for other, has := range n.nodes {
+		if other != node.Name && has.prefix.Overlaps(own) && (has.stored || now.Sub(has.since) < patience) {
+			return "", apierrors.NewInvalid(api.Nodes.GVK().GroupKind(), node.Name, field.ErrorList{field.Invalid(
 				field.NewPath("spec", "podCIDR"), asks, fmt.Sprintf("overlaps with %s of node %s", has.prefix, other))})
 		}
 	}
-	for _, b := range p.covered(own) {
-		p.blocks.ask(b, n.Name, now)
+	for _, b := range n.covered(own) {
+		n.blocks.ask(b, node.Name, now)
 	}
-	p.nodes[n.Name] = block{own, claim{owner: n.Name, since: now}}
+	n.nodes[node.Name] = block{own, claim{owner: node.Name, since: now}}
 	return asks, nil
 }

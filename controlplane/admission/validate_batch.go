@@ -76,7 +76,7 @@ func validateJobSpec(s *batchv1.JobSpec, p *field.Path) field.ErrorList {
 		errs = append(errs, atLeast(*d, 0, p.Child("activeDeadlineSeconds"))...)
 	}
 	if m := s.ManagedBy; m != nil {
-		errs = append(errs, field.ErrorList(validation.IsDomainPrefixedPath(p.Child("managedBy"), *m))...)
+		errs = append(errs, validation.IsDomainPrefixedPath(p.Child("managedBy"), *m)...)
 	}
 	errs = append(errs, oneOf(*s.CompletionMode, p.Child("completionMode"), batchv1.NonIndexedCompletion, batchv1.IndexedCompletion)...)
 	errs = append(errs, oneOf(*s.PodReplacementPolicy, p.Child("podReplacementPolicy"), batchv1.TerminatingOrFailed, batchv1.Failed)...)

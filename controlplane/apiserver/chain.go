@@ -98,9 +98,9 @@ func (s *Server) beside(h http.Handler) http.HandlerFunc {
 	}
 }
 
-// open is plain for what is no object: only the path says what is asked for.
-func (s *Server) open(verb string, f func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
-	return s.plain(verb, "", func(w http.ResponseWriter, r *http.Request) error {
+// open is plain for what is no object and is only read: the path says what is asked for.
+func (s *Server) open(f func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return s.plain("get", "", func(w http.ResponseWriter, r *http.Request) error {
 		if err := access.Allow(r.Context(), access.Of(r.Context()), access.Request{Verb: strings.ToLower(r.Method), Path: r.URL.Path}, s.cfg.Objects); err != nil {
 			return err
 		}

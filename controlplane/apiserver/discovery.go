@@ -215,7 +215,7 @@ func (s *Server) mountDiscovery() {
 }
 
 func (s *Server) mountDocument(path string, d document) {
-	s.mux.Get(path, s.open("get", func(w http.ResponseWriter, r *http.Request) error {
+	s.mux.Get(path, s.open(func(w http.ResponseWriter, r *http.Request) error {
 		d.serve(w, r)
 		return nil
 	}))

@@ -40,7 +40,7 @@ func withParts(resources []*api.Resource) []openapi.Resource {
 // for: the start does not wait for them, and who never asks has none in memory.
 func (s *Server) mountOpenAPI() {
 	docs := openapi.New(apiVersion, withParts(api.Resources))
-	s.mux.Get("/openapi/v3", s.open("get", func(w http.ResponseWriter, r *http.Request) error {
+	s.mux.Get("/openapi/v3", s.open(func(w http.ResponseWriter, r *http.Request) error {
 		type link struct {
 			URL string `json:"serverRelativeURL"`
 		}
@@ -53,11 +53,11 @@ func (s *Server) mountOpenAPI() {
 		return nil
 	}))
 	for root, doc := range docs.V3 {
-		s.mux.Get("/openapi/v3/"+root, s.open("get", func(w http.ResponseWriter, r *http.Request) error {
+		s.mux.Get("/openapi/v3/"+root, s.open(func(w http.ResponseWriter, r *http.Request) error {
 			return serveSchemas(w, r, doc(), "application/json")
 		}))
 	}
-	s.mux.Get("/openapi/v2", s.open("get", func(w http.ResponseWriter, r *http.Request) error {
+	s.mux.Get("/openapi/v2", s.open(func(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Vary", "Accept")
 		if strings.Contains(r.Header.Get("Accept"), "proto-openapi") {
 			// With the @ that clients ask with the type would not be one.

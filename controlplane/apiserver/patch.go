@@ -77,7 +77,7 @@ func (s *Server) apply(c *call, p patch) error {
 func (s *Server) applier(c *call) (*fieldmanager.Objects, error) {
 	q := c.r.URL.Query()
 	if q.Get("fieldManager") == "" {
-		return nil, invalidOptions("PatchOptions", field.Required(field.NewPath("fieldManager"), "is required for apply patch"))
+		return nil, invalidOptions(field.Required(field.NewPath("fieldManager"), "is required for apply patch"))
 	}
 	if err := s.allow(c.ctx(), c, "create"); err != nil {
 		return nil, err
@@ -112,7 +112,7 @@ func (s *Server) readPatch(c *call, kind schema.GroupVersionKind, into runtime.O
 	q := c.r.URL.Query()
 	p.force = flag(q, "force")
 	if q.Has("force") && p.Type != types.ApplyYAMLPatchType {
-		return p, invalidOptions("PatchOptions", field.Forbidden(field.NewPath("force"), "may not be specified for non-apply patch"))
+		return p, invalidOptions(field.Forbidden(field.NewPath("force"), "may not be specified for non-apply patch"))
 	}
 	var err error
 	if p.validation, err = fieldValidation(c.r); err != nil {

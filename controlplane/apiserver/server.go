@@ -131,7 +131,7 @@ func (s *Server) mount() {
 		s.mux.Get(p, func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok") })
 	}
 	s.mux.Get("/readyz", s.ready)
-	s.mux.Get("/version", s.open("get", s.version))
+	s.mux.Get("/version", s.open(s.version))
 	for prefix, h := range s.cfg.Beside {
 		s.mux.Handle(prefix+"*", s.beside(h))
 	}

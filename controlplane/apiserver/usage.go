@@ -45,7 +45,7 @@ func (s *Server) mountUsage() {
 
 // use serves what f answers.
 func (s *Server) use(f func(r *http.Request) (runtime.Object, error)) http.HandlerFunc {
-	return s.open("get", func(w http.ResponseWriter, r *http.Request) error {
+	return s.open(func(w http.ResponseWriter, r *http.Request) error {
 		form, err := s.codec.accept(r, true)
 		if err != nil {
 			return err

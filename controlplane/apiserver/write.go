@@ -80,15 +80,15 @@ func managerOf(r *http.Request) (string, error) {
 	at := field.NewPath("fieldManager")
 	switch {
 	case len(name) > maxManager:
-		return "", invalidOptions("PatchOptions", field.TooLong(at, "", maxManager))
+		return "", invalidOptions(field.TooLong(at, "", maxManager))
 	case strings.ContainsFunc(name, func(c rune) bool { return !unicode.IsPrint(c) }):
-		return "", invalidOptions("PatchOptions", field.Invalid(at, name, "should only contain printable characters"))
+		return "", invalidOptions(field.Invalid(at, name, "should only contain printable characters"))
 	}
 	return name, nil
 }
 
-func invalidOptions(kind string, faults ...*field.Error) error {
-	return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: kind}, "", faults)
+func invalidOptions(faults ...*field.Error) error {
+	return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "PatchOptions"}, "", faults)
 }
 
 // isDry reads the dryRun parameter, or that of a body.

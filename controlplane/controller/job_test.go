@@ -260,7 +260,7 @@ func TestJobPodFailurePolicy(t *testing.T) {
 		{Action: batchv1.PodFailurePolicyActionFailJob, OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{42}}},
 	}}
 	n := 0
-	state := func(p *corev1.Pod) corev1.PodStatus {
+	state := func(*corev1.Pod) corev1.PodStatus {
 		n++
 		if n < 4 { // ignored, however often
 			st := ended(corev1.PodFailed, 137)

@@ -71,11 +71,6 @@ func (s *scaled) pods(n int, milli float64, with ...func(*corev1.Pod)) *scaled {
 	return s
 }
 
-func (s *scaled) behave(b autoscalingv2.HorizontalPodAutoscalerBehavior) *scaled {
-	s.Autoscaler.Spec.Behavior = &b
-	return s
-}
-
 func pending(p *corev1.Pod) { p.Status.Phase = corev1.PodPending }
 func ending(p *corev1.Pod)  { p.DeletionTimestamp = &metav1.Time{Time: begin} }
 func failed(p *corev1.Pod)  { p.Status.Phase = corev1.PodFailed }

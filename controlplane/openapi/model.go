@@ -23,8 +23,7 @@ type field struct {
 func fieldsOf(t reflect.Type) []field {
 	docs, path := docsOf(t), pathOf(t)
 	var out []field
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
 		switch {
 		case name == "-" || !f.IsExported():
@@ -47,7 +46,7 @@ func fieldsOf(t reflect.Type) []field {
 
 // docsOf are the texts about a type, by field; that about the type is under "".
 func docsOf(t reflect.Type) map[string]string {
-	if d, ok := reflect.Zero(t).Interface().(interface{ SwaggerDoc() map[string]string }); ok {
+	if d, ok := reflect.TypeAssert[interface{ SwaggerDoc() map[string]string }](reflect.Zero(t)); ok {
 		return d.SwaggerDoc()
 	}
 	return nil
@@ -66,7 +65,7 @@ func pathOf(t reflect.Type) string {
 
 // nameOf is a type's name in the documents.
 func nameOf(t reflect.Type) string {
-	if n, ok := reflect.Zero(t).Interface().(interface{ OpenAPIModelName() string }); ok {
+	if n, ok := reflect.TypeAssert[interface{ OpenAPIModelName() string }](reflect.Zero(t)); ok {
 		return n.OpenAPIModelName()
 	}
 	if strings.HasPrefix(t.PkgPath(), "github.com/podsnap/podsnap/api") {
@@ -125,7 +124,7 @@ func free(t reflect.Type) bool {
 	if t.Kind() == reflect.Interface {
 		return true
 	}
-	_, own := reflect.New(t).Interface().(interface{ MarshalJSON() ([]byte, error) })
+	_, own := reflect.TypeAssert[interface{ MarshalJSON() ([]byte, error) }](reflect.New(t))
 	return own
 }
 

@@ -258,7 +258,7 @@ func (c *conn) Close() error {
 
 // part is the real end.
 func (c *conn) part() error {
-	err := error(net.ErrClosed)
+	err := net.ErrClosed
 	c.once.Do(func() {
 		if c.s != nil {
 			c.s.mu.Lock()

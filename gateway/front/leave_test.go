@@ -2,6 +2,7 @@ package front_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -112,7 +113,7 @@ func (h *house) turn() {
 	if err := h.now.Shutdown(ctx); err != nil {
 		h.t.Errorf("Shutdown: %v", err)
 	}
-	if err := <-h.done; err != http.ErrServerClosed {
+	if err := <-h.done; !errors.Is(err, http.ErrServerClosed) {
 		h.t.Errorf("Serve: %v", err)
 	}
 	h.open()

@@ -24,8 +24,13 @@ func TestServers(t *testing.T) {
 		a, b string
 		good bool
 	}{
-		{"v1.4.0", "v1.4.9", true}, {"v1.4.0", "v1.5.0", true}, {"v1.5.0", "v1.4.0", true},
-		{"v1.4.0", "v1.6.0", false}, {"v1.6.0", "v1.4.0", false}, {"v1.4.0", "v2.4.0", false}, {"v1.4.0", "v2.0.0", false},
+		{"v1.4.0", "v1.4.9", true},
+		{"v1.4.0", "v1.5.0", true},
+		{"v1.5.0", "v1.4.0", true},
+		{"v1.4.0", "v1.6.0", false},
+		{"v1.6.0", "v1.4.0", false},
+		{"v1.4.0", "v2.4.0", false},
+		{"v1.4.0", "v2.0.0", false},
 	} {
 		if err := skew.Servers(c.a, c.b); (err == nil) != c.good {
 			t.Errorf("%s and %s: %v", c.a, c.b, err)
@@ -63,7 +68,7 @@ func TestSayAndCheck(t *testing.T) {
 		return &http.Response{}, nil
 	})
 	r := &http.Request{}
-	if _, err := skew.Say(skew.Node, "v1.5.0", next).RoundTrip(r); err != nil { //nolint:bodyclose // there is none
+	if _, err := skew.Say(skew.Node, "v1.5.0", next).RoundTrip(r); err != nil {
 		t.Fatal(err)
 	}
 	if r.Header != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -139,15 +140,16 @@ func (e *Engine) writePodFiles(sb *sandbox) error {
 	if err := unix.Mount("shm", shm, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size=64m"); err != nil {
 		return fmt.Errorf("mount shared memory: %w", err)
 	}
-	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	var hosts strings.Builder
+	hosts.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
 	for _, ip := range sb.info.IPs() {
-		hosts += ip + "\t" + sb.spec.Hostname + "\n"
+		hosts.WriteString(ip + "\t" + sb.spec.Hostname + "\n")
 	}
 	resolv, err := os.ReadFile("/etc/resolv.conf")
 	if err != nil && !os.IsNotExist(err) {
 		return fmt.Errorf("read the host's DNS servers: %w", err)
 	}
-	for name, text := range map[string]string{"hosts": hosts, "hostname": sb.spec.Hostname + "\n", "resolv.conf": string(resolv)} {
+	for name, text := range map[string]string{"hosts": hosts.String(), "hostname": sb.spec.Hostname + "\n", "resolv.conf": string(resolv)} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return fmt.Errorf("write pod file: %w", err)
 		}

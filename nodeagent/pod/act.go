@@ -58,7 +58,7 @@ func (w *Worker) begin(ctx context.Context, a Action, now time.Time) {
 		ctx, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
 		end := do(ctx)
-		w.post(func() {
+		w.post(func() { //nolint:contextcheck // as in the agent
 			end()
 			w.late()
 		})

@@ -168,7 +168,7 @@ func (c Config) validate6() error {
 	case !c.ClusterCIDR6.Contains(c.Source6):
 		return fmt.Errorf("source %s is not an address of the pod network %s", c.Source6, c.ClusterCIDR6)
 	case c.Anchor == "":
-		return errors.New("Services of IPv6 need an anchor, which is a link")
+		return errors.New("the anchor is missing: a link, which Services of IPv6 need")
 	}
 	return nil
 }

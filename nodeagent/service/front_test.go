@@ -359,10 +359,9 @@ func TestNear(t *testing.T) {
 		{"one has no hint for nodes", []endpoint{at(1, "here", "west"), at(2, "", "west"), at(3, "far", "east")}, "[1 2]"},
 		{"one has no hint", []endpoint{at(1, "here", "west"), at(2, "", "")}, "[1 2]"},
 	} {
-		var got []byte
+		var got []int
 		for _, e := range near(tt.in) {
-			a := e.to.ip.addr().As4()
-			got = append(got, a[3])
+			got = append(got, int(e.to.ip.addr().As4()[3]))
 		}
 		if s := fmt.Sprint(got); s != tt.want {
 			t.Errorf("%s: %s, want %s", tt.name, s, tt.want)

@@ -61,8 +61,12 @@ func jobs(t *testing.T, p *platform.Platform) {
 		return nil
 	})
 	for _, c := range []struct{ args, want string }{
-		{"get jobs", "Complete"}, {"get jobs", "Failed"}, {"get cronjobs", "Europe/Berlin"}, {"get events", "SawCompletedJob"},
-		{"describe job now", "1 Succeeded"}, {"describe cronjob minutely", "Concurrency Policy:"},
+		{"get jobs", "Complete"},
+		{"get jobs", "Failed"},
+		{"get cronjobs", "Europe/Berlin"},
+		{"get events", "SawCompletedJob"},
+		{"describe job now", "1 Succeeded"},
+		{"describe cronjob minutely", "Concurrency Policy:"},
 	} {
 		if out := run(strings.Fields(c.args)...); !strings.Contains(out, c.want) {
 			t.Errorf("kubectl %s does not show %q:\n%s", c.args, c.want, out)

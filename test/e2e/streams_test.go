@@ -141,8 +141,7 @@ func (k *streaming) run(stdin string, args ...string) (stdout, stderr string, co
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errs
 	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		code = exit.ExitCode()
 	} else if err != nil {
 		k.Fatalf("kubectl %s: %v", strings.Join(args, " "), err)

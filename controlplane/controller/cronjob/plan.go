@@ -109,9 +109,7 @@ func (p *plan) tidy(jobs []*batchv1.Job, how batchv1.JobConditionType, keep *int
 	}
 	ended := slices.DeleteFunc(slices.Clone(jobs), func(j *batchv1.Job) bool { return outcome(j) != how || j.DeletionTimestamp != nil })
 	slices.SortFunc(ended, func(a, b *batchv1.Job) int { return begun(a).Compare(begun(b)) })
-	for _, j := range ended[:max(0, len(ended)-int(*keep))] {
-		p.delete = append(p.delete, j)
-	}
+	p.delete = append(p.delete, ended[:max(0, len(ended)-int(*keep))]...)
 }
 
 func begun(j *batchv1.Job) time.Time {

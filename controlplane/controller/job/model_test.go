@@ -2,6 +2,7 @@ package job
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -69,9 +70,7 @@ func (w *world) deliver() bool {
 // restart is another controller, which begins with what is stored.
 func (w *world) restart() {
 	w.mirror, w.events, w.unseen = map[string]*corev1.Pod{}, nil, newUnseen()
-	for n, p := range w.store {
-		w.mirror[n] = p
-	}
+	maps.Copy(w.mirror, w.store)
 }
 
 func sorted(m map[string]*corev1.Pod) []*corev1.Pod {
@@ -209,21 +208,21 @@ func TestEachPodCountsOnce(t *testing.T) {
 			return rapid.SampledFrom(sorted(w.store)).Draw(t, "pod")
 		}
 		t.Repeat(map[string]func(*rapid.T){
-			"round":   func(t *rapid.T) { w.round(1000) },
+			"round":   func(*rapid.T) { w.round(1000) },
 			"cut off": func(t *rapid.T) { w.round(rapid.IntRange(0, 5).Draw(t, "writes")); w.restart() },
-			"deliver": func(t *rapid.T) { w.deliver() },
-			"later":   func(t *rapid.T) { w.now = w.now.Add(20 * time.Second) },
-			"succeed": func(t *rapid.T) {
+			"deliver": func(*rapid.T) { w.deliver() },
+			"later":   func(*rapid.T) { w.now = w.now.Add(20 * time.Second) },
+			"succeed": func(*rapid.T) {
 				if p := one(); p != nil {
 					w.finish(p, corev1.PodSucceeded)
 				}
 			},
-			"fail": func(t *rapid.T) {
+			"fail": func(*rapid.T) {
 				if p := one(); p != nil {
 					w.finish(p, corev1.PodFailed)
 				}
 			},
-			"delete": func(t *rapid.T) {
+			"delete": func(*rapid.T) {
 				if p := one(); p != nil && finished(&w.job.Status) == nil {
 					w.remove(p)
 				}

@@ -144,11 +144,4 @@ func unknown(err error) bool {
 		apierrors.IsServiceUnavailable(err) || apierrors.IsInternalError(err)
 }
 
-func notFound(err error) error {
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	return err
-}
-
 func labelsOf(o metav1.Object) labels.Set { return o.GetLabels() }

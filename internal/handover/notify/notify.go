@@ -29,7 +29,7 @@ func Message(lines ...string) []byte { return []byte(strings.Join(lines, "\n")) 
 // mean nothing to it.
 func Parse(b []byte) (said map[string]bool, named string) {
 	said = map[string]bool{}
-	for _, l := range strings.Split(string(b), "\n") {
+	for l := range strings.SplitSeq(string(b), "\n") {
 		if n, ok := strings.CutPrefix(l, name); ok {
 			named = n
 			continue
