@@ -37,7 +37,7 @@ var mayImport = map[string][]string{
 // homes says where a third-party engine may be used: one place knows it, the
 // rest sees our own interface.
 var homes = map[string][]string{
-	"go.etcd.io/etcd/client":                 {"controlplane/store", "controlplane/leader"},
+	"go.etcd.io/etcd/client":                 {"controlplane/store", "controlplane/leader", "controlplane/member"},
 	"go.etcd.io/etcd/server":                 {"internal/daemon"},
 	"github.com/nats-io/nats.go":             {"gateway/async"},
 	"github.com/nats-io/nats-server":         {"internal/daemon"},
@@ -51,10 +51,13 @@ var homes = map[string][]string{
 	"github.com/gorilla/websocket":           {"controlplane/stream"},
 	"k8s.io/streaming":                       {"controlplane/stream"},
 	"github.com/go-chi/chi":                  {"controlplane/apiserver", "gateway", "api/remote", "internal/daemon"},
-	"sigs.k8s.io/structured-merge-diff":      {"controlplane/openapi", "controlplane/fieldmanager"},
+	"sigs.k8s.io/structured-merge-diff":      {"controlplane/openapi", "controlplane/fieldmanager", "controlplane/custom"},
+	"k8s.io/client-go/util/jsonpath":         {"controlplane/custom"},
 	"github.com/google/gnostic-models":       {"controlplane/openapi"},
 	"github.com/robfig/cron":                 {"controlplane/crontab"},
+	"github.com/golang-jwt/jwt":              {"controlplane/account"},
 	"k8s.io/metrics":                         {"controlplane/apiserver"},
+	"k8s.io/pod-security-admission":          {"controlplane/podsecurity"},
 	"k8s.io/apiserver":                       {}, // 80 MB and 50 MB RSS: we serve the wire contract ourselves
 	"k8s.io/client-go/kubernetes":            {},
 	"k8s.io/client-go/informers":             {},
@@ -62,7 +65,7 @@ var homes = map[string][]string{
 
 // pure packages decide and do nothing else: no clock, no I/O, no log, so that a
 // decision can be tested by a table and run again on recorded input.
-var pure = []string{"api/rules", "controlplane/schedule", "controlplane/storage", "controlplane/autoscale", "controlplane/simulate", "controlplane/admission", "controlplane/crontab", "controlplane/horizontal", "controlplane/indexes", "gateway/balance"}
+var pure = []string{"api/rules", "controlplane/schedule", "controlplane/storage", "controlplane/autoscale", "controlplane/simulate", "controlplane/admission", "controlplane/crontab", "controlplane/custom", "controlplane/horizontal", "controlplane/indexes", "controlplane/podsecurity", "controlplane/quota", "controlplane/rbac", "gateway/balance"}
 
 var impure = []string{"os", "os/exec", "net", "net/http", "log/slog", "log", "io/fs", "syscall", "math/rand"}
 

@@ -8,7 +8,7 @@ import (
 
 // strictReaders may refuse what they do not know: a file that a person writes, and
 // objects that kubectl asks to be looked at strictly.
-var strictReaders = []string{"functions/template", "controlplane/apiserver"}
+var strictReaders = []string{"functions/template", "controlplane/apiserver", "nodeagent/manifest"}
 
 // TestWiresTakeMore: parts of two versions work together while a cluster is
 // upgraded, so nothing that one part reads of another may refuse unknown fields.

@@ -3,6 +3,7 @@ package api
 import (
 	"strconv"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 )
@@ -20,12 +21,16 @@ func FieldSet(obj Object) fields.Set {
 		s["status.phase"] = string(o.Status.Phase)
 		s["status.podIP"] = o.Status.PodIP
 		s["status.nominatedNodeName"] = o.Status.NominatedNodeName
+	case *CustomObject:
+		return o.Of.Definition.Fields(o)
 	case *corev1.Node:
 		s["spec.unschedulable"] = strconv.FormatBool(o.Spec.Unschedulable)
 	case *corev1.PersistentVolume:
 		s["spec.nodeName"] = NodeOfVolume(o)
 	case *corev1.Secret:
 		s["type"] = string(o.Type)
+	case *certificatesv1.CertificateSigningRequest:
+		s["spec.signerName"] = o.Spec.SignerName
 	case *corev1.Namespace:
 		s["status.phase"] = string(o.Status.Phase)
 	case *corev1.Event:

@@ -8,12 +8,18 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -38,6 +44,11 @@ type Resource struct {
 	Scale                bool // has a scale subresource
 	New                  func() Object
 	NewList              func() runtime.Object // a pointer to the typed list
+
+	// Definition is what a CustomResourceDefinition says of the kind; nil for those
+	// of this package. Of such a kind there is a Resource for each version, and
+	// another one when the definition changes.
+	Definition Definition
 }
 
 // GVK is the kind's name on the wire.
@@ -155,7 +166,8 @@ var (
 // Resources lists every kind, in the order in which a start should create and a
 // namespace's end should delete them.
 var Resources = []*Resource{
-	Namespaces, Nodes, NetworkPolicies, ConfigMaps, Secrets, Functions, HorizontalPodAutoscalers, CronJobs, Jobs,
+	CustomResourceDefinitions, Namespaces, PriorityClasses, LimitRanges, ResourceQuotas, Nodes, NetworkPolicies, ConfigMaps, Secrets,
+	ServiceAccounts, ClusterRoles, ClusterRoleBindings, Roles, RoleBindings, CertificateSigningRequests, Functions, HorizontalPodAutoscalers, CronJobs, Jobs,
 	Deployments, DaemonSets, StatefulSets, ReplicaSets, ReplicationControllers,
 	ControllerRevisions, PodDisruptionBudgets, Pods, StorageClasses, PersistentVolumes, PersistentVolumeClaims, Services, Endpoints, EndpointSlices, IngressClasses, Ingresses, Leases, Events,
 }
@@ -168,9 +180,12 @@ var byType = sync.OnceValue(func() map[reflect.Type]*Resource {
 	return m
 })
 
-// ResourceOf is the Resource of obj's Go type. It panics for a type that is not
+// ResourceOf is the Resource of obj's Go type, or that of a custom object's kind. It panics for a type that is not
 // one of the kinds: that is a programming error, never input.
 func ResourceOf(obj Object) *Resource {
+	if c, ok := obj.(*CustomObject); ok {
+		return c.Of
+	}
 	r := byType()[reflect.TypeOf(obj)]
 	if r == nil {
 		panic(fmt.Sprintf("api: %T is not a kind of this API", obj))
@@ -209,7 +224,13 @@ var Scheme = sync.OnceValue(func() *runtime.Scheme {
 	utilruntime.Must(policyv1.AddToScheme(s))
 	utilruntime.Must(storagev1.AddToScheme(s))
 	utilruntime.Must(batchv1.AddToScheme(s))
+	utilruntime.Must(schedulingv1.AddToScheme(s))
 	utilruntime.Must(autoscalingv2.AddToScheme(s))
+	utilruntime.Must(apiextensionsv1.AddToScheme(s))
+	utilruntime.Must(rbacv1.AddToScheme(s))
+	utilruntime.Must(certificatesv1.AddToScheme(s))
+	utilruntime.Must(eventsv1.AddToScheme(s))
+	utilruntime.Must(resourcev1.AddToScheme(s))
 	fn := schema.GroupVersion{Group: FunctionGroup, Version: "v1"}
 	s.AddKnownTypes(fn, &Function{}, &FunctionList{})
 	metav1.AddToGroupVersion(s, fn)

@@ -48,6 +48,9 @@ const (
 	// to be silent: it was told to end, its pods go on, and another agent is
 	// likely to be started. The next renewal takes it away.
 	AnnotationAway = "podsnap.dev/away"
+	// AnnotationFunctionPorts on a Node are the ports of its machine that functions
+	// of all nodes reach, as in "5432/tcp,53/udp"; see FunctionPorts.
+	AnnotationFunctionPorts = "podsnap.dev/function-ports"
 	// AnnotationNetwork on a pod says what network it has where that is not the
 	// cluster's: NetworkNone.
 	AnnotationNetwork = "podsnap.dev/network"
@@ -63,6 +66,9 @@ const (
 	// AnnotationWait on a function is the longest that one of its requests waits
 	// for a replica, a Go duration or seconds; absent is the gateway's.
 	AnnotationWait = "podsnap.dev/wait"
+	// AnnotationPriorityClass on a function names the PriorityClass of its replicas;
+	// without it they have the default one.
+	AnnotationPriorityClass = "podsnap.dev/priority-class"
 	// AnnotationTimeout on a pod of a function is the longest an invocation may
 	// take, a Go duration.
 	AnnotationTimeout = "podsnap.dev/timeout"

@@ -103,6 +103,27 @@ type WatchOptions struct {
 	Labels          labels.Selector
 	Fields          fields.Selector
 	ResourceVersion string
+
+	// View is what the watcher sees of the objects; nil is all of them. It need not
+	// be told of changes of the rest, and its resourceVersion moves on all the same,
+	// by bookmarks. An implementation may tell of them, and tells of whole objects:
+	// who shows them to somebody else trims them.
+	View *View
+}
+
+// View is a part of the objects of a kind. All who see the same part have the same
+// View: what is decided or made for one of them serves all. Its functions are pure.
+type View struct {
+	// Show answers with the part, as another object.
+	Show func(Object) Object
+	// Same tells whether two states of one object differ in nothing that Show
+	// answers with, but for the resourceVersion; nil: they are taken to differ.
+	Same func(old, now Object) bool
+}
+
+// Hides tells whether who sees the view sees nothing of a change.
+func (v *View) Hides(old, now Object) bool {
+	return v != nil && v.Same != nil && old != nil && now != nil && v.Same(old, now)
 }
 
 // EventType is a change's kind.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
@@ -55,6 +56,26 @@ func Mutate[T Object](ctx context.Context, o Objects, r *Resource, namespace, na
 			return got, err
 		}
 	}
+}
+
+// Ensure creates want, or has mend change the object of its name that is there as
+// Mutate does: where mend answers false, nothing is written.
+func Ensure[T Object](ctx context.Context, o Objects, want T, mend func(now T) bool) error {
+	r := ResourceOf(want)
+	mutate := func() error {
+		_, err := Mutate(ctx, o, r, want.GetNamespace(), want.GetName(), UpdateOptions{}, func(now T) (bool, error) { return mend(now), nil })
+		return err
+	}
+	err := mutate()
+	if apierrors.IsNotFound(err) {
+		if _, err = o.Create(ctx, want); apierrors.IsAlreadyExists(err) {
+			err = mutate()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", r.Singular, want.GetName(), err)
+	}
+	return nil
 }
 
 func as[T Object](obj Object, err error) (T, error) {

@@ -37,8 +37,9 @@ func run() int {
 	minutes := flag.Int("trace-minutes", 6, "`minutes` of the trace that are replayed")
 	speed := flag.Float64("trace-speed", 2, "how many times `faster` than in the trace calls arrive")
 	keep := flag.Duration("trace-keep", 12*time.Second, "how long an idle replica is kept, in the trace's `time`; 0 leaves it to the platform")
-	functions := flag.Int("functions", 100_000, "`number` of registered functions to reach, as far as time allows")
-	deployFor := flag.Duration("functions-for", 100*time.Second, "longest `time` for registering them")
+	functions := flag.Int("functions", 100_000, "`number` of registered functions")
+	deployFor := flag.Duration("functions-for", 20*time.Second, "how long they are deployed over the API; the others are stored while the platform does not run")
+	pods := flag.Int("pods", 100_000, "`number` of stored pods whose memory is measured")
 	verbose := flag.Bool("v", false, "print each round's figures")
 	flag.Parse()
 	if *compare {
@@ -53,7 +54,7 @@ func run() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	b := &bench{ctx: ctx, rounds: *rounds, verbose: *verbose, settings: settings{*functions, *deployFor, *traceDir, *minutes, *speed, *keep}}
+	b := &bench{ctx: ctx, rounds: *rounds, verbose: *verbose, settings: settings{*functions, *deployFor, *pods, *traceDir, *minutes, *speed, *keep}}
 	rows := b.measure(match)
 	b.clean()
 	if ctx.Err() != nil {
@@ -93,9 +94,11 @@ func parts() []part {
 		{[]string{nameThroughput}, (*bench).throughput},
 		{[]string{nameWarmTail}, (*bench).warmTail},
 		{[]string{nameAsync}, (*bench).async},
-		{[]string{namePersisted, namePersistedRate}, (*bench).persisted},
+		{[]string{namePersisted1k, namePersistedRate1k}, (*bench).persisted1k},
+		{[]string{namePersisted, namePersistedRate}, (*bench).persisted5k},
 		{[]string{nameAgents5k, nameLost5k, nameJoin5k}, (*bench).agents5k},
 		{[]string{nameAgents10k, nameLost10k, nameJoin10k}, (*bench).agents10k},
+		{[]string{namePodHeap, namePodEncoded}, (*bench).podHeap},
 		{[]string{nameCold, nameColdTail, nameColdFloor}, (*bench).cold},
 		{[]string{nameColdEmpty}, (*bench).coldEmpty},
 		{[]string{nameThaw}, (*bench).thaw},
@@ -106,7 +109,7 @@ func parts() []part {
 		{[]string{nameChurn, nameChurnRate}, (*bench).churn},
 		{[]string{nameSlowdown, nameSlowdownTail, nameIdleShare}, (*bench).replay},
 		{[]string{nameStoreErrors, nameStoreCold, nameServerCold, nameServerErrors}, (*bench).killed},
-		{[]string{nameFunctionRSS, nameLookup, nameRegWarm, nameRestart}, (*bench).registered},
+		{[]string{nameFunctionRSS, nameLookup, nameRegWarm, nameRestart, nameRestartCPU}, (*bench).registered},
 	}
 }
 
@@ -174,6 +177,7 @@ type bench struct {
 type settings struct {
 	functions    int // that are registered; see registered
 	deployFor    time.Duration
+	pods         int // that are stored; see podHeap
 	traceDir     string
 	traceMinutes int
 	traceSpeed   float64

@@ -3,9 +3,17 @@
 # the go command to build with. Run as root.
 #   setup.sh build   what building and running the platform needs
 #   setup.sh test    that, and what the tests need besides
+#   setup.sh helm|k9s|prometheus|operator|upstream
+#                    the first, and programs of others that tests point at the
+#                    platform, built from their modules: without them those tests
+#                    are skipped (docs/clients.md)
 set -eu
 
 GO_VERSION=1.26.8
+HELM_VERSION=v3.22.0
+K9S_VERSION=v0.50.16
+PROMETHEUS_VERSION=v0.316.0 # 3.16.0, as a module
+KUBERNETES_VERSION=v1.37.2
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/podsnap
 what=${1:-build}
 
@@ -72,10 +80,43 @@ unpack() {
 	rm -rf "$tmp"
 }
 
+# build_module builds a program from its module into the cache: build_module GO NAME
+# VERSION PACKAGE FLAG…
+build_module() {
+	go=$1 name=$2 version=$3 package=$4
+	shift 4
+	[ -x "$CACHE/$name-$version/$name" ] && return 0
+	say "building $name $version: some minutes, once"
+	rm -rf "$CACHE/$name"-v*
+	GOBIN="$CACHE/$name-$version" CGO_ENABLED=0 GOFLAGS= "$go" install -trimpath -ldflags '-s -w' "$@" "$package@$version" >&2 ||
+		say "cannot build $name: its test will be skipped"
+}
+
+# build_here builds programs of a module in tools, whose sources or versions are
+# ours: build_here GO MODULE FOLDER PACKAGE…
+build_here() {
+	go=$1 module=$2 folder=$3
+	shift 3
+	say "building what tools/$module names: some minutes, the first time"
+	mkdir -p "$CACHE/$folder"
+	CGO_ENABLED=0 GOFLAGS= "$go" -C "$(dirname "$0")/../tools/$module" build -trimpath -ldflags '-s -w' -o "$CACHE/$folder/" "$@" >&2 ||
+		say "cannot build what tools/$module names: its test will be skipped"
+}
+
 apt containerd=containerd runc=runc busybox=busybox-static update-ca-certificates=ca-certificates
 if [ "$what" = test ]; then
 	apt gcc=gcc curl=curl nft=nftables
 	[ -e /usr/include/stdio.h ] || { apt-get update -qq >&2; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libc6-dev >&2; }
 	command -v prometheus >/dev/null 2>&1 || unpack prometheus usr/bin/prometheus
 fi
+case $what in
+helm) build_module "$(go_command)" helm "$HELM_VERSION" helm.sh/helm/v3/cmd/helm ;;
+k9s) build_module "$(go_command)" k9s "$K9S_VERSION" github.com/derailed/k9s ;;
+prometheus) # Debian's has no discovery by the Kubernetes API; this has no other
+	build_module "$(go_command)" prometheus "$PROMETHEUS_VERSION" github.com/prometheus/prometheus/cmd/prometheus -tags remove_all_sd,enable_kubernetes_sd ;;
+operator) build_here "$(go_command)" operator operator . ;;
+upstream)
+	build_here "$(go_command)" upstream "kubernetes-$KUBERNETES_VERSION" k8s.io/kubernetes/cmd/kube-scheduler k8s.io/kubernetes/cmd/kube-controller-manager
+	;;
+esac
 go_command

@@ -106,6 +106,7 @@ func planTemplate(f *api.Function) corev1.PodTemplateSpec {
 		TerminationGracePeriodSeconds: new(int64((timeout + stopReserve + time.Second - 1) / time.Second)),
 		NodeSelector:                  selector,
 		Affinity:                      affinity,
+		PriorityClassName:             f.Spec.Annotations[api.AnnotationPriorityClass],
 		EnableServiceLinks:            new(false),
 		AutomountServiceAccountToken:  new(false),
 		Volumes:                       volumes,

@@ -142,6 +142,10 @@ func validateAnnotations(annotations map[string]string, at *field.Path) field.Er
 			if d, err := ParseDuration(annotations[k]); err != nil || d <= 0 {
 				errs = append(errs, field.Invalid(at.Key(k), annotations[k], "must be seconds (10) or a Go duration (500ms): the longest that a request waits for a replica"))
 			}
+		case k == api.AnnotationPriorityClass:
+			for _, m := range validation.IsDNS1123Subdomain(annotations[k]) {
+				errs = append(errs, field.Invalid(at.Key(k), annotations[k], m))
+			}
 		case strings.HasPrefix(k, "podsnap.dev/"):
 			errs = append(errs, field.Invalid(at.Key(k), annotations[k], "is set by the platform: leave it out"))
 		}

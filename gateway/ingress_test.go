@@ -44,7 +44,7 @@ func (r *rig) create(o api.Object) {
 // ask sends a request for a host without credentials, until the answer is right.
 func (r *rig) ask(c *http.Client, url, host, want string) {
 	r.t.Helper()
-	limit, tick := time.After(10*time.Second), time.NewTicker(10*time.Millisecond)
+	limit, tick := time.After(time.Minute), time.NewTicker(10*time.Millisecond)
 	defer tick.Stop()
 	for {
 		req, err := http.NewRequestWithContext(r.t.Context(), http.MethodGet, url, http.NoBody)

@@ -216,7 +216,7 @@ func pull(seq func(func(openfaas.LogLine, error) bool)) (next func(*testing.T) o
 			return l
 		case <-done:
 			t.Fatal("the stream ended")
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("no line came")
 		}
 		return openfaas.LogLine{}

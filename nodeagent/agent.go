@@ -23,9 +23,11 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/internal/loop"
 	"github.com/podsnap/podsnap/internal/mirror"
 	"github.com/podsnap/podsnap/internal/pause"
 	"github.com/podsnap/podsnap/nodeagent/disk"
+	"github.com/podsnap/podsnap/nodeagent/live"
 	"github.com/podsnap/podsnap/nodeagent/pod"
 	"github.com/podsnap/podsnap/nodeagent/pressure"
 	"github.com/podsnap/podsnap/nodeagent/probe"
@@ -65,6 +67,11 @@ type Config struct {
 	Memory func() pressure.Memory
 	Stalls func(ctx context.Context, told func()) error
 
+	// Static calls set with the pods that the node has from files of its own, as
+	// manifest.Directory makes them, at its start and when that changes, until ctx is
+	// done; nil: there are none.
+	Static func(ctx context.Context, set func([]*corev1.Pod)) error
+
 	Recorder pod.Recorder // nil is none
 	// Guard has what is enforced on a pod's addresses in the kernel before a process
 	// of the pod runs; nil is nothing.
@@ -75,9 +82,13 @@ type Config struct {
 	// zero is none.
 	ClusterDNS    netip.Addr
 	ClusterDomain string // "" is cluster.local
-	OnDisk        bool   // secrets and memory volumes on disk, for a process that may not mount
-	Log           *slog.Logger
-	Metrics       prometheus.Registerer
+	// Tokens hands out tokens of service accounts; nil: pods get none.
+	Tokens api.Tokens
+	// APIServer is where pods that are no functions' reach the API; zero is nowhere.
+	APIServer netip.AddrPort
+	OnDisk    bool // secrets and memory volumes on disk, for a process that may not mount
+	Log       *slog.Logger
+	Metrics   prometheus.Registerer
 }
 
 // Agent is the node. Run does its work; the methods of api.Agent may be called
@@ -90,6 +101,7 @@ type Agent struct {
 	disks   *disk.Keeper
 	m       *metrics
 	hub     hub
+	mounted *live.Follower // what pods have mounted
 	logs    string
 
 	beat  time.Duration         // see statusEvery
@@ -105,6 +117,7 @@ type Agent struct {
 	boxes    map[string]*pod.Worker // by sandbox id
 	orphans  map[types.UID]runtime.Sandbox
 	ended    map[types.UID]bool // done with, though the object is still there
+	static   statics
 	stopping bool
 	live     int           // workers that run
 	idle     chan struct{} // closed when live is 0 and stopping is set
@@ -118,24 +131,27 @@ func New(c Config) (*Agent, error) {
 		return nil, err
 	}
 	c.defaults()
+	a := &Agent{c: c}
 	volumes, err := volume.New(volume.Config{
+		Services: c.Objects, Allocatable: a.allocatable,
 		Root: filepath.Join(c.StateDir, "pods"), Disks: filepath.Join(c.StateDir, "disks"), Node: c.NodeName, Objects: c.Objects, ResolvConf: c.ResolvConf, OnDisk: c.OnDisk,
-		ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain,
+		ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain, Tokens: c.Tokens, APIServer: c.APIServer, Log: c.Log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{
+	*a = Agent{
 		c: c, log: c.Log, volumes: volumes, logs: filepath.Join(c.StateDir, "logs"),
 		launch: make(chan *pod.Worker), adopted: make(chan struct{}), over: make(chan struct{}), idle: make(chan struct{}),
 		beat:    heartbeatsOf - rand.N(heartbeatsOf/4),
 		stalls:  make(chan struct{}, 1),
 		workers: map[types.UID]*pod.Worker{}, boxes: map[string]*pod.Worker{},
-		orphans: map[types.UID]runtime.Sandbox{}, ended: map[types.UID]bool{},
+		orphans: map[types.UID]runtime.Sandbox{}, ended: map[types.UID]bool{}, static: newStatics(),
 	}
 	if err := os.MkdirAll(a.logs, 0o750); err != nil {
 		return nil, fmt.Errorf("folder of the logs: %w", err)
 	}
+	a.mounted = live.New(c.Objects, a.refresh, c.Log)
 	a.m = newMetrics(c.Metrics, a)
 	a.pods = mirror.New[*corev1.Pod](c.Objects, api.Pods, mirror.Options{
 		Fields: fields.OneTermEqualSelector("spec.nodeName", c.NodeName), Log: c.Log,
@@ -193,10 +209,13 @@ func (a *Agent) Run(ctx context.Context) error {
 		cancel()
 		close(a.over)
 		workers.Wait()
+		a.mounted.Wait()
 		wg.Wait()
 		a.hub.close()
 	}()
-	exits := a.c.Runtime.Events(ctx) // before the list, so that none is missed
+	a.static.mirrors = loop.New(loop.Config{Name: "mirror-pods", BackoffMin: mirrorSettle, Log: a.log, Metrics: a.c.Metrics}, a.reconcileMirror)
+	wg.Go(func() { _ = a.static.mirrors.Run(ctx, a.pods.Synced(), a.static.told) }) // nil, always
+	exits := a.c.Runtime.Events(ctx)                                                // before the list, so that none is missed
 	wg.Go(func() {
 		a.register(ctx)
 		a.depart(ctx)
@@ -207,18 +226,22 @@ func (a *Agent) Run(ctx context.Context) error {
 	if !a.adopt(ctx) {
 		return nil
 	}
-	wg.Go(func() { a.dispatch(exits) })   //nolint:contextcheck // an end of a log that is there is read without one
+	wg.Go(func() { a.dispatch(exits) }) //nolint:contextcheck // an end of a log that is there is read without one
+	wg.Go(func() { a.runStatics(ctx) })
 	wg.Go(func() { _ = a.pods.Run(ctx) }) // nil, always
 	wg.Go(func() { a.sweep(ctx) })
-	wg.Go(func() { _ = a.disks.Run(ctx) }) // nil, always
+	wg.Go(func() { _ = a.disks.Run(ctx) })   // nil, always
+	wg.Go(func() { _ = a.volumes.Run(ctx) }) // nil, always
 	close(a.adopted)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case w := <-a.launch:
+			a.mounted.Hold(ctx, w.Pod())
 			workers.Go(func() {
 				_ = w.Run(ctx) // nil, always
+				a.mounted.Drop(w.Pod().UID)
 				a.leave(ctx, w)
 			})
 		}
@@ -284,10 +307,12 @@ func (a *Agent) orphan(b runtime.Sandbox) {
 
 // sweep removes what belongs to no pod, once it is known which pods there are.
 func (a *Agent) sweep(ctx context.Context) {
-	select {
-	case <-ctx.Done():
-		return
-	case <-a.pods.Synced():
+	for _, known := range []<-chan struct{}{a.pods.Synced(), a.static.told} {
+		select {
+		case <-ctx.Done():
+			return
+		case <-known:
+		}
 	}
 	a.mu.Lock()
 	left := a.orphans
@@ -353,6 +378,9 @@ func (a *Agent) dispatch(exits <-chan runtime.Exit) {
 
 // changed follows the objects.
 func (a *Agent) changed(t api.EventType, old, now *corev1.Pod) {
+	if a.mirrored(old, now) {
+		return
+	}
 	if old != nil && (t == api.Deleted || old.UID != now.UID) {
 		a.mu.Lock()
 		w := a.workers[old.UID]
@@ -391,14 +419,22 @@ func (a *Agent) accept(p *corev1.Pod) {
 		sandbox = &b
 		delete(a.orphans, p.UID)
 	}
-	w = pod.NewWorker(a.workerConfig(), p, sandbox)
+	c := a.workerConfig()
+	_, static := a.static.named[p.UID]
+	if static {
+		c = a.staticConfig()
+	}
+	w = pod.NewWorker(c, p, sandbox)
 	a.workers[p.UID] = w
 	a.live++
 	if sandbox != nil {
 		a.boxes[sandbox.ID] = w
+		a.volumes.Adopt(p)
 	}
 	a.mu.Unlock()
-	a.hub.publish(stateOf(w.Pod(), false))
+	if !static {
+		a.hub.publish(stateOf(w.Pod(), false))
+	}
 	select {
 	case a.launch <- w:
 	case <-a.over:
@@ -423,6 +459,13 @@ func (a *Agent) workerConfig() pod.Config {
 	}
 }
 
+// refresh has a pod's volumes brought up to date.
+func (a *Agent) refresh(uid types.UID) {
+	if w := a.worker(uid); w != nil {
+		w.Refresh()
+	}
+}
+
 // leave forgets a worker whose pod is done with.
 func (a *Agent) leave(ctx context.Context, w *pod.Worker) {
 	if ctx.Err() != nil {
@@ -430,8 +473,19 @@ func (a *Agent) leave(ctx context.Context, w *pod.Worker) {
 	}
 	p := w.Pod()
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	delete(a.workers, p.UID)
+	if name, static := a.static.named[p.UID]; static {
+		next := a.staticLeft(p)
+		a.live--
+		a.quiet()
+		a.mu.Unlock()
+		if next != nil {
+			a.accept(next) //nolint:contextcheck // as in Run
+		}
+		a.static.mirrors.Add(name)
+		return
+	}
+	defer a.mu.Unlock()
 	if o, ok := a.pods.Get(p.Namespace, p.Name); ok && o.UID == p.UID {
 		a.ended[p.UID] = true // until the object goes
 	}

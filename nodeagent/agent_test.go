@@ -163,6 +163,13 @@ func TestAway(t *testing.T) {
 		if s := away(); s != "" {
 			t.Errorf("while it works it says to be away for %s", s)
 		}
+		// As after a change of the leader, it is not what this agent wrote last.
+		if _, err := api.Mutate(t.Context(), r.o, api.Leases, api.SystemNamespace, "n1", api.UpdateOptions{}, func(l *coordinationv1.Lease) (bool, error) {
+			l.Labels = map[string]string{"by": "another"}
+			return true, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
 		r.stop()
 		if s := away(); s != "10s" {
 			t.Errorf("at its end it says to be away for %q", s)
@@ -348,6 +355,7 @@ func TestMetrics(t *testing.T) {
 			"faas_pod_start_stage_seconds stage=image": "1", "faas_pod_start_stage_seconds stage=sandbox": "1",
 			"faas_pod_thaw_seconds": "0", "faas_pods_frozen": "0",
 			"faas_reconcile_duration_seconds loop=disks": "0", "faas_reconcile_faults_total loop=disks": "0", "faas_reconcile_queue_depth loop=disks": "0",
+			"faas_reconcile_duration_seconds loop=mirror-pods": "0", "faas_reconcile_faults_total loop=mirror-pods": "0", "faas_reconcile_queue_depth loop=mirror-pods": "0",
 			"faas_pod_start_stage_seconds stage=container": "1", "faas_pod_start_stage_seconds stage=ready": "1",
 			"kubelet_runtime_operations_total operation_type=pull_image": "1", "kubelet_runtime_operations_duration_seconds operation_type=pull_image": "1",
 			"kubelet_runtime_operations_total operation_type=run_podsandbox": "1", "kubelet_runtime_operations_duration_seconds operation_type=run_podsandbox": "1",

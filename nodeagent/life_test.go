@@ -463,3 +463,29 @@ func TestContainerSpec(t *testing.T) {
 		}
 	})
 }
+
+// What an image is pulled with stands in Secrets; one of them may come later.
+func TestImagePullSecrets(t *testing.T) {
+	node(t, func(r *rig) {
+		r.engine.Script("img", fake.Script{PullAs: "team"})
+		r.pod("p", func(p *corev1.Pod) {
+			p.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "other"}, {Name: "team"}}
+		})
+		r.after(time.Second) // what it is is written after a moment
+		r.want("p", "Pending ready=false main:ErrImagePull/0")
+		for _, user := range []string{"other", "team"} {
+			if !r.events.has(`Unable to use image pull secret "` + user + `": secret "` + user + `" not found in namespace "default"`) {
+				t.Errorf("nobody is told of %s: %q", user, r.events.said)
+			}
+			_, err := r.o.Objects.Create(t.Context(), &corev1.Secret{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: user}, Type: corev1.SecretTypeDockerConfigJson,
+				Data: map[string][]byte{corev1.DockerConfigJsonKey: []byte(`{"auths":{"r.test":{"username":"` + user + `","password":"p"}}}`)},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.after(time.Minute)
+		r.want("p", "Running ready=true main:running/0")
+	})
+}

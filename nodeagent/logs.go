@@ -15,7 +15,7 @@ import (
 )
 
 // Logs implements api.Agent. Following goes on with the container's next
-// instance when one ends.
+// instance when one ends, and ends when there will be none.
 func (a *Agent) Logs(ctx context.Context, uid types.UID, o api.LogOptions) (io.ReadCloser, error) {
 	w, err := a.find(uid)
 	if err != nil {
@@ -48,16 +48,18 @@ func (a *Agent) open(ctx context.Context, w *pod.Worker, name string, attempt in
 	})
 }
 
-// follow copies instance after instance until the pod is gone; nil is the end.
+// follow copies instance after instance until the last one has ended or the pod is
+// gone; nil is the end.
 func (a *Agent) follow(ctx context.Context, to io.Writer, w *pod.Worker, name string, attempt int, o api.LogOptions) error {
 	for {
 		if err := a.followOne(ctx, to, w, name, attempt, o); err != nil {
 			return err
 		}
-		last := attempt
-		renewed := w.Await(ctx.Done(), func(p *corev1.Pod) bool {
+		last, renewed := attempt, false
+		w.Await(ctx.Done(), func(p *corev1.Pod) bool {
 			_, attempt, _ = pod.Logged(p, name, false)
-			return pod.Renewed(p, name, last)
+			renewed = pod.Renewed(p, name, last)
+			return renewed || pod.Final(p, name)
 		})
 		if !renewed {
 			return context.Cause(ctx)

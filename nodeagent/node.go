@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/internal/pause"
 	"github.com/podsnap/podsnap/nodeagent/pressure"
 )
 
@@ -200,20 +201,33 @@ func (a *Agent) nodeStatus(ctx context.Context, v view) corev1.NodeStatus {
 	st.DaemonEndpoints.KubeletEndpoint.Port = a.c.Port
 	st.Capacity[corev1.ResourcePods] = *resource.NewQuantity(a.c.MaxPods, resource.DecimalSI)
 	maps.Copy(st.Capacity, a.c.Capacity)
-	st.Allocatable = corev1.ResourceList{}
-	for name, q := range st.Capacity {
-		left := q.DeepCopy()
-		left.Sub(a.c.Reserved[name])
-		if left.Sign() < 0 {
-			left = resource.Quantity{Format: q.Format}
-		}
-		st.Allocatable[name] = left
-	}
+	st.Allocatable = a.left(st.Capacity)
 	if images, err := a.c.Images.List(ctx); err == nil {
 		st.Images = images[:min(len(images), 50)]
 	}
 	st.Conditions = conditions(v)
 	return st
+}
+
+// left is what of a capacity is for pods.
+func (a *Agent) left(capacity corev1.ResourceList) corev1.ResourceList {
+	out := corev1.ResourceList{}
+	for name, q := range capacity {
+		left := q.DeepCopy()
+		left.Sub(a.c.Reserved[name])
+		if left.Sign() < 0 {
+			left = resource.Quantity{Format: q.Format}
+		}
+		out[name] = left
+	}
+	return out
+}
+
+// allocatable is what the node has for pods now.
+func (a *Agent) allocatable() corev1.ResourceList {
+	capacity := machineCapacity(a.c.StateDir, a.c.Memory().Total)
+	maps.Copy(capacity, a.c.Capacity)
+	return a.left(capacity)
 }
 
 func conditions(v view) []corev1.NodeCondition {
@@ -298,22 +312,35 @@ func stale(conds []corev1.NodeCondition, limit time.Duration) bool {
 // longer because a machine that is shut down looks the same.
 const away = 10 * time.Second
 
+// departWithin is how long it is tried to say so. When this machine's server has led,
+// another one takes over in that time, and does not know the lease as it was written
+// last.
+const departWithin = 2 * time.Second
+
 // depart says that the agent ends while the pods go on.
 func (a *Agent) depart(ctx context.Context) {
 	a.mu.Lock()
 	stopping := a.stopping
 	a.mu.Unlock()
-	if stopping || a.lease == nil {
+	if stopping {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), departWithin)
 	defer cancel()
-	next, now := *a.lease, metav1.NewMicroTime(time.Now())
-	next.Annotations = maps.Clone(next.Annotations)
-	metav1.SetMetaDataAnnotation(&next.ObjectMeta, api.AnnotationAway, away.String())
-	next.Spec.RenewTime = &now
-	if _, err := api.Update(ctx, a.c.Objects, &next, api.UpdateOptions{}); err != nil {
-		a.log.DebugContext(ctx, "nobody was told that the agent ends", slog.Any("error", err))
+	for {
+		_, err := api.Mutate(ctx, a.c.Objects, api.Leases, api.SystemNamespace, a.c.NodeName, api.UpdateOptions{}, func(l *coordinationv1.Lease) (bool, error) {
+			now := metav1.NewMicroTime(time.Now())
+			metav1.SetMetaDataAnnotation(&l.ObjectMeta, api.AnnotationAway, away.String())
+			l.Spec.RenewTime = &now
+			return true, nil
+		})
+		if err == nil || apierrors.IsNotFound(err) {
+			return
+		}
+		if !pause.For(ctx, firstAgain) {
+			a.log.WarnContext(ctx, "nobody was told that the agent ends", slog.Any("error", err))
+			return
+		}
 	}
 }
 

@@ -41,6 +41,9 @@ type rig struct {
 	metrics *prometheus.Registry
 
 	guard func(p *corev1.Pod, addresses []string) error // nil lets pods start
+
+	files  chan []*corev1.Pod // static pods that are there from now on; nil: none ever
+	static []*corev1.Pod      // those at a start
 }
 
 // shaky is Objects that can be out of reach.
@@ -145,7 +148,7 @@ func node(t *testing.T, test func(r *rig)) {
 func (r *rig) start() {
 	r.t.Helper()
 	r.metrics = prometheus.NewRegistry()
-	a, err := nodeagent.New(nodeagent.Config{
+	c := nodeagent.Config{
 		Metrics: r.metrics, Memory: r.memory, Stalls: r.stalls,
 		NodeName: "n1", Objects: r.o, Runtime: r.engine, Images: r.engine.Images(), Stats: r.engine,
 		StateDir: r.dir, NodeIP: "192.0.2.9", PodCIDR: "10.42.0.0/24", Dial: r.engine.Dial, OnDisk: true, Recorder: r.events,
@@ -155,7 +158,11 @@ func (r *rig) start() {
 			}
 			return r.guard(p, addresses)
 		},
-	})
+	}
+	if r.files != nil {
+		c.Static = r.statics
+	}
+	a, err := nodeagent.New(c)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/rules"
 	"github.com/podsnap/podsnap/nodeagent/pod"
 )
 
@@ -26,7 +27,7 @@ func (a *Agent) Start(ctx context.Context, pods []*corev1.Pod) error {
 		}
 	}
 	for _, p := range pods {
-		if a.worker(p.UID) == nil {
+		if a.worker(p.UID) == nil && !rules.IsMirror(p) {
 			a.accept(p) //nolint:contextcheck // as in Run
 		}
 	}
@@ -85,8 +86,10 @@ func (a *Agent) List(context.Context) ([]api.PodState, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	out := make([]api.PodState, 0, len(a.workers))
-	for _, w := range a.workers {
-		out = append(out, stateOf(w.Pod(), false))
+	for uid, w := range a.workers {
+		if _, static := a.static.named[uid]; !static { // those the API does not know
+			out = append(out, stateOf(w.Pod(), false))
+		}
 	}
 	sort.Slice(out, func(i, j int) bool {
 		if out[i].Namespace != out[j].Namespace {
@@ -147,7 +150,7 @@ func (a *Agent) Stats(ctx context.Context) (api.NodeStats, error) {
 }
 
 func (a *Agent) use(ctx context.Context, p *corev1.Pod) api.PodStats {
-	ps := api.PodStats{UID: p.UID, Namespace: p.Namespace, Name: p.Name}
+	ps := api.PodStats{UID: a.mirrorOf(p), Namespace: p.Namespace, Name: p.Name}
 	if a.c.Stats == nil {
 		return ps
 	}
@@ -166,6 +169,9 @@ func (a *Agent) use(ctx context.Context, p *corev1.Pod) api.PodStats {
 
 func (a *Agent) find(uid types.UID) (*pod.Worker, error) {
 	if w := a.worker(uid); w != nil {
+		return w, nil
+	}
+	if w := a.worker(a.ofMirror(uid)); w != nil {
 		return w, nil
 	}
 	return nil, apierrors.NewNotFound(api.Pods.GR(), string(uid))

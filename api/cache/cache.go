@@ -49,9 +49,11 @@ type Cache struct {
 	history  ring
 	aged     uint64 // number of the change that was next at the last Age
 	watchers []*watch
-	broad    []*watch            // those of them that may want any object
-	byNode   map[string][]*watch // the others, by the node whose pods they want
-	cut      uint64              // watches that were too slow
+	broad    []*watch               // those of them that may want any change
+	byView   map[*api.View][]*watch // those that want any that is seen in a part of the objects
+	byNode   map[string][]*watch    // the others, by the node whose pods they want
+	cut      uint64                 // watches that were too slow
+	ended    error                  // what new watches are told, once there are none any more
 }
 
 type entry struct {
@@ -68,7 +70,7 @@ func New(r *api.Resource, c Config) *Cache {
 	if c.History == 0 {
 		c.History = 4096
 	}
-	return &Cache{r: r, c: c, tree: btree.New(32, entry.before), byNode: map[string][]*watch{}, history: ring{limit: c.History}}
+	return &Cache{r: r, c: c, tree: btree.New(32, entry.before), byView: map[*api.View][]*watch{}, byNode: map[string][]*watch{}, history: ring{limit: c.History}}
 }
 
 // Get looks an object up.
@@ -147,10 +149,21 @@ func (c *Cache) apply(rev int64, namespace, name string, obj api.Object) {
 }
 
 // wake tells the watches that a change may concern. Those of single nodes are
-// found by the node: there may be thousands of them. Now and then it looks after
-// all, too.
+// found by the node, those that see a part of the objects by that: there may be
+// thousands of them. Now and then it looks after all, too.
 func (c *Cache) wake(ch *change) {
 	notify(c.broad, ch)
+	for v, watchers := range c.byView {
+		if v.Same == nil {
+			notify(watchers, ch)
+			continue
+		}
+		hidden := v.Hides(ch.old, ch.now)
+		ch.seen = append(ch.seen, seen{v, hidden})
+		if !hidden {
+			notify(watchers, ch)
+		}
+	}
 	if len(c.byNode) > 0 {
 		was, is := nodeOf(ch.old), nodeOf(ch.now)
 		notify(c.byNode[is], ch)
@@ -204,6 +217,14 @@ func (c *Cache) Age() {
 		c.oldest = dropped.rev
 	}
 	c.aged = c.history.next
+}
+
+// End ends all watches with err, those that are yet to come too.
+func (c *Cache) End(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = err
+	c.fail(err)
 }
 
 // Fail ends all watches with err and drops the history.

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"strconv"
@@ -209,6 +210,26 @@ func TestUnconcernedWatchMovesOn(t *testing.T) {
 		}
 		t.Fatalf("the watch ended: %v", w.Err())
 	})
+}
+
+func TestEndIsOfAllWatches(t *testing.T) {
+	c := New(api.Pods, Config{})
+	c.Load(nil, 5)
+	w, err := c.Watch(t.Context(), api.WatchOptions{ResourceVersion: "5"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := apierrors.NewServiceUnavailable("it is over")
+	c.End(over)
+	for e := range w.Events() {
+		t.Errorf("got %+v", e)
+	}
+	if err := w.Err(); !errors.Is(err, over) {
+		t.Errorf("the watch ended with %v", err)
+	}
+	if _, err := c.Watch(t.Context(), api.WatchOptions{}); !errors.Is(err, over) {
+		t.Errorf("a watch after the end: %v", err)
+	}
 }
 
 func TestLoadEndsWatches(t *testing.T) {

@@ -15,6 +15,7 @@ type change struct {
 	old, now api.Object // nil: was not there, is not there any more
 	gone     api.Object // for a deletion, the last state with the deletion's revision
 	at       time.Time
+	seen     []seen // by those who watched when it came
 
 	oldOnce, nowOnce, leftOnce sync.Once
 	oldFields, nowFields       fields.Set
@@ -29,6 +30,26 @@ func (c *change) fieldsOfOld() fields.Set {
 func (c *change) fieldsOfNow() fields.Set {
 	c.nowOnce.Do(func() { c.nowFields = api.FieldSet(c.now) })
 	return c.nowFields
+}
+
+// seen says whether a change is hidden in a view.
+type seen struct {
+	view   *api.View
+	hidden bool
+}
+
+// hiddenIn tells whether who sees a view sees nothing of the change. It is decided
+// once for all who do.
+func (c *change) hiddenIn(v *api.View) bool {
+	if v == nil {
+		return false
+	}
+	for _, s := range c.seen {
+		if s.view == v {
+			return s.hidden
+		}
+	}
+	return v.Hides(c.old, c.now)
 }
 
 // departed is what a selective watch is told about an object that has stopped

@@ -41,10 +41,13 @@ func parseToken(s string) (token, error) {
 // does. Remaining is 0 when a selector is set: it is not counted then. A
 // continue token that is too old gets an Expired that carries another one, for
 // going on with the present state.
-func (c *Cache) List(o api.ListOptions) (api.List, error) {
+func (c *Cache) List(o api.ListOptions) (api.List, error) { return c.ListAs(c.r, o) }
+
+// ListAs is List of objects as they are in a version of the kind.
+func (c *Cache) ListAs(r *api.Resource, o api.ListOptions) (api.List, error) {
 	if o.Continue == "" {
 		tree, rev := c.snapshot()
-		return page(tree, rev, entry{namespace: o.Namespace}, o), nil
+		return page(r, tree, rev, entry{namespace: o.Namespace}, o), nil
 	}
 	t, err := parseToken(o.Continue)
 	if err != nil {
@@ -58,7 +61,7 @@ func (c *Cache) List(o api.ListOptions) (api.List, error) {
 		rev = t.Rev
 	}
 	// "\x00" makes the smallest name behind t's.
-	return page(tree, rev, entry{namespace: t.Namespace, name: t.Name + "\x00"}, o), nil
+	return page(r, tree, rev, entry{namespace: t.Namespace, name: t.Name + "\x00"}, o), nil
 }
 
 // asOf undoes the changes that came after t's revision, in a copy.
@@ -88,9 +91,9 @@ func (c *Cache) asOf(t token) (*btree.BTree[entry], error) {
 	return tree, nil
 }
 
-func page(tree *btree.BTree[entry], rev int64, from entry, o api.ListOptions) api.List {
+func page(r *api.Resource, tree *btree.BTree[entry], rev int64, from entry, o api.ListOptions) api.List {
 	l := api.List{ResourceVersion: strconv.FormatInt(rev, 10), Items: []api.Object{}}
-	s := selectorOf(o.Namespace, o.Labels, o.Fields)
+	s := selectorOf(r, o.Namespace, o.Labels, o.Fields)
 	if o.Namespace == "" && o.Limit == 0 && s.all() && from == (entry{}) {
 		l.Items = make([]api.Object, 0, tree.Len())
 	}
@@ -110,7 +113,7 @@ func page(tree *btree.BTree[entry], rev int64, from entry, o api.ListOptions) ap
 			return s.all()
 		}
 		if s.all() || s.matches(e.obj, nil) {
-			l.Items = append(l.Items, e.obj)
+			l.Items = append(l.Items, r.As(e.obj))
 			last = e
 		}
 		return true

@@ -13,6 +13,7 @@ type selector struct {
 	namespace string
 	labels    labels.Selector // nil is all
 	fields    fields.Selector // nil is all
+	as        *api.Resource   // the version of a custom kind that is wanted; nil for other kinds
 
 	// What fields demands of the two fields that are asked for most: most
 	// objects fail that, and their fields need not be listed.
@@ -20,7 +21,7 @@ type selector struct {
 	byName, byNode bool
 }
 
-func selectorOf(namespace string, l labels.Selector, f fields.Selector) selector {
+func selectorOf(r *api.Resource, namespace string, l labels.Selector, f fields.Selector) selector {
 	if l != nil && l.Empty() {
 		l = nil
 	}
@@ -29,6 +30,10 @@ func selectorOf(namespace string, l labels.Selector, f fields.Selector) selector
 	}
 	s := selector{namespace: namespace, labels: l, fields: f}
 	s.name, s.byName = s.exactly("metadata.name")
+	if r.Definition != nil {
+		s.as = r
+		return s
+	}
 	s.node, s.byNode = s.exactly("spec.nodeName")
 	return s
 }
@@ -50,6 +55,9 @@ func (s selector) matches(obj api.Object, set func() fields.Set) bool {
 	}
 	if s.fields == nil {
 		return true
+	}
+	if s.as != nil {
+		return s.fields.Matches(api.FieldSet(s.as.As(obj)))
 	}
 	if set == nil {
 		return s.fields.Matches(api.FieldSet(obj))

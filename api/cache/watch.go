@@ -25,7 +25,9 @@ const (
 // watch is a reader of the history.
 type watch struct {
 	c        *Cache
+	r        *api.Resource // the version of the kind in which it wants objects
 	selector selector
+	view     *api.View // of whose rest it need not be told; nil: there is none
 
 	events chan api.Event
 	more   chan struct{} // holds one token when there may be something to read
@@ -47,6 +49,11 @@ type watch struct {
 
 // Watch streams changes, as api.Objects.Watch does.
 func (c *Cache) Watch(ctx context.Context, o api.WatchOptions) (api.Watch, error) {
+	return c.WatchAs(ctx, c.r, o)
+}
+
+// WatchAs is Watch of objects as they are in a version of the kind.
+func (c *Cache) WatchAs(ctx context.Context, r *api.Resource, o api.WatchOptions) (api.Watch, error) {
 	rev := int64(0)
 	if o.ResourceVersion != "" {
 		var err error
@@ -58,7 +65,7 @@ func (c *Cache) Watch(ctx context.Context, o api.WatchOptions) (api.Watch, error
 		return nil, context.Cause(ctx)
 	}
 	w := &watch{
-		c: c, selector: selectorOf(o.Namespace, o.Labels, o.Fields),
+		c: c, r: r, selector: selectorOf(r, o.Namespace, o.Labels, o.Fields), view: o.View,
 		events: make(chan api.Event, 16), more: make(chan struct{}, 1), slow: make(chan struct{}),
 		broken: make(chan error, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -79,6 +86,8 @@ func (c *Cache) join(w *watch, rev int64) (*btree.BTree[entry], int64, error) {
 	now := c.revision(floor)
 	var tree *btree.BTree[entry]
 	switch {
+	case c.ended != nil:
+		return nil, 0, c.ended
 	case rev == 0:
 		tree = c.freeze()
 		w.cursor.Store(c.history.next)
@@ -92,9 +101,12 @@ func (c *Cache) join(w *watch, rev int64) (*btree.BTree[entry], int64, error) {
 	}
 	w.place = len(c.watchers)
 	c.watchers = append(c.watchers, w)
-	if w.selector.byNode {
+	switch {
+	case w.selector.byNode:
 		c.byNode[w.selector.node] = append(c.byNode[w.selector.node], w)
-	} else {
+	case w.view != nil:
+		c.byView[w.view] = append(c.byView[w.view], w)
+	default:
 		c.broad = append(c.broad, w)
 	}
 	return tree, now, nil
@@ -108,13 +120,20 @@ func (c *Cache) leave(w *watch) {
 	c.watchers[w.place].place = w.place
 	c.watchers[last] = nil
 	c.watchers = c.watchers[:last]
-	if !w.selector.byNode {
+	switch {
+	case w.selector.byNode:
+		leaveGroup(c.byNode, w.selector.node, w)
+	case w.view != nil:
+		leaveGroup(c.byView, w.view, w)
+	default:
 		c.broad = without(c.broad, w)
-		return
 	}
-	left := without(c.byNode[w.selector.node], w)
-	if c.byNode[w.selector.node] = left; len(left) == 0 {
-		delete(c.byNode, w.selector.node)
+}
+
+// leaveGroup takes a watch out of its group, and away a group that has none left.
+func leaveGroup[K comparable](groups map[K][]*watch, k K, w *watch) {
+	if groups[k] = without(groups[k], w); len(groups[k]) == 0 {
+		delete(groups, k)
 	}
 }
 
@@ -255,6 +274,8 @@ func (w *watch) event(ch *change) (api.Event, bool) {
 	before := ch.old != nil && w.selector.matches(ch.old, ch.fieldsOfOld)
 	after := ch.now != nil && w.selector.matches(ch.now, ch.fieldsOfNow)
 	switch {
+	case before && after && ch.hiddenIn(w.view):
+		return api.Event{}, false
 	case before && after:
 		return api.Event{Type: api.Modified, Object: ch.now}, true
 	case after:
@@ -282,14 +303,15 @@ func (w *watch) concerns(ch *change) bool {
 }
 
 func (w *watch) bookmark(rev int64) api.Object {
-	obj := w.c.r.New()
-	obj.GetObjectKind().SetGroupVersionKind(w.c.r.GVK())
+	obj := w.r.New()
+	obj.GetObjectKind().SetGroupVersionKind(w.r.GVK())
 	obj.SetResourceVersion(strconv.FormatInt(rev, 10))
 	return obj
 }
 
 // send hands e to the reader; false when the watch ends instead.
 func (w *watch) send(ctx context.Context, e api.Event) bool {
+	e.Object = w.r.As(e.Object)
 	select {
 	case w.events <- e:
 		return true

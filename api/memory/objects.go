@@ -12,7 +12,9 @@ import (
 	"github.com/podsnap/podsnap/api/cache"
 	"github.com/podsnap/podsnap/api/rules"
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/uuid"
 )
@@ -24,6 +26,8 @@ type Config struct {
 	Namespaces bool
 	// Admit, when not nil, fills defaults and judges what is to be written.
 	Admit rules.Admit
+	// Define, when not nil, makes kinds of CustomResourceDefinitions.
+	Define api.Define
 	// History is how many changes of a kind are kept for watches; 0 is 4096.
 	History int
 }
@@ -34,8 +38,9 @@ type Objects struct {
 	c      Config
 	caches map[*api.Resource]*cache.Cache
 
-	mu  sync.Mutex // held while a change is taken in
-	rev int64
+	mu     sync.Mutex // held while a change is taken in
+	rev    int64
+	custom sync.Map // schema.GroupResource to *cache.Cache: of kinds that definitions have made
 }
 
 var _ api.Objects = (*Objects)(nil)
@@ -59,11 +64,26 @@ func (o *Objects) Get(ctx context.Context, r *api.Resource, namespace, name stri
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	obj, ok := o.caches[r].Get(namespace, name)
+	c, err := o.cache(r)
+	if err != nil {
+		return nil, err
+	}
+	obj, ok := c.Get(namespace, name)
 	if !ok {
 		return nil, apierrors.NewNotFound(r.GR(), name)
 	}
-	return obj, nil
+	return r.As(obj), nil
+}
+
+// cache finds the one of a kind.
+func (o *Objects) cache(r *api.Resource) (*cache.Cache, error) {
+	if r.Definition == nil {
+		return o.caches[r], nil
+	}
+	if c, ok := o.custom.Load(r.GR()); ok {
+		return c.(*cache.Cache), nil
+	}
+	return nil, api.NoSuchKind(r)
 }
 
 // List implements api.Objects.
@@ -71,12 +91,20 @@ func (o *Objects) List(ctx context.Context, r *api.Resource, lo api.ListOptions)
 	if ctx.Err() != nil {
 		return api.List{}, context.Cause(ctx)
 	}
-	return o.caches[r].List(lo)
+	c, err := o.cache(r)
+	if err != nil {
+		return api.List{}, err
+	}
+	return c.ListAs(r, lo)
 }
 
 // Watch implements api.Objects.
 func (o *Objects) Watch(ctx context.Context, r *api.Resource, wo api.WatchOptions) (api.Watch, error) {
-	return o.caches[r].Watch(ctx, wo)
+	c, err := o.cache(r)
+	if err != nil {
+		return nil, err
+	}
+	return c.WatchAs(ctx, r, wo)
 }
 
 // Create implements api.Objects.
@@ -96,6 +124,10 @@ func (o *Objects) Create(ctx context.Context, obj api.Object) (api.Object, error
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	c, err := o.cache(r)
+	if err != nil {
+		return nil, err
+	}
 	if o.c.Namespaces && r.Namespaced {
 		found, _ := o.caches[api.Namespaces].Get("", next.GetNamespace())
 		ns, _ := found.(*corev1.Namespace)
@@ -103,10 +135,10 @@ func (o *Objects) Create(ctx context.Context, obj api.Object) (api.Object, error
 			return nil, err
 		}
 	}
-	if _, ok := o.caches[r].Get(next.GetNamespace(), next.GetName()); ok {
+	if _, ok := c.Get(next.GetNamespace(), next.GetName()); ok {
 		return nil, apierrors.NewAlreadyExists(r.GR(), next.GetName())
 	}
-	return o.put(r, next, false), nil
+	return o.put(c, next, false), nil
 }
 
 // Update implements api.Objects.
@@ -143,42 +175,68 @@ func (o *Objects) change(ctx context.Context, r *api.Resource, namespace, name s
 	if r.Namespaced && namespace == "" {
 		namespace = corev1.NamespaceDefault
 	}
+	c, err := o.cache(r)
+	if err != nil {
+		return nil, err
+	}
 	for {
-		old, ok := o.caches[r].Get(namespace, name)
+		old, ok := c.Get(namespace, name)
 		if !ok {
 			return nil, apierrors.NewNotFound(r.GR(), name)
 		}
-		v, err := decide(old)
+		v, err := decide(r.As(old))
 		if err != nil || v.Unchanged {
 			return v.Object, err
 		}
-		if obj, ok := o.commit(r, old, v); ok {
+		if obj, ok := o.commit(c, old, v); ok {
 			return obj, nil
 		}
 	}
 }
 
 // commit carries out v, unless old is not the present state any more.
-func (o *Objects) commit(r *api.Resource, old api.Object, v rules.Verdict) (api.Object, bool) {
+func (o *Objects) commit(c *cache.Cache, old api.Object, v rules.Verdict) (api.Object, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if now, _ := o.caches[r].Get(old.GetNamespace(), old.GetName()); now != old {
+	if now, _ := c.Get(old.GetNamespace(), old.GetName()); now != old {
 		return nil, false
 	}
-	return o.put(r, v.Object, v.Remove), true
+	return o.put(c, v.Object, v.Remove), true
 }
 
 // put takes in the new or, with remove, the last state of an object. Called
 // with o.mu held.
-func (o *Objects) put(r *api.Resource, obj api.Object, remove bool) api.Object {
+func (o *Objects) put(c *cache.Cache, obj api.Object, remove bool) api.Object {
 	o.rev++
 	obj.SetResourceVersion(strconv.FormatInt(o.rev, 10))
 	now := obj
 	if remove {
 		now = nil
 	}
-	o.caches[r].Apply(o.rev, cache.Change{Namespace: obj.GetNamespace(), Name: obj.GetName(), Object: now})
+	if crd, ok := obj.(*apiextensionsv1.CustomResourceDefinition); ok && o.c.Define != nil {
+		o.define(crd, remove)
+	}
+	c.Apply(o.rev, cache.Change{Namespace: obj.GetNamespace(), Name: obj.GetName(), Object: now})
 	return obj
+}
+
+// define makes room for the objects of a new kind, or takes it away. Called with
+// o.mu held.
+func (o *Objects) define(crd *apiextensionsv1.CustomResourceDefinition, remove bool) {
+	gr := schema.GroupResource{Group: crd.Spec.Group, Resource: crd.Spec.Names.Plural}
+	if remove {
+		o.c.Define(crd.Name, nil)
+		if c, ok := o.custom.LoadAndDelete(gr); ok {
+			c.(*cache.Cache).Fail(apierrors.NewResourceExpired("the kind is not defined any more"))
+		}
+		return
+	}
+	r := o.c.Define(crd.Name, crd)
+	if _, ok := o.custom.Load(gr); !ok {
+		c := cache.New(r, cache.Config{History: o.c.History})
+		c.Load(nil, o.rev)
+		o.custom.Store(gr, c)
+	}
 }
 
 func (o *Objects) admit(ctx context.Context, r *api.Resource, subresource string) func(old, next api.Object) error {

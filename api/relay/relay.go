@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/api"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -19,6 +20,7 @@ import (
 type Seams struct {
 	Objects  api.Objects
 	Capacity api.Capacity
+	Tokens   api.Tokens
 }
 
 // Hold is how long a call waits for a leader when there is none.
@@ -179,6 +181,19 @@ type watch struct {
 func (w *watch) Stop() {
 	w.Watch.Stop()
 	w.stop()
+}
+
+// Tokens is the relay as what hands out tokens of service accounts.
+func (r *Relay) Tokens() api.Tokens { return tokens{r} }
+
+type tokens struct{ r *Relay }
+
+func (t tokens) Issue(ctx context.Context, namespace, account string, q *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
+	s, _, err := t.r.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.Tokens.Issue(ctx, namespace, account, q)
 }
 
 type capacity struct{ r *Relay }

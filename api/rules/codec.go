@@ -1,25 +1,12 @@
 package rules
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"github.com/podsnap/podsnap/api"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 )
-
-// Encode is the stored form of obj: its JSON without a resourceVersion.
-func Encode(obj api.Object) ([]byte, error) {
-	if obj.GetResourceVersion() != "" {
-		obj = WithRevision(obj, "")
-	}
-	data, err := json.Marshal(obj)
-	if err != nil {
-		return nil, fmt.Errorf("encode %s %s: %w", api.ResourceOf(obj), obj.GetName(), err)
-	}
-	return data, nil
-}
 
 // Decode reads an object of the kind from JSON. Field names are case-sensitive,
 // unknown fields are dropped, a value of the wrong type is a BadRequest. The

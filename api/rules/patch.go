@@ -38,7 +38,11 @@ func Patch(old api.Object, p api.Patch) (api.Object, error) { return PatchWith(o
 
 // PatchWith is Patch for who reads the patched object in a way of its own.
 func PatchWith(old api.Object, p api.Patch, decode func(r *api.Resource, doc []byte) (api.Object, error)) (api.Object, error) {
-	r := api.ResourceOf(old)
+	return PatchAs(api.ResourceOf(old), old, p, decode)
+}
+
+// PatchAs is PatchWith for an object in another version than the stored one.
+func PatchAs(r *api.Resource, old api.Object, p api.Patch, decode func(r *api.Resource, doc []byte) (api.Object, error)) (api.Object, error) {
 	if len(p.Data) > MaxPatchBytes {
 		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the patch has %d bytes, at most %d are allowed", len(p.Data), MaxPatchBytes))
 	}
@@ -77,18 +81,33 @@ func apply(r *api.Resource, doc []byte, p api.Patch) ([]byte, error) {
 		}
 		return out, nil
 	case types.StrategicMergePatchType:
+		if r.Definition != nil {
+			return nil, status(codeUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
+				fmt.Sprintf("the patch type %q is not supported for custom kinds; use %s or %s", p.Type, types.JSONPatchType, types.MergePatchType))
+		}
 		if err := isObject(p.Data); err != nil {
 			return nil, err
 		}
-		out, err := strategicpatch.StrategicMergePatch(doc, p.Data, r.New())
-		if err != nil {
-			return nil, malformed(err)
-		}
-		return out, nil
+		return applyStrategic(r, doc, p.Data)
 	default:
 		return nil, status(codeUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
 			fmt.Sprintf("the patch type %q is not supported; use %s, %s or %s", p.Type, types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType))
 	}
+}
+
+// applyStrategic merges by the kind's merge keys. The library panics where a key is an
+// object or a list, which cannot be compared: that is a fault of the patch too.
+func applyStrategic(r *api.Resource, doc, data []byte) (out []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			out, err = nil, apierrors.NewBadRequest(fmt.Sprintf("the patch can't be merged into this %s: what names an item of a list has to be a string or a number (%v)", r.Kind, p))
+		}
+	}()
+	out, err = strategicpatch.StrategicMergePatch(doc, data, r.New())
+	if err != nil {
+		return nil, malformed(err)
+	}
+	return out, nil
 }
 
 func applyJSON(r *api.Resource, doc, data []byte) ([]byte, error) {

@@ -56,7 +56,7 @@ func FuzzPatch(f *testing.F) {
 		if err != nil {
 			t.Fatalf("can't be stored: %v", err)
 		}
-		back, err := rules.Decode(api.Pods, stored)
+		back, err := rules.Restore(api.Pods, stored)
 		if err != nil {
 			t.Fatalf("can't be read back: %v", err)
 		}

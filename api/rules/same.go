@@ -27,6 +27,15 @@ func sameMeta(a, b api.Object) bool {
 		SameOwners(o.OwnerReferences, n.OwnerReferences) && sameFields(o.ManagedFields, n.ManagedFields)
 }
 
+// Same says whether two objects of one kind are semantically equal.
+func Same(a, b api.Object) bool {
+	if c, ok := a.(*api.CustomObject); ok {
+		o, ok := b.(*api.CustomObject)
+		return ok && c.TypeMeta == o.TypeMeta && sameMeta(c, o) && c.SameContent(o) && equality.Semantic.DeepEqual(c.Status, o.Status)
+	}
+	return equality.Semantic.DeepEqual(a, b)
+}
+
 func metaOf(o api.Object) (*metav1.ObjectMeta, bool) {
 	a, ok := o.(metav1.ObjectMetaAccessor)
 	if !ok {

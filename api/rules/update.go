@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/podsnap/podsnap/api"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -15,7 +16,9 @@ import (
 // Update decides what becomes of old when a client sends obj. Server-owned
 // metadata (uid, timestamps, generation, …) stays as it is. Where the kind has
 // a status subresource a plain update keeps old's status, and one of "status"
-// changes nothing else; nor does one of a pod's "ephemeralcontainers". The generation grows when anything but metadata and
+// changes nothing else; nor does one of a pod's "ephemeralcontainers", of a namespace's
+// "finalize" (but the finalizers of its spec) and of a signing request's "approval" (but
+// the conditions). The generation grows when anything but metadata and
 // status changed. admit (nil is none) works on the copy before it is compared.
 // The Verdict's object has old's resourceVersion.
 //
@@ -31,6 +34,15 @@ func Update(old, obj api.Object, o api.UpdateOptions, admit func(old, next api.O
 	}
 	if p, ok := old.(*corev1.Pod); ok && o.Subresource == "ephemeralcontainers" {
 		return updateEphemeral(p, obj.(*corev1.Pod), admit)
+	}
+	if ns, ok := old.(*corev1.Namespace); ok && o.Subresource == "finalize" {
+		return finalize(ns, obj.(*corev1.Namespace), admit)
+	}
+	if c, ok := old.(*certificatesv1.CertificateSigningRequest); ok && o.Subresource == api.Approval {
+		decided := c.DeepCopy()
+		decided.Status.Conditions = obj.(*certificatesv1.CertificateSigningRequest).Status.Conditions
+		decided.ManagedFields = obj.GetManagedFields()
+		return updateStatus(old, decided, o.ManagedFields, admit)
 	}
 	if o.Subresource != "" {
 		return Verdict{}, apierrors.NewBadRequest(fmt.Sprintf("%s have no subresource %q that can be updated", r, o.Subresource))
@@ -81,6 +93,19 @@ func updateEphemeral(old, obj *corev1.Pod, admit func(old, next api.Object) erro
 	}
 	next.SetGeneration(old.GetGeneration() + 1)
 	return Verdict{Object: next}, nil
+}
+
+// finalize takes the finalizers of the spec alone: the last one's end is the namespace's,
+// when that was deleted.
+func finalize(old, obj *corev1.Namespace, admit func(old, next api.Object) error) (Verdict, error) {
+	next := old.DeepCopy()
+	next.Spec.Finalizers = append([]corev1.FinalizerName(nil), obj.Spec.Finalizers...)
+	if admit != nil {
+		if err := admit(old, next); err != nil {
+			return Verdict{}, err
+		}
+	}
+	return settle(api.Namespaces, old, next)
 }
 
 // precondition holds what a request expects against the current object; empty
@@ -143,6 +168,10 @@ func settle(r *api.Resource, old, next api.Object) (Verdict, error) {
 func sameButMetaAndStatus(r *api.Resource, old, next api.Object) bool {
 	if l, ok := old.(*coordinationv1.Lease); ok {
 		return SameLease(&l.Spec, &next.(*coordinationv1.Lease).Spec)
+	}
+	if c, ok := old.(*api.CustomObject); ok {
+		n := next.(*api.CustomObject)
+		return c.SameContent(n) && (r.Status || equality.Semantic.DeepEqual(c.Status, n.Status))
 	}
 	o := shallow(old)
 	copyField(o, next, "TypeMeta")

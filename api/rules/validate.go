@@ -4,6 +4,7 @@ import (
 	"github.com/podsnap/podsnap/api"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -39,6 +40,8 @@ func nameRule(r *api.Resource) validation.ValidateNameFunc {
 	switch r {
 	case api.Namespaces, api.Services, api.Functions:
 		return validation.NameIsDNSLabel
+	case api.Roles, api.RoleBindings, api.ClusterRoles, api.ClusterRoleBindings:
+		return func(name string, _ bool) []string { return content.IsPathSegmentName(name) } // such as system:node
 	default:
 		return validation.NameIsDNSSubdomain
 	}

@@ -47,6 +47,38 @@ type kubeconfig struct {
 
 // open answers with the API and the authority's certificate in its DER form.
 func (a *admin) open() (objects *remote.Objects, server string, ca []byte, err error) {
+	server, client, token, ca, err := a.credentials()
+	if err != nil {
+		return nil, "", nil, err
+	}
+	return remote.NewObjects(remote.Config{URL: server, Token: token, Client: client}), server, ca, nil
+}
+
+// client answers with a server's URL and a client that says who it is.
+func (a *admin) client() (server string, client *http.Client, err error) {
+	server, client, token, _, err := a.credentials()
+	if err != nil {
+		return "", nil, err
+	}
+	client.Transport = bearer{client.Transport, token}
+	return server, client, nil
+}
+
+// bearer sends a token with each request.
+type bearer struct {
+	http.RoundTripper
+	token string
+}
+
+// RoundTrip implements http.RoundTripper.
+func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+b.token)
+	return b.RoundTripper.RoundTrip(r)
+}
+
+// credentials answers with what the file says, and a client that trusts the cluster.
+func (a *admin) credentials() (server string, client *http.Client, token string, ca []byte, err error) {
 	path := a.file
 	if path == "" {
 		path = filepath.Join(a.dir, "kubeconfig")
@@ -54,30 +86,30 @@ func (a *admin) open() (objects *remote.Objects, server string, ca []byte, err e
 	b, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, "", nil, fmt.Errorf("%s is not there: run this on a server, or name an administrator's file with --kubeconfig", path)
+		return "", nil, "", nil, fmt.Errorf("%s is not there: run this on a server, or name an administrator's file with --kubeconfig", path)
 	case errors.Is(err, fs.ErrPermission):
-		return nil, "", nil, fmt.Errorf("%s may be read by root only: use sudo", path)
+		return "", nil, "", nil, fmt.Errorf("%s may be read by root only: use sudo", path)
 	case err != nil:
-		return nil, "", nil, err
+		return "", nil, "", nil, err
 	}
 	var k kubeconfig
 	if err := yaml.Unmarshal(b, &k); err != nil || len(k.Clusters) == 0 || len(k.Users) == 0 {
-		return nil, "", nil, fmt.Errorf("%s is no kubeconfig with a cluster and a user", path)
+		return "", nil, "", nil, fmt.Errorf("%s is no kubeconfig with a cluster and a user", path)
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(k.Clusters[0].Cluster.CA) {
-		return nil, "", nil, fmt.Errorf("%s holds no certificate of an authority", path)
+		return "", nil, "", nil, fmt.Errorf("%s holds no certificate of an authority", path)
 	}
 	certs, err := certificates(k.Clusters[0].Cluster.CA)
 	if err != nil {
-		return nil, "", nil, fmt.Errorf("%s: %w", path, err)
+		return "", nil, "", nil, fmt.Errorf("%s: %w", path, err)
 	}
 	server = k.Clusters[0].Cluster.Server
-	client := &http.Client{Transport: &http.Transport{
+	client = &http.Client{Transport: &http.Transport{
 		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, ServerName: join.ServerName},
 		ForceAttemptHTTP2: true, ResponseHeaderTimeout: 30 * time.Second,
 	}}
-	return remote.NewObjects(remote.Config{URL: server, Token: k.Users[0].User.Token, Client: client}), server, certs[0].Raw, nil
+	return server, client, k.Users[0].User.Token, certs[0].Raw, nil
 }
 
 // begin is open for a command that is bounded in time, as limit says; the caller

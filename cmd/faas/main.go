@@ -46,7 +46,7 @@ func (i *interrupted) Error() string { return i.Signal.String() }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := newRoot()
-	root.SetArgs(args)
+	root.SetArgs(append([]string{}, args...)) // nil would be those of the process
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -123,7 +123,7 @@ to zero and back. ` + "`faas server`" + ` is the platform; the other commands ta
 	}
 	add("make", o.newCmd(), o.templateCmd(), o.buildCmd(), o.pushCmd(), o.deployCmd(), o.upCmd(), o.publishCmd(), o.removeCmd(), o.secretCmd(), o.namespaceCmd())
 	add("use", o.listCmd(), o.describeCmd(), o.invokeCmd(), o.logsCmd(), o.scaleCmd(), o.simulateCmd(), o.readyCmd(), o.queueCmd(), o.whyCmd())
-	add("platform", o.serverCmd(), o.agentCmd(), o.tokenCmd(), o.nodeCmd(), o.loginCmd(), o.logoutCmd(), o.statusCmd(), o.versionCmd())
+	add("platform", o.serverCmd(), o.agentCmd(), o.tokenCmd(), o.kubeconfigCmd(), o.nodeCmd(), o.loginCmd(), o.logoutCmd(), o.statusCmd(), o.versionCmd())
 	root.AddCommand(o.storeChildCmd())
 	root.InitDefaultHelpCmd()
 	finish(root, o)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/remote"
+	"github.com/podsnap/podsnap/api/rules"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -154,7 +155,7 @@ func drain(ctx context.Context, cmd *cobra.Command, objects *remote.Objects, nam
 			switch {
 			case p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed:
 				continue
-			case isOf(p, api.DaemonSets):
+			case isOf(p, api.DaemonSets), rules.IsMirror(p): // the node's own
 				continue
 			case metav1.GetControllerOf(p) == nil:
 				if !slices.Contains(stay, id) {

@@ -38,6 +38,7 @@ func (s *serverFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&s.c.NATS, "nats", "", "URL of an external NATS with JetStream, such as nats://10.0.0.1:4222 (default: embedded)")
 	f.StringSliceVar(&s.c.Servers, "servers", nil, "addresses of three servers that keep their stores together, the same list on each")
 	f.StringVar(&s.c.ServerToken, "server-token", "", "what all servers of a cluster have in common, from `faas server token`")
+	f.StringVar(&s.c.Beside, "join", "", "URL of a server whose cluster this one becomes a server of, in the place of one that was removed or as one more")
 	f.IntVar(&s.c.NATSCopies, "nats-copies", 1, "how many servers of an external NATS cluster keep each asynchronous call")
 	f.StringVar(&s.c.PodCIDR, "pod-cidr", "", "addresses of pods on this node, of IPv4 or of IPv4,IPv6 (default: a free part of --cluster-cidr)")
 	f.StringVar(&s.c.ClusterCIDR, "cluster-cidr", "", "addresses of pods on all nodes; two families are 10.62.0.0/16,fd62::/56 (default: --pod-cidr, or 10.62.0.0/16)")
@@ -61,6 +62,7 @@ func (s *serverFlags) addNode(f *pflag.FlagSet) {
 	f.StringVar(&s.c.MetricsListen, "metrics-listen", "127.0.0.1:8082", "address of the metrics")
 	f.StringVar(&s.c.AgentListen, "agent-listen", "0.0.0.0:10250", "address at which servers ask this node (of a server: the others, if there may be any)")
 	f.StringVar(&s.c.NodeName, "node-name", "", "name of this node (default: the host's)")
+	f.StringVar(&s.c.PodManifestPath, "pod-manifest-path", "", "`directory` of static pods: this machine runs what its files say, server or none (default: manifests in the state directory, if that is there)")
 	f.StringVar(&s.c.NodeIP, "node-ip", "", "address at which other machines reach this one (default: a server's first, a node's towards its server)")
 	f.DurationVar(&s.c.Timeout, "timeout", time.Minute, "longest time of an invocation, unless the function says otherwise")
 	f.Int64Var(&s.c.MaxBody, "max-body", 256<<20, "largest body of a call, bytes")
@@ -122,7 +124,11 @@ leave nothing on the machine but the state directory.
 
 Three servers of which one leads and two stand by are started with the same
 --servers and --server-token on each; or, over an etcd and a NATS of your own, with
-the same --etcd, --nats and --server-token. Any of them serves everything.`,
+the same --etcd, --nats and --server-token. Any of them serves everything.
+
+A server that is lost with its disk is replaced while the others serve: take it out
+with ` + "`faas server remove`" + `, then start another one with --join and the cluster's
+--server-token.`,
 		Example: `  faas server
   faas server --listen 0.0.0.0:8080 --etcd http://10.0.0.1:2379,http://10.0.0.2:2379
   faas server --servers 10.0.0.1,10.0.0.2,10.0.0.3 --server-token S1… --api-listen 0.0.0.0:6443
@@ -139,7 +145,7 @@ the same --etcd, --nats and --server-token. Any of them serves everything.`,
 		},
 	}
 	s.add(cmd.PersistentFlags())
-	cmd.AddCommand(o.serverStart(s, cmd), o.serverStop(s, cmd), serverToken())
+	cmd.AddCommand(o.serverStart(s, cmd), o.serverStop(s, cmd), serverToken(), o.serverList(), o.serverRemove())
 	return cmd
 }
 

@@ -1,6 +1,7 @@
 // Package access says who asks, and what they may do. Administrators have a
 // token and may do everything; nodes have a certificate of the cluster's own
-// authority and may do what a node has to, to what is theirs.
+// authority and may do what a node has to, to what is theirs; everybody else has a
+// certificate, or a service account's token, and may do what roles say.
 package access
 
 import (
@@ -16,12 +17,15 @@ import (
 	"github.com/podsnap/podsnap/controlplane/storage"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 )
 
 // Names of users and groups, as Kubernetes has them.
 const (
 	Masters    = "system:masters" // may do everything
+	Known      = "system:authenticated"
+	Accounts   = "system:serviceaccounts"
 	Nodes      = "system:nodes"
 	nodePrefix = "system:node:"
 )
@@ -30,7 +34,8 @@ const (
 type User struct {
 	Name   string
 	Groups []string
-	UID    string // of a node: of the Node that the certificate was made for
+	UID    string // of a node: of the Node that the certificate was made for; of a service account: its own
+	Extra  map[string][]string
 }
 
 // NodeUser is the name of a node's user.
@@ -124,49 +129,59 @@ type Request struct {
 
 func (r Request) String() string {
 	if r.Resource == nil {
-		return r.Verb + " " + r.Path
+		return fmt.Sprintf("%s path %q", r.Verb, r.Path)
 	}
-	s := r.Verb + " " + r.Resource.Plural
-	if r.Subresource != "" {
-		s += "/" + r.Subresource
+	q := r.attributes()
+	s := fmt.Sprintf("%s resource %q in API group %q", q.Verb, q.Resource, q.Group)
+	if q.Namespace != "" {
+		return s + fmt.Sprintf(" in the namespace %q", q.Namespace)
 	}
-	if r.Name != "" {
-		s += fmt.Sprintf(" %q", r.Name)
-	}
-	if r.Namespace != "" {
-		s += fmt.Sprintf(" in namespace %q", r.Namespace)
-	}
-	return s
+	return s + " at the cluster scope"
 }
 
-// Allow answers with nil when a user may do what is asked for, otherwise with a
-// Forbidden that says what is not allowed. Which nodes and pods there are it asks
-// o.
+// Allow answers with nil when an administrator or a node may do what is asked for,
+// otherwise with a Forbidden that says what is not allowed. Which nodes and pods
+// there are it asks o. For everybody else see Gate.
 func Allow(ctx context.Context, u User, r Request, o api.Objects) error {
 	if slices.Contains(u.Groups, Masters) {
 		return nil
 	}
-	why := "only administrators may"
-	if name := u.Node(); name != "" {
-		n, err := api.Get[*corev1.Node](ctx, o, api.Nodes, "", name)
-		switch {
-		case apierrors.IsNotFound(err):
-			why = "the node was removed from the cluster; to come back it has to join anew"
-		case err != nil:
+	why, err := "", error(nil)
+	if u.Node() != "" {
+		if why, err = ofNode(ctx, u, r, o); why == "" || err != nil {
 			return err
-		case string(n.UID) != u.UID:
-			why = "another machine has joined under this name since"
-		default:
-			if why, err = allowNode(ctx, name, r, o); why == "" || err != nil {
-				return err
-			}
 		}
 	}
-	who := fmt.Errorf("user %q cannot %s: %s", u.Name, r, why)
-	if r.Resource == nil {
-		return apierrors.NewForbidden(api.Nodes.GR(), "", who)
+	return forbidden(u, r, why)
+}
+
+// ofNode answers with why a node may not do something; "" is that it may.
+func ofNode(ctx context.Context, u User, r Request, o api.Objects) (why string, err error) {
+	n, err := api.Get[*corev1.Node](ctx, o, api.Nodes, "", u.Node())
+	switch {
+	case apierrors.IsNotFound(err):
+		return "the node was removed from the cluster; to come back it has to join anew", nil
+	case err != nil:
+		return "", err
+	case string(n.UID) != u.UID:
+		return "another machine has joined under this name since", nil
 	}
-	return apierrors.NewForbidden(r.Resource.GR(), r.Name, who)
+	return allowNode(ctx, n.Name, r, o)
+}
+
+// forbidden is the answer that kubectl and its users know.
+func forbidden(u User, r Request, why string) error {
+	who := fmt.Errorf("User %q cannot %s", u.Name, r)
+	if why != "" {
+		who = fmt.Errorf("%w: %s", who, why)
+	}
+	if r.Resource != nil {
+		return apierrors.NewForbidden(r.Resource.GR(), r.Name, who)
+	}
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusForbidden, Reason: metav1.StatusReasonForbidden,
+		Message: "forbidden: " + who.Error(), Details: &metav1.StatusDetails{},
+	}}
 }
 
 // public are the kinds that every node reads: where what is, but nothing of what
@@ -201,6 +216,8 @@ func allowNode(ctx context.Context, node string, r Request, o api.Objects) (why 
 		return "a node may tell of events, not read what others tell", nil
 	case api.Pods:
 		return allowPod(ctx, node, r, o)
+	case api.ServiceAccounts:
+		return allowAccount(ctx, node, r, o)
 	case api.Secrets, api.ConfigMaps, api.PersistentVolumeClaims:
 		return allowData(ctx, node, r, o)
 	case api.PersistentVolumes:
@@ -212,7 +229,9 @@ func allowNode(ctx context.Context, node string, r Request, o api.Objects) (why 
 func allowPod(ctx context.Context, node string, r Request, o api.Objects) (string, error) {
 	switch {
 	case (r.Verb == "list" || r.Verb == "watch") && r.Subresource == "":
-		return "", nil // see Trim
+		return "", nil // see View
+	case r.Verb == "create" && r.Subresource == "":
+		return "", nil // see mirror
 	case r.Verb == "get" && r.Subresource == "", r.Verb == "delete" && r.Subresource == "",
 		(r.Verb == "update" || r.Verb == "patch") && r.Subresource == "status":
 	default:
@@ -232,7 +251,10 @@ func allowPod(ctx context.Context, node string, r Request, o api.Objects) (strin
 
 func allowData(ctx context.Context, node string, r Request, o api.Objects) (string, error) {
 	const no = "no pod on this node uses it"
-	if r.Verb != "get" || r.Subresource != "" || r.Namespace == "" {
+	if r.Verb == "watch" && r.Fields != nil { // of one object
+		r.Name, _ = r.Fields.RequiresExactMatch("metadata.name")
+	}
+	if r.Verb != "get" && (r.Verb != "watch" || r.Name == "") || r.Subresource != "" || r.Namespace == "" {
 		return "a node may get what its pods use only", nil
 	}
 	mine, err := api.Items[*corev1.Pod](ctx, o, api.Pods, api.ListOptions{Namespace: r.Namespace, Fields: fields.OneTermEqualSelector("spec.nodeName", node)})
@@ -262,8 +284,6 @@ func allowPath(node string, r Request) string {
 	}
 	reads := r.Verb == "get" || r.Verb == "head"
 	switch {
-	case strings.HasPrefix(r.Path, MetricsRoot+"/"):
-		return "a node knows what its own pods use"
 	case r.Path == ServersPath && reads:
 		return ""
 	case strings.HasPrefix(r.Path, ImagesRoot+"/") && reads:

@@ -104,7 +104,12 @@ func TestWhatANodeMayDo(t *testing.T) {
 		}
 	}
 	may["get pods  in fn"], may["delete pods  in fn"], may["update pods/status  in fn"], may["patch pods/status  in fn"] = true, true, true, true
-	may["get secrets files in fn"] = true
+	for _, n := range []string{"", "mine", "other", "n1", "n2", "files"} { // mirrors alone: see TestMirrors
+		for _, ns := range []string{"", " in fn", " in " + api.SystemNamespace} {
+			may["create pods "+n+ns] = true
+		}
+	}
+	may["get secrets files in fn"], may["watch secrets files in fn"] = true, true
 	u := User{Name: NodeUser("n1"), Groups: []string{Nodes}, UID: uid}
 	for _, r := range api.Resources {
 		for _, verb := range []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"} {
@@ -192,7 +197,7 @@ func TestWhatANodeMayDo(t *testing.T) {
 		{Request{Verb: "get", Path: AgentsRoot + "/n1/agent/pods"}, false},
 		{Request{Verb: "get", Path: "/version"}, true},
 		{Request{Verb: "get", Path: "/apis/metrics.k8s.io/v1beta1"}, true},
-		{Request{Verb: "get", Path: MetricsRoot + "/namespaces/d/pods"}, false},
+		{Request{Verb: "list", Resource: PodMetrics, Namespace: "d"}, false},
 		{Request{Verb: "get", Path: "/metrics"}, false},
 	} {
 		if err := Allow(t.Context(), u, tt.q, o); (err == nil) != tt.want || err != nil && !apierrors.IsForbidden(err) {

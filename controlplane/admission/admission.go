@@ -12,17 +12,23 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/rules"
+	"github.com/podsnap/podsnap/controlplane/custom"
+	"github.com/podsnap/podsnap/controlplane/podsecurity"
 	"github.com/podsnap/podsnap/functions"
 )
 
@@ -30,10 +36,17 @@ import (
 // write. old is nil for a create. A write of a subresource changes nothing
 // that is checked here but the status, or the ephemeral containers. The error is Invalid, with every cause.
 func Admit(_ context.Context, _ rules.Op, r *api.Resource, old, obj api.Object, subresource string) error {
+	if c, ok := obj.(*api.CustomObject); ok {
+		before, _ := old.(*api.CustomObject)
+		return c.Of.Definition.Admit(before, c, subresource)
+	}
 	Default(obj)
 	var errs field.ErrorList
 	switch {
 	case old == nil:
+		if p, ok := obj.(*corev1.Pod); ok && !rules.IsMirror(p) {
+			defaultAccount(p)
+		}
 		protect(obj)
 		errs = Validate(obj)
 	case subresource == "":
@@ -43,6 +56,9 @@ func Admit(_ context.Context, _ rules.Op, r *api.Resource, old, obj api.Object, 
 		errs = validateEphemeral(obj.(*corev1.Pod), old.(*corev1.Pod))
 	default:
 		errs = validateStatus(obj)
+		if c, ok := obj.(*certificatesv1.CertificateSigningRequest); ok {
+			errs = validateRequestStatus(c, old.(*certificatesv1.CertificateSigningRequest), subresource == api.Approval)
+		}
 	}
 	if len(errs) == 0 {
 		return nil
@@ -70,6 +86,10 @@ func fresh(errs field.ErrorList, old api.Object) field.ErrorList {
 // Default fills what the writer left open, as Kubernetes does. It changes obj.
 func Default(obj api.Object) {
 	switch o := obj.(type) {
+	case *api.CustomObject:
+		o.Of.Definition.Default(o)
+	case *apiextensionsv1.CustomResourceDefinition:
+		custom.DefaultDefinition(o)
 	case *corev1.Namespace:
 		defaultNamespace(o)
 	case *corev1.Node:
@@ -110,6 +130,14 @@ func Default(obj api.Object) {
 		defaultIngress(o)
 	case *networkingv1.NetworkPolicy:
 		defaultNetworkPolicy(o)
+	case *corev1.LimitRange:
+		defaultLimitRange(o)
+	case *schedulingv1.PriorityClass:
+		orNew(&o.PreemptionPolicy, corev1.PreemptLowerPriority)
+	case *rbacv1.RoleBinding:
+		defaultBinding(&o.RoleRef, o.Subjects)
+	case *rbacv1.ClusterRoleBinding:
+		defaultBinding(&o.RoleRef, o.Subjects)
 	case *api.Function:
 		functions.Default(o)
 	}
@@ -118,6 +146,8 @@ func Default(obj api.Object) {
 // Validate checks a defaulted object on its own.
 func Validate(obj api.Object) field.ErrorList {
 	switch o := obj.(type) {
+	case *corev1.Namespace:
+		return podsecurity.ValidateLabels(o.Labels)
 	case *corev1.Node:
 		return validateNode(o)
 	case *corev1.Pod:
@@ -166,8 +196,26 @@ func Validate(obj api.Object) field.ErrorList {
 		return validateIngress(o)
 	case *networkingv1.NetworkPolicy:
 		return validateNetworkPolicy(o)
+	case *corev1.LimitRange:
+		return validateLimitRange(o)
+	case *corev1.ResourceQuota:
+		return validateResourceQuota(o)
+	case *schedulingv1.PriorityClass:
+		return validatePriorityClass(o)
 	case *coordinationv1.Lease:
 		return validateLease(o)
+	case *apiextensionsv1.CustomResourceDefinition:
+		return custom.ValidateDefinition(o)
+	case *certificatesv1.CertificateSigningRequest:
+		return validateCertificateRequest(o)
+	case *rbacv1.Role:
+		return validatePolicyRules(o.Rules, true)
+	case *rbacv1.ClusterRole:
+		return validateClusterRole(o)
+	case *rbacv1.RoleBinding:
+		return validateBinding(o.RoleRef, o.Subjects, true)
+	case *rbacv1.ClusterRoleBinding:
+		return validateBinding(o.RoleRef, o.Subjects, false)
 	case *api.Function:
 		return functions.Validate(o)
 	}
@@ -204,12 +252,22 @@ func ValidateUpdate(obj, old api.Object) field.ErrorList {
 		return validateClaimUpdate(o, old.(*corev1.PersistentVolumeClaim))
 	case *storagev1.StorageClass:
 		return validateStorageClassUpdate(o, old.(*storagev1.StorageClass))
+	case *corev1.ResourceQuota:
+		return validateResourceQuotaUpdate(o, old.(*corev1.ResourceQuota))
+	case *schedulingv1.PriorityClass:
+		return validatePriorityClassUpdate(o, old.(*schedulingv1.PriorityClass))
 	case *batchv1.Job:
 		return validateJobUpdate(o, old.(*batchv1.Job))
 	case *discoveryv1.EndpointSlice:
 		return immutable(o.AddressType, old.(*discoveryv1.EndpointSlice).AddressType, field.NewPath("addressType"))
+	case *apiextensionsv1.CustomResourceDefinition:
+		return custom.ValidateDefinitionUpdate(o, old.(*apiextensionsv1.CustomResourceDefinition))
 	case *networkingv1.IngressClass:
 		return immutable(o.Spec.Controller, old.(*networkingv1.IngressClass).Spec.Controller, spec.Child("controller"))
+	case *rbacv1.RoleBinding:
+		return roleRefStays(o.RoleRef, old.(*rbacv1.RoleBinding).RoleRef)
+	case *rbacv1.ClusterRoleBinding:
+		return roleRefStays(o.RoleRef, old.(*rbacv1.ClusterRoleBinding).RoleRef)
 	}
 	return nil
 }
@@ -221,5 +279,10 @@ func keep(obj, old api.Object) {
 		keepService(o, old.(*corev1.Service))
 	case *corev1.Node:
 		keepNode(o, old.(*corev1.Node))
+	case *corev1.Pod:
+		keepPriority(o, old.(*corev1.Pod))
+		keepAccount(o, old.(*corev1.Pod))
+	case *certificatesv1.CertificateSigningRequest:
+		o.Spec = *old.(*certificatesv1.CertificateSigningRequest).Spec.DeepCopy() // who approves has to know what
 	}
 }

@@ -190,11 +190,21 @@ func TestInvalid(t *testing.T) {
 		{"another network than none", api.Pods, `{metadata: {name: x, annotations: {podsnap.dev/network: bridge}}, spec: {hostNetwork: true, containers: [{name: c, image: i, ports: [{containerPort: 80, hostPort: 80}]}]}}`, []string{"metadata.annotations[podsnap.dev/network]: NotSupported", "metadata.annotations[podsnap.dev/network]: Forbidden", "metadata.annotations[podsnap.dev/network]: Forbidden"}},
 		{"functions without a network", api.ReplicaSets, `{metadata: {name: d}, spec: {selector: {matchLabels: {faas_function: b}}, template: {metadata: {labels: {faas_function: b}, annotations: {podsnap.dev/network: none}}, spec: {containers: [{name: c, image: i}]}}}}`, []string{"spec.template.metadata.annotations[podsnap.dev/network]: Forbidden"}},
 
+		{"mirror", api.Pods, `{metadata: {name: x, annotations: {kubernetes.io/config.mirror: h}}, spec: {serviceAccountName: a, imagePullSecrets: [{name: s}], containers: [{name: c, image: i,
+			env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}], envFrom: [{configMapRef: {name: m}}]}],
+			volumes: [{name: a, secret: {secretName: s}}, {name: b, configMap: {name: m}}, {name: c, persistentVolumeClaim: {claimName: c}}, {name: d, projected: {sources: [{serviceAccountToken: {path: t}}, {downwardAPI: {}}]}}]}}`, []string{
+			"spec.containers[0].envFrom[0].configMapRef: Forbidden", "spec.containers[0].env[0].valueFrom.secretKeyRef: Forbidden", "spec.imagePullSecrets: Forbidden",
+			"spec.nodeName: Required", "spec.serviceAccountName: Forbidden", "spec.volumes[0].secret: Forbidden", "spec.volumes[1].configMap: Forbidden",
+			"spec.volumes[2].persistentVolumeClaim: Forbidden", "spec.volumes[3].projected.sources[0].serviceAccountToken: Forbidden",
+		}},
+
 		{"no ports", api.Services, service(``), []string{"spec.ports: Required"}},
 		{"service type", api.Services, service(`type: Magic, ports: [{port: 1}]`), []string{"spec.type: NotSupported"}},
 		{"service ports", api.Services, service(`ports: [{port: 1}, {port: 0, name: a}, {port: 70000, name: a, targetPort: -1}]`), []string{"spec.ports[0].name: Required", "spec.ports[1].port: Invalid", "spec.ports[1].targetPort: Invalid", "spec.ports[2].name: Duplicate", "spec.ports[2].port: Invalid", "spec.ports[2].targetPort: Invalid"}},
 		{"port twice", api.Services, service(`ports: [{port: 1, name: a}, {port: 1, name: b}]`), []string{"spec.ports[1]: Duplicate"}},
 		{"cluster IP", api.Services, service(`clusterIP: here, ports: [{port: 1}]`), []string{"spec.clusterIP: Invalid"}},
+		{"source ranges", api.Services, service(`type: LoadBalancer, loadBalancerSourceRanges: [10.0.0.1], ports: [{port: 1}]`), []string{"spec.loadBalancerSourceRanges[0]: Invalid"}},
+		{"source ranges without a load balancer", api.Services, service(`loadBalancerSourceRanges: [10.0.0.0/8], ports: [{port: 1}]`), []string{"spec.loadBalancerSourceRanges: Forbidden"}},
 		{"node port", api.Services, service(`ports: [{port: 1, nodePort: 30000}]`), []string{"spec.ports[0].nodePort: Forbidden"}},
 		{"external name", api.Services, service(`type: ExternalName`), []string{"spec.externalName: Required"}},
 		{"affinity of sessions", api.Services, service(`sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}, ports: [{port: 1}]`), []string{"spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid"}},
@@ -248,6 +258,7 @@ func TestInvalid(t *testing.T) {
 		{"event elsewhere", api.Events, `{metadata: {name: x, namespace: d}, involvedObject: {namespace: e}}`, []string{"involvedObject.namespace: Invalid"}},
 		{"lease", api.Leases, `{metadata: {name: x}, spec: {leaseDurationSeconds: 0}}`, []string{"spec.leaseDurationSeconds: Invalid"}},
 		{"taint", api.Nodes, `{metadata: {name: x}, spec: {taints: [{key: a, effect: Never}, {key: b, effect: NoSchedule}, {key: b, value: c, effect: NoSchedule}]}}`, []string{"spec.taints[0].effect: NotSupported", "spec.taints[2]: Duplicate"}},
+		{"ports for functions", api.Nodes, `{metadata: {name: x, annotations: {podsnap.dev/function-ports: 5432/icmp}}}`, []string{"metadata.annotations[podsnap.dev/function-ports]: Invalid"}},
 		{"pod network", api.Nodes, `{metadata: {name: x}, spec: {podCIDRs: [10.0.0.1]}}`, []string{"spec.podCIDRs[0]: Invalid"}},
 		{"function", api.Functions, `{metadata: {name: x}, spec: {name: x}}`, []string{"spec.image: Required"}},
 	} {
@@ -278,6 +289,7 @@ func TestUpdates(t *testing.T) {
 		{"shorter deadline", api.Pods, podWith(`activeDeadlineSeconds: 9`), podWith(`activeDeadlineSeconds: 8`), nil},
 		{"longer deadline", api.Pods, podWith(`activeDeadlineSeconds: 9`), podWith(`activeDeadlineSeconds: 10`), []string{"spec.activeDeadlineSeconds: Forbidden"}},
 		{"host network", api.Pods, podWith(``), podWith(`hostNetwork: true`), []string{"spec.hostNetwork: Forbidden"}},
+		{"becomes a mirror", api.Pods, podWith(`nodeName: n`), `{metadata: {name: p, annotations: {kubernetes.io/config.mirror: h}}, spec: {nodeName: n, serviceAccountName: "", containers: [{name: c, image: i}]}}`, []string{"metadata.annotations[kubernetes.io/config.mirror]: Forbidden"}},
 		{"template of a deployment", api.Deployments, deployment(``), strings.Replace(deployment(``), "image: i", "image: j", 1), nil},
 		{"selector", api.Deployments, deployment(``), strings.ReplaceAll(deployment(``), "a: b", "a: c"), []string{"spec.selector: Invalid"}},
 		{"cluster IP", api.Services, service(`clusterIP: 10.0.0.1, ports: [{port: 1}]`), service(`clusterIP: 10.0.0.2, ports: [{port: 1}]`), []string{"spec.clusterIP: Invalid"}},

@@ -161,6 +161,11 @@ func defaultVolume(v *corev1.Volume) {
 	}
 	if s.Projected != nil {
 		orNew(&s.Projected.DefaultMode, corev1.ProjectedVolumeSourceDefaultMode)
+		for i := range s.Projected.Sources {
+			if t := s.Projected.Sources[i].ServiceAccountToken; t != nil {
+				orNew(&t.ExpirationSeconds, 60*60)
+			}
+		}
 	}
 }
 

@@ -58,6 +58,9 @@ func validateNode(n *corev1.Node) field.ErrorList {
 	if n.Spec.PodCIDR != "" && len(n.Spec.PodCIDRs) > 0 && n.Spec.PodCIDRs[0] != n.Spec.PodCIDR {
 		errs = append(errs, field.Invalid(spec.Child("podCIDR"), n.Spec.PodCIDR, "must equal podCIDRs[0]"))
 	}
+	if _, err := api.FunctionPorts(n); err != nil {
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "annotations").Key(api.AnnotationFunctionPorts), n.Annotations[api.AnnotationFunctionPorts], "must be like 5432/tcp,53/udp; "+err.Error()))
+	}
 	return errs
 }
 

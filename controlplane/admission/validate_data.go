@@ -34,6 +34,10 @@ func validateSecret(s *corev1.Secret) field.ErrorList {
 		size += len(v)
 	}
 	errs = append(errs, tooBig(size, data)...)
+	if s.Type == corev1.SecretTypeServiceAccountToken && s.Annotations[corev1.ServiceAccountNameKey] == "" {
+		at := field.NewPath("metadata", "annotations").Key(corev1.ServiceAccountNameKey)
+		errs = append(errs, field.Required(at, "a secret of type "+string(s.Type)+" names its service account"))
+	}
 	for _, k := range needs(s.Type) {
 		v, ok := s.Data[k]
 		if !ok {

@@ -13,11 +13,15 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/rules"
 )
 
 func validatePod(p *corev1.Pod) field.ErrorList {
 	spec := field.NewPath("spec")
 	errs := append(validatePodSpec(&p.Spec, spec), validateNetwork(&p.ObjectMeta, &p.Spec, nil)...)
+	if rules.IsMirror(p) {
+		errs = append(errs, rules.ValidateStatic(p)...)
+	}
 	if len(p.Spec.EphemeralContainers) > 0 {
 		errs = append(errs, field.Forbidden(spec.Child("ephemeralContainers"), "cannot be set on create: they come by the subresource ephemeralcontainers"))
 	}
@@ -49,9 +53,13 @@ func validateNetwork(m *metav1.ObjectMeta, s *corev1.PodSpec, at *field.Path) fi
 func validatePodSpec(s *corev1.PodSpec, p *field.Path) field.ErrorList {
 	errs, volumes := validateVolumes(s.Volumes, p.Child("volumes"))
 	errs = append(errs, validateContainers(s, volumes, p)...)
+	errs = append(errs, validateFeatures(s, p)...)
 	errs = append(errs, oneOf(s.RestartPolicy, p.Child("restartPolicy"), corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)...)
 	errs = append(errs, validateDNS(s, p)...)
 	errs = append(errs, validatePlacement(s, p)...)
+	if s.HostPID && s.ShareProcessNamespace != nil && *s.ShareProcessNamespace {
+		errs = append(errs, field.Invalid(p.Child("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled"))
+	}
 	if g := s.TerminationGracePeriodSeconds; g != nil {
 		errs = append(errs, atLeast(*g, 0, p.Child("terminationGracePeriodSeconds"))...)
 	}
@@ -282,6 +290,15 @@ func validateVolume(s *corev1.VolumeSource, p *field.Path) field.ErrorList {
 	if v := s.PersistentVolumeClaim; v != nil {
 		errs = append(errs, required(v.ClaimName, p.Child("persistentVolumeClaim", "claimName"))...)
 	}
+	if v := s.Projected; v != nil {
+		at := p.Child("projected")
+		errs = append(errs, validateMode(v.DefaultMode, at.Child("defaultMode"))...)
+		for i := range v.Sources {
+			if t := v.Sources[i].ServiceAccountToken; t != nil {
+				errs = append(errs, validateTokenProjection(t, at.Child("sources").Index(i).Child("serviceAccountToken"))...)
+			}
+		}
+	}
 	if v := s.HostPath; v != nil {
 		errs = append(errs, required(v.Path, p.Child("hostPath", "path"))...)
 		errs = append(errs, noBackstep(v.Path, p.Child("hostPath", "path"))...)
@@ -330,7 +347,7 @@ func validatePodUpdate(p, old *corev1.Pod) field.ErrorList {
 	spec := field.NewPath("spec")
 	was, now := old.Spec.DeepCopy(), p.Spec.DeepCopy()
 	defaultPodSpec(was)
-	var errs field.ErrorList
+	errs := rules.ValidateMirrorUpdate(p, old)
 	if len(now.Containers) == len(was.Containers) && len(now.InitContainers) == len(was.InitContainers) {
 		for i, c := range containers(now) {
 			c.Image = containers(was)[i].Image

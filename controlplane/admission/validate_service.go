@@ -3,6 +3,7 @@ package admission
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -61,7 +62,20 @@ func validateService(svc *corev1.Service) field.ErrorList {
 	for i, ip := range s.ExternalIPs {
 		errs = append(errs, address(ip, spec.Child("externalIPs").Index(i))...)
 	}
+	errs = append(errs, validateSourceRanges(s, spec.Child("loadBalancerSourceRanges"))...)
 	return append(errs, validateServicePorts(s, spec.Child("ports"))...)
+}
+
+func validateSourceRanges(s *corev1.ServiceSpec, p *field.Path) (errs field.ErrorList) {
+	if len(s.LoadBalancerSourceRanges) > 0 && s.Type != corev1.ServiceTypeLoadBalancer {
+		return field.ErrorList{field.Forbidden(p, "may only be used when `type` is 'LoadBalancer'")}
+	}
+	for i, r := range s.LoadBalancerSourceRanges {
+		if n, err := netip.ParsePrefix(strings.TrimSpace(r)); err != nil || n.Addr().Is4In6() {
+			errs = append(errs, field.Invalid(p.Index(i), r, "must be a network in CIDR notation, such as 192.0.2.0/24 or 2001:db8::/32"))
+		}
+	}
+	return errs
 }
 
 func validateServicePorts(s *corev1.ServiceSpec, ports *field.Path) field.ErrorList {
@@ -135,6 +149,9 @@ func keepService(s, old *corev1.Service) {
 			}
 		}
 		s.Spec.ExternalTrafficPolicy, s.Spec.AllocateLoadBalancerNodePorts = "", nil
+	}
+	if s.Spec.Type != corev1.ServiceTypeLoadBalancer && slices.Equal(s.Spec.LoadBalancerSourceRanges, old.Spec.LoadBalancerSourceRanges) {
+		s.Spec.LoadBalancerSourceRanges = nil
 	}
 	if s.Spec.ClusterIP == "" && len(s.Spec.ClusterIPs) == 0 {
 		s.Spec.ClusterIP = old.Spec.ClusterIP

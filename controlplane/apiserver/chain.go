@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/rules"
 	"github.com/podsnap/podsnap/controlplane/access"
 )
 
@@ -29,6 +30,9 @@ func (s *Server) handle(verb string, r *api.Resource, f func(*call) error) http.
 
 func (s *Server) sub(verb string, r *api.Resource, subresource string, f func(*call) error) http.HandlerFunc {
 	name := r.Plural
+	if r.Definition != nil {
+		name = r.GR().String()
+	}
 	if subresource != "" {
 		name += "/" + subresource
 	}
@@ -38,7 +42,8 @@ func (s *Server) sub(verb string, r *api.Resource, subresource string, f func(*c
 			v = "watch"
 		}
 		s.plain(v, name, func(w http.ResponseWriter, req *http.Request) error {
-			c := &call{w: w, r: req, resource: r, subresource: subresource}
+			c := newCall(r)
+			c.w, c.r, c.subresource = w, req, subresource
 			if err := c.locate(); err != nil {
 				return err
 			}
@@ -72,12 +77,17 @@ func (c *call) locate() error {
 
 // allow answers with an error when who asks may not.
 func (s *Server) allow(ctx context.Context, c *call, verb string) error {
-	q := access.Request{Verb: verb, Resource: c.resource, Subresource: c.subresource, Namespace: c.namespace, Name: c.name}
+	q := access.Request{Verb: verb, Resource: c.wire(), Subresource: c.subresource, Namespace: c.namespace, Name: c.name}
 	if by, err := fields.ParseSelector(c.r.URL.Query().Get("fieldSelector")); err == nil {
 		q.Fields = by
 	}
-	c.trim = access.Trim(access.Of(ctx), q)
-	return access.Allow(ctx, access.Of(ctx), q, s.cfg.Objects)
+	u := access.Of(ctx)
+	c.view = access.View(u, q)
+	if verb != "connect" {
+		return s.cfg.Gate.Allow(ctx, u, q)
+	}
+	q.Verb = "create" // by whatever method: what is made is a connection
+	return s.cfg.Gate.Allow(ctx, u, q)
 }
 
 // beside serves what is no part of the Kubernetes API to who may ask for it. Its
@@ -85,10 +95,9 @@ func (s *Server) allow(ctx context.Context, c *call, verb string) error {
 func (s *Server) beside(h http.Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		rec := &recorder{ResponseWriter: w}
-		u, ok := access.Authenticate(r, s.cfg.Token)
-		err := error(apierrors.NewUnauthorized("Unauthorized"))
-		if ok {
-			err = access.Allow(r.Context(), u, access.Request{Verb: strings.ToLower(r.Method), Path: r.URL.Path}, s.cfg.Objects)
+		u, err := s.cfg.Gate.Who(r)
+		if err == nil {
+			err = s.cfg.Gate.Allow(r.Context(), u, access.Request{Verb: strings.ToLower(r.Method), Path: r.URL.Path})
 		}
 		if err != nil {
 			s.fail(rec, r, err)
@@ -101,7 +110,7 @@ func (s *Server) beside(h http.Handler) http.HandlerFunc {
 // open is plain for what is no object and is only read: the path says what is asked for.
 func (s *Server) open(f func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return s.plain("get", "", func(w http.ResponseWriter, r *http.Request) error {
-		if err := access.Allow(r.Context(), access.Of(r.Context()), access.Request{Verb: strings.ToLower(r.Method), Path: r.URL.Path}, s.cfg.Objects); err != nil {
+		if err := s.cfg.Gate.Allow(r.Context(), access.Of(r.Context()), access.Request{Verb: strings.ToLower(r.Method), Path: r.URL.Path}); err != nil {
 			return err
 		}
 		return f(w, r)
@@ -123,26 +132,35 @@ func (s *Server) plain(verb, resource string, f func(http.ResponseWriter, *http.
 
 // admit lets a request in, when it may come in and there is room.
 func (s *Server) admit(w http.ResponseWriter, r *http.Request, verb string, f func(*http.Request) error) error {
-	who, ok := access.Authenticate(r, s.cfg.Token)
-	if !ok {
-		w.Header().Set("WWW-Authenticate", `Bearer realm="podsnap"`)
-		return apierrors.NewUnauthorized("Unauthorized")
+	who, err := s.cfg.Gate.Who(r)
+	if err != nil {
+		if apierrors.IsUnauthorized(err) {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="podsnap"`)
+		}
+		return err
 	}
-	room, gauge := s.calls, s.metrics.calls
+	leave, gauge, ok := func() {}, s.metrics.calls, true
 	if verb == "watch" || verb == "connect" || flag(r.URL.Query(), "follow") {
-		room, gauge = s.streams, s.metrics.streams
+		gauge = s.metrics.streams
+		leave, ok = s.streams.enter(who)
+	} else {
+		select {
+		case s.calls <- struct{}{}:
+			leave = func() { <-s.calls }
+		default:
+			ok = false
+		}
 	}
-	select {
-	case room <- struct{}{}:
-	default:
+	if !ok {
 		return apierrors.NewTooManyRequests("too many requests at once, please try again later", int(retryAfter/time.Second))
 	}
 	gauge.Inc()
 	defer func() {
 		gauge.Dec()
-		<-room
+		leave()
 	}()
-	r = r.WithContext(access.With(r.Context(), who))
+	ctx := rules.Warned(access.With(r.Context(), who), func(text string) { addWarning(w, text) })
+	r = r.WithContext(ctx)
 	r.Body = http.MaxBytesReader(w, r.Body, s.cfg.MaxBody)
 	return f(r)
 }

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -32,7 +34,7 @@ type codec struct {
 
 func newCodec() *codec {
 	s := runtime.NewScheme()
-	for _, r := range api.Resources {
+	for _, r := range builtIn() {
 		gv := r.GVK().GroupVersion()
 		s.AddKnownTypeWithName(r.GVK(), r.New())
 		s.AddKnownTypeWithName(gv.WithKind(r.Kind+"List"), r.NewList())
@@ -41,6 +43,8 @@ func newCodec() *codec {
 	utilruntime.Must(autoscalingv1.AddToScheme(s))
 	utilruntime.Must(policyv1.AddToScheme(s))
 	utilruntime.Must(metricsv1.AddToScheme(s))
+	utilruntime.Must(authenticationv1.AddToScheme(s))
+	utilruntime.Must(authorizationv1.AddToScheme(s))
 	s.AddKnownTypes(schema.GroupVersion{Version: "v1"}, bindings()...)
 	c := &codec{serializers: map[string]runtime.SerializerInfo{}}
 	for _, i := range serializer.NewCodecFactory(s).SupportedMediaTypes() {
@@ -94,6 +98,9 @@ func (c *codec) decode(w http.ResponseWriter, validation string, body []byte, wa
 }
 
 func decodeBy(info runtime.SerializerInfo, w http.ResponseWriter, validation string, body []byte, want schema.GroupVersionKind, into runtime.Object) error {
+	if c, ok := into.(*api.CustomObject); ok {
+		return decodeCustom(info.MediaType, w, validation, body, want, c)
+	}
 	decoder := info.StrictSerializer
 	if validation == ignore {
 		decoder = info.Serializer

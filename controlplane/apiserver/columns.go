@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/custom"
 )
 
 // column is one column of a table. cell answers with a string, a number or a
@@ -58,7 +59,12 @@ func ageColumn() column {
 // columnsOf lists the columns of a kind, the ones that kubectl users know.
 func columnsOf(r *api.Resource) []column {
 	name, since := nameColumn(), ageColumn()
+	if k := custom.Of(r); k != nil {
+		return customColumns(k)
+	}
 	switch r {
+	case api.CustomResourceDefinitions:
+		return []column{name, col("Created At", "string", func(o api.Object) any { return o.GetCreationTimestamp().UTC().Format(time.RFC3339) })}
 	case api.Pods:
 		return podColumns(name, since)
 	case api.Nodes:
@@ -102,6 +108,8 @@ func columnsOf(r *api.Resource) []column {
 		return jobColumns(name, since)
 	case api.CronJobs:
 		return cronJobColumns(name, since)
+	case api.LimitRanges, api.ResourceQuotas, api.PriorityClasses:
+		return limitColumns(r, name, since)
 	case api.HorizontalPodAutoscalers:
 		return autoscalerColumns(name, since)
 	case api.PodDisruptionBudgets:
@@ -160,6 +168,10 @@ func columnsOf(r *api.Resource) []column {
 		return eventColumns(name)
 	case api.Functions:
 		return functionColumns(name, since)
+	case api.CertificateSigningRequests:
+		return requestColumns(name, since)
+	case api.ServiceAccounts, api.Roles, api.ClusterRoles, api.RoleBindings, api.ClusterRoleBindings:
+		return accessColumns(r, name, since)
 	}
 	return []column{name, since}
 }

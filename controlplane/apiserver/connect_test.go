@@ -28,6 +28,7 @@ type commands struct {
 func (c commands) Exec(ctx context.Context, _ types.UID, o api.ExecOptions) (int, error) {
 	c.asked <- o
 	if o.Command[0] == "wait" {
+		_, _ = io.WriteString(o.Stdout, "begun")
 		<-ctx.Done()
 		return 0, ctx.Err()
 	}
@@ -54,41 +55,48 @@ func TestExecThroughTheServer(t *testing.T) {
 		return agent, nil
 	}}))
 	t.Cleanup(srv.Close)
-	exec := func(ctx context.Context, token string, stdin io.Reader, command ...string) (string, error) {
+	exec := func(ctx context.Context, token string, stdin io.Reader, stdout io.Writer, command ...string) error {
 		q := url.Values{"command": command, "container": {"b"}, "stdin": {"true"}, "stdout": {"true"}}
 		e, err := remotecommand.NewWebSocketExecutor(&rest.Config{Host: srv.URL, BearerToken: token}, "GET", srv.URL+"/api/v1/namespaces/d/pods/two/exec?"+q.Encode())
 		if err != nil {
 			t.Fatal(err)
 		}
-		var out bytes.Buffer
-		if err := e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: stdin, Stdout: &out}); err != nil {
-			return "", err // and at the end of ctx the client still writes
-		}
-		return out.String(), nil
+		return e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: stdin, Stdout: stdout})
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	out, err := exec(ctx, "secret", strings.NewReader("typed"), "cat", "a b")
-	if err != nil || out != "typed" {
-		t.Errorf("got %q, %v", out, err)
+	var out bytes.Buffer
+	err := exec(ctx, "secret", strings.NewReader("typed"), &out, "cat", "a b")
+	if err != nil || out.String() != "typed" {
+		t.Errorf("got %q, %v", out.String(), err)
 	}
 	if got := <-agent.asked; got.Container != "b" || len(got.Command) != 2 || got.Command[1] != "a b" || got.TTY || got.Stderr != nil {
 		t.Errorf("the agent was asked for %+v", got)
 	}
-	if _, err := exec(ctx, "guessed", strings.NewReader(""), "cat"); err == nil || !strings.Contains(err.Error(), "Unauthorized") {
+	if err := exec(ctx, "guessed", strings.NewReader(""), io.Discard, "cat"); err == nil || !strings.Contains(err.Error(), "Unauthorized") {
 		t.Errorf("with another token: %v", err)
 	}
 
 	waiting, stop := context.WithCancel(ctx)
 	typed, in := io.Pipe()
 	defer in.Close()
+	said, stdout := io.Pipe()
+	defer said.Close()
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_, _ = exec(waiting, "secret", typed, "wait")
+		for { // the place of the command before may not be free yet
+			if err := exec(waiting, "secret", typed, stdout, "wait"); err == nil || !strings.Contains(err.Error(), "too many requests") {
+				return
+			}
+		}
 	}()
 	<-agent.asked
-	if _, err := exec(ctx, "secret", strings.NewReader(""), "cat"); err == nil || !strings.Contains(err.Error(), "too many requests") {
+	// A client that is told to stop before it reads leaves its goroutines behind.
+	if _, err := io.ReadFull(said, make([]byte, len("begun"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := exec(ctx, "secret", strings.NewReader(""), io.Discard, "cat"); err == nil || !strings.Contains(err.Error(), "too many requests") {
 		t.Errorf("one more than there is room for: %v", err)
 	}
 	stop()

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"maps"
 	"mime"
 	"net/http"
@@ -11,17 +12,21 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/go-chi/chi/v5"
 	discoveryv2 "k8s.io/api/apidiscovery/v2"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 	metricsv1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/custom"
 )
 
-// discovery holds the documents that say what the server has, by path. They
-// never change, so they are made once.
+// discovery holds the documents that say what the server has, by path. They are
+// what they are as long as the kinds are the same.
 type discovery map[string]document
 
 // document is one in its forms; aggregated is empty where there is none.
@@ -42,7 +47,10 @@ func newBody(v any) body {
 	return body{json: append(b, '\n'), etag: fmt.Sprintf("%q", fmt.Sprintf("%X", sha256.Sum256(b)))}
 }
 
-func verbs() []string {
+func verbs(r *api.Resource) []string {
+	if api.IsVacant(r) {
+		return []string{"get", "list", "watch"}
+	}
 	return []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
 }
 
@@ -66,6 +74,15 @@ func parts(r *api.Resource) []part {
 			part{"ephemeralcontainers", r.GVK(), change},
 			part{"log", r.GVK(), []string{"get"}})
 	}
+	if r == api.ServiceAccounts {
+		out = append(out, part{"token", authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"), []string{"create"}})
+	}
+	if r == api.Namespaces {
+		out = append(out, part{"finalize", r.GVK(), []string{"update"}})
+	}
+	if r == api.CertificateSigningRequests {
+		out = append(out, part{api.Approval, r.GVK(), change})
+	}
 	if r.Scale {
 		out = append(out, part{"scale", scaleKind(), change})
 	}
@@ -77,7 +94,10 @@ func parts(r *api.Resource) []part {
 
 // categories lists the groups of kinds that kubectl can get at once.
 func categories(r *api.Resource) []string {
-	switch r {
+	if k := custom.Of(r); k != nil {
+		return k.Categories()
+	}
+	switch newCall(r).resource {
 	case api.Pods, api.Services, api.Deployments, api.ReplicaSets, api.ReplicationControllers, api.Functions,
 		api.DaemonSets, api.StatefulSets, api.Jobs, api.CronJobs, api.HorizontalPodAutoscalers:
 		return []string{"all"}
@@ -85,39 +105,52 @@ func categories(r *api.Resource) []string {
 	return nil
 }
 
-// discover describes the resources.
+// answered are the groups of which nothing is stored, in their order.
+func answered() iter.Seq2[schema.GroupVersion, []metav1.APIResource] {
+	return func(yield func(schema.GroupVersion, []metav1.APIResource) bool) {
+		_ = yield(authenticationv1.SchemeGroupVersion, reviewKinds(authenticationv1.GroupName)) &&
+			yield(authorizationv1.SchemeGroupVersion, reviewKinds(authorizationv1.GroupName)) &&
+			yield(metricsv1.SchemeGroupVersion, usageKinds())
+	}
+}
+
+// discover describes the resources. Those of a group's best version come before
+// those of its others.
 func discover(resources []*api.Resource) discovery {
 	byVersion := map[schema.GroupVersion][]*api.Resource{}
-	var order []schema.GroupVersion
+	versionsOf := map[string][]schema.GroupVersion{}
 	for _, r := range resources {
 		gv := r.GVK().GroupVersion()
 		if byVersion[gv] == nil {
-			order = append(order, gv)
+			versionsOf[gv.Group] = append(versionsOf[gv.Group], gv)
 		}
 		byVersion[gv] = append(byVersion[gv], r)
 	}
-	slices.SortFunc(order, func(a, b schema.GroupVersion) int { return strings.Compare(a.Group, b.Group) })
-
 	d := discovery{}
 	groups := &metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: []metav1.APIGroup{}}
 	core, named := aggregate(), aggregate()
-	for _, gv := range order {
-		entry := discoveryv2.APIGroupDiscovery{Versions: []discoveryv2.APIVersionDiscovery{{
-			Version: gv.Version, Resources: describe(byVersion[gv]), Freshness: discoveryv2.DiscoveryFreshnessCurrent,
-		}}}
-		entry.Name = gv.Group
-		if gv.Group == "" {
-			d["/api/"+gv.Version] = document{legacy: newBody(resourceList(gv, byVersion[gv]))}
+	for _, group := range slices.Sorted(maps.Keys(versionsOf)) {
+		var entry discoveryv2.APIGroupDiscovery
+		entry.Name = group
+		var lists []*metav1.APIResourceList
+		for _, gv := range versionsOf[group] {
+			entry.Versions = append(entry.Versions, discoveryv2.APIVersionDiscovery{
+				Version: gv.Version, Resources: describe(byVersion[gv]), Freshness: discoveryv2.DiscoveryFreshnessCurrent,
+			})
+			lists = append(lists, resourceList(gv, byVersion[gv]))
+		}
+		if group == "" {
+			d["/api/"+versionsOf[group][0].Version] = document{legacy: newBody(lists[0])}
 			core.Items = append(core.Items, entry)
 			continue
 		}
-		groups.Groups = append(groups.Groups, d.group(gv, resourceList(gv, byVersion[gv])))
+		groups.Groups = append(groups.Groups, d.group(group, lists...))
 		named.Items = append(named.Items, entry)
 	}
-	groups.Groups = append(groups.Groups, d.group(metricsv1.SchemeGroupVersion, &metav1.APIResourceList{
-		TypeMeta: listType(), GroupVersion: metricsv1.SchemeGroupVersion.String(), APIResources: usageKinds(),
-	}))
-	named.Items = append(named.Items, describeUsage())
+	for gv, kinds := range answered() {
+		groups.Groups = append(groups.Groups, d.group(gv.Group, &metav1.APIResourceList{TypeMeta: listType(), GroupVersion: gv.String(), APIResources: kinds}))
+		named.Items = append(named.Items, describeAnswers(gv, kinds))
+	}
 	versions := &metav1.APIVersions{
 		TypeMeta: metav1.TypeMeta{Kind: "APIVersions"}, Versions: []string{"v1"},
 		ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{},
@@ -127,26 +160,29 @@ func discover(resources []*api.Resource) discovery {
 	return d
 }
 
-// group adds the documents of a group with one version and answers with what the
-// list of groups has of it.
-func (d discovery) group(gv schema.GroupVersion, resources *metav1.APIResourceList) metav1.APIGroup {
-	v := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
-	g := metav1.APIGroup{Name: gv.Group, Versions: []metav1.GroupVersionForDiscovery{v}, PreferredVersion: v}
+// group adds the documents of a group, which has a list for each version, the best
+// one first, and answers with what the list of groups has of it.
+func (d discovery) group(name string, lists ...*metav1.APIResourceList) metav1.APIGroup {
+	g := metav1.APIGroup{Name: name}
+	for _, l := range lists {
+		g.Versions = append(g.Versions, metav1.GroupVersionForDiscovery{GroupVersion: l.GroupVersion, Version: strings.TrimPrefix(l.GroupVersion, name+"/")})
+		d["/apis/"+l.GroupVersion] = document{legacy: newBody(l)}
+	}
+	g.PreferredVersion = g.Versions[0]
 	out := g
 	g.TypeMeta = metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"}
-	d["/apis/"+gv.Group] = document{legacy: newBody(g)}
-	d["/apis/"+gv.String()] = document{legacy: newBody(resources)}
+	d["/apis/"+name] = document{legacy: newBody(g)}
 	return out
 }
 
 func listType() metav1.TypeMeta { return metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"} }
 
-// describeUsage is the aggregated form of usageKinds.
-func describeUsage() discoveryv2.APIGroupDiscovery {
-	v := discoveryv2.APIVersionDiscovery{Version: metricsv1.SchemeGroupVersion.Version, Freshness: discoveryv2.DiscoveryFreshnessCurrent}
-	for _, k := range usageKinds() {
+// describeAnswers is the aggregated form of the kinds of a group that are not stored.
+func describeAnswers(gv schema.GroupVersion, kinds []metav1.APIResource) discoveryv2.APIGroupDiscovery {
+	v := discoveryv2.APIVersionDiscovery{Version: gv.Version, Freshness: discoveryv2.DiscoveryFreshnessCurrent}
+	for _, k := range kinds {
 		r := discoveryv2.APIResourceDiscovery{
-			Resource: k.Name, Verbs: k.Verbs, Scope: discoveryv2.ScopeCluster, ResponseKind: wireKind(metricsv1.SchemeGroupVersion.WithKind(k.Kind)),
+			Resource: k.Name, SingularResource: k.SingularName, Verbs: k.Verbs, Scope: discoveryv2.ScopeCluster, ResponseKind: wireKind(gv.WithKind(k.Kind)),
 		}
 		if k.Namespaced {
 			r.Scope = discoveryv2.ScopeNamespace
@@ -154,7 +190,7 @@ func describeUsage() discoveryv2.APIGroupDiscovery {
 		v.Resources = append(v.Resources, r)
 	}
 	g := discoveryv2.APIGroupDiscovery{Versions: []discoveryv2.APIVersionDiscovery{v}}
-	g.Name = metricsv1.GroupName
+	g.Name = gv.Group
 	return g
 }
 
@@ -170,7 +206,7 @@ func describe(resources []*api.Resource) []discoveryv2.APIResourceDiscovery {
 	for _, r := range resources {
 		a := discoveryv2.APIResourceDiscovery{
 			Resource: r.Plural, SingularResource: r.Singular, ShortNames: r.Short, Categories: categories(r),
-			Verbs: verbs(), Scope: discoveryv2.ScopeCluster, ResponseKind: wireKind(r.GVK()),
+			Verbs: verbs(r), Scope: discoveryv2.ScopeCluster, ResponseKind: wireKind(r.GVK()),
 		}
 		if r.Namespaced {
 			a.Scope = discoveryv2.ScopeNamespace
@@ -194,7 +230,7 @@ func resourceList(gv schema.GroupVersion, resources []*api.Resource) *metav1.API
 	for _, r := range resources {
 		out.APIResources = append(out.APIResources, metav1.APIResource{
 			Name: r.Plural, SingularName: r.Singular, Namespaced: r.Namespaced, Kind: r.Kind,
-			Verbs: verbs(), ShortNames: r.Short, Categories: categories(r),
+			Verbs: verbs(r), ShortNames: r.Short, Categories: categories(r),
 		})
 		for _, p := range parts(r) {
 			sub := metav1.APIResource{Name: r.Plural + "/" + p.name, Namespaced: r.Namespaced, Kind: p.kind.Kind, Verbs: p.verbs}
@@ -208,17 +244,19 @@ func resourceList(gv schema.GroupVersion, resources []*api.Resource) *metav1.API
 }
 
 func (s *Server) mountDiscovery() {
-	for path, doc := range s.docs {
-		s.mountDocument(path, doc)
-		s.mountDocument(path+"/", doc)
+	for path := range s.surface().docs {
+		s.mountDocument(s.mux, path)
 	}
 }
 
-func (s *Server) mountDocument(path string, d document) {
-	s.mux.Get(path, s.open(func(w http.ResponseWriter, r *http.Request) error {
-		d.serve(w, r)
+// mountDocument serves the present document of a path.
+func (s *Server) mountDocument(m *chi.Mux, path string) {
+	h := s.open(func(w http.ResponseWriter, r *http.Request) error {
+		s.surface().docs[path].serve(w, r)
 		return nil
-	}))
+	})
+	m.Get(path, h)
+	m.Get(path+"/", h)
 }
 
 func (d document) serve(w http.ResponseWriter, r *http.Request) {

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -24,6 +25,7 @@ func rootOf(r *api.Resource) string { return openapi.Root(r.GVK().GroupVersion()
 func withParts(resources []*api.Resource) []openapi.Resource {
 	others := map[string]reflect.Type{
 		"Scale": reflect.TypeFor[autoscalingv1.Scale](), "Eviction": reflect.TypeFor[policyv1.Eviction](), "Binding": reflect.TypeFor[corev1.Binding](),
+		"TokenRequest": reflect.TypeFor[authenticationv1.TokenRequest](),
 	}
 	out := make([]openapi.Resource, 0, len(resources))
 	for _, r := range resources {
@@ -39,20 +41,19 @@ func withParts(resources []*api.Resource) []openapi.Resource {
 // mountOpenAPI lays out the documents. They are made when they are first asked
 // for: the start does not wait for them, and who never asks has none in memory.
 func (s *Server) mountOpenAPI() {
-	docs := openapi.New(apiVersion, withParts(api.Resources))
 	s.mux.Get("/openapi/v3", s.open(func(w http.ResponseWriter, r *http.Request) error {
 		type link struct {
 			URL string `json:"serverRelativeURL"`
 		}
 		paths := map[string]link{}
-		for root, doc := range docs.V3 {
+		for root, doc := range s.surface().open.V3 {
 			// Clients keep a document for ever under its hash.
 			paths[root] = link{"/openapi/v3/" + root + "?hash=" + doc().Hash}
 		}
 		document{legacy: newBody(map[string]any{"paths": paths})}.serve(w, r)
 		return nil
 	}))
-	for root, doc := range docs.V3 {
+	for root, doc := range s.builtIn.V3 {
 		s.mux.Get("/openapi/v3/"+root, s.open(func(w http.ResponseWriter, r *http.Request) error {
 			return serveSchemas(w, r, doc(), "application/json")
 		}))
@@ -61,9 +62,9 @@ func (s *Server) mountOpenAPI() {
 		w.Header().Set("Vary", "Accept")
 		if strings.Contains(r.Header.Get("Accept"), "proto-openapi") {
 			// With the @ that clients ask with the type would not be one.
-			return serveSchemas(w, r, docs.V2Proto(), "application/com.github.proto-openapi.spec.v2.v1.0+protobuf")
+			return serveSchemas(w, r, s.surface().open.V2Proto(), "application/com.github.proto-openapi.spec.v2.v1.0+protobuf")
 		}
-		return serveSchemas(w, r, docs.V2(), "application/json")
+		return serveSchemas(w, r, s.surface().open.V2(), "application/json")
 	}))
 }
 

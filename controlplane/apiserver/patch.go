@@ -26,14 +26,14 @@ func patchTypes() []types.PatchType {
 }
 
 func (s *Server) patch(c *call) error {
-	p, err := s.readPatch(c, c.resource.GVK(), c.resource.New())
+	p, err := s.readPatch(c, c.wire().GVK(), c.wire().New())
 	if err != nil {
 		return err
 	}
 	if p.Type == types.ApplyYAMLPatchType {
 		return s.apply(c, p)
 	}
-	if c.resource == api.Functions && p.Type == types.StrategicMergePatchType {
+	if (c.resource == api.Functions || c.resource.Definition != nil) && p.Type == types.StrategicMergePatchType {
 		// Like every kind that Kubernetes does not define itself: clients ask
 		// for this answer and fall back to a merge patch.
 		return unsupportedMedia(string(p.Type), []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.ApplyYAMLPatchType)})
@@ -48,10 +48,17 @@ func (s *Server) patch(c *call) error {
 			return obj, s.codec.decode(c.w, p.validation, doc, r.GVK(), obj)
 		}
 	}
-	out, err := objects.Patch(c.ctx(), c.resource, c.namespace, c.name, p.Patch)
+	write := func() (api.Object, error) {
+		return objects.Patch(c.ctx(), c.resource, c.namespace, c.name, p.Patch)
+	}
+	if c.version != nil {
+		write = func() (api.Object, error) { return s.patchShown(c, objects, p) }
+	}
+	out, err := write()
 	if err != nil {
 		return err
 	}
+	c.warn(out)
 	return s.answer(c, http.StatusOK, out)
 }
 
@@ -61,10 +68,15 @@ func (s *Server) apply(c *call, p patch) error {
 	if err != nil {
 		return err
 	}
-	out, created, err := m.Apply(c.ctx(), c.resource, c.namespace, c.name, fieldmanager.Configuration{Data: p.Data, Subresource: c.subresource, Force: p.force})
+	data, err := s.configuration(c, p.Data)
 	if err != nil {
 		return err
 	}
+	out, created, err := m.Apply(c.ctx(), c.resource, c.namespace, c.name, fieldmanager.Configuration{Data: data, Subresource: c.subresource, Force: p.force})
+	if err != nil {
+		return err
+	}
+	c.warn(out)
 	code := http.StatusOK
 	if created {
 		code = http.StatusCreated
@@ -123,6 +135,9 @@ func (s *Server) readPatch(c *call, kind schema.GroupVersionKind, into runtime.O
 	}
 	if p.Type == types.JSONPatchType || p.Type == types.ApplyYAMLPatchType || p.validation == ignore {
 		return p, nil // what a JSON patch makes is looked at afterwards; an apply is always strict
+	}
+	if _, ok := into.(*api.CustomObject); ok {
+		return p, nil // so is what any patch makes of one
 	}
 	faults, err := s.codec.unknownFields(p.Data, kind, into)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -16,6 +17,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/custom"
 	"github.com/podsnap/podsnap/controlplane/fieldmanager"
 	"github.com/podsnap/podsnap/controlplane/scale"
 )
@@ -23,19 +25,45 @@ import (
 func scaleKind() schema.GroupVersionKind { return autoscalingv1.SchemeGroupVersion.WithKind("Scale") }
 
 func scaleOf(obj api.Object) *autoscalingv1.Scale {
-	spec, status, selector := scale.Of(obj)
+	now := replicasOf(obj)
 	s := &autoscalingv1.Scale{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: obj.GetName(), Namespace: obj.GetNamespace(), UID: obj.GetUID(),
 			ResourceVersion: obj.GetResourceVersion(), CreationTimestamp: obj.GetCreationTimestamp(),
 		},
-		Status: autoscalingv1.ScaleStatus{Replicas: status, Selector: selector},
-	}
-	if *spec != nil {
-		s.Spec.Replicas = **spec
+		Spec: autoscalingv1.ScaleSpec{Replicas: now.Spec}, Status: autoscalingv1.ScaleStatus{Replicas: now.Status, Selector: now.Selector},
 	}
 	s.SetGroupVersionKind(scaleKind())
 	return s
+}
+
+func replicasOf(obj api.Object) custom.Scale {
+	if c, ok := obj.(*api.CustomObject); ok {
+		return custom.Of(c.Of).ScaleOf(c)
+	}
+	spec, status, selector := scale.Of(obj)
+	out := custom.Scale{Status: status, Selector: selector}
+	if *spec != nil {
+		out.Spec = **spec
+	}
+	return out
+}
+
+func setReplicas(obj api.Object, n int32) error {
+	if c, ok := obj.(*api.CustomObject); ok {
+		return custom.Of(c.Of).SetReplicas(c, n)
+	}
+	spec, _, _ := scale.Of(obj)
+	*spec = &n
+	return nil
+}
+
+// replicasPath is where the replicas that are asked for stand in a kind.
+func replicasPath(r *api.Resource) []string {
+	if k := custom.Of(r); k != nil {
+		return k.ReplicasPath()
+	}
+	return []string{"spec", "replicas"}
 }
 
 func (s *Server) getScale(c *call) error {
@@ -107,11 +135,14 @@ func (s *Server) applyScale(c *call, p patch) error {
 	if want.Spec.Replicas < 0 {
 		return negativeReplicas(c, want)
 	}
-	data, err := json.Marshal(map[string]any{
+	conf := map[string]any{
 		"apiVersion": c.resource.GVK().GroupVersion().String(), "kind": c.resource.Kind,
 		"metadata": map[string]any{"name": c.name, "namespace": c.namespace, "uid": want.UID, "resourceVersion": want.ResourceVersion},
-		"spec":     map[string]any{"replicas": want.Spec.Replicas},
-	})
+	}
+	if err := unstructured.SetNestedField(conf, int64(want.Spec.Replicas), replicasPath(c.resource)...); err != nil {
+		return err
+	}
+	data, err := json.Marshal(conf)
 	if err != nil {
 		return err
 	}
@@ -143,8 +174,9 @@ func (s *Server) scale(c *call, objects api.Objects, change func(*autoscalingv1.
 		if want.Spec.Replicas < 0 {
 			return false, negativeReplicas(c, want)
 		}
-		spec, _, _ := scale.Of(obj)
-		*spec = &want.Spec.Replicas
+		if err := setReplicas(obj, want.Spec.Replicas); err != nil {
+			return false, apierrors.NewBadRequest(err.Error())
+		}
 		return want.Spec.Replicas != now.Spec.Replicas, nil
 	})
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -17,13 +19,23 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/rules"
+	"github.com/podsnap/podsnap/controlplane/access"
+	"github.com/podsnap/podsnap/controlplane/account"
+	"github.com/podsnap/podsnap/controlplane/admission"
+	"github.com/podsnap/podsnap/controlplane/custom"
 	"github.com/podsnap/podsnap/controlplane/meter"
+	"github.com/podsnap/podsnap/controlplane/openapi"
+	"github.com/podsnap/podsnap/controlplane/vacant"
 )
 
 // Config says what is served and how much of it at once. The zero value of
 // every field but Objects is a default.
 type Config struct {
 	Objects api.Objects
+
+	// Kinds are the custom ones; nil is none.
+	Kinds *custom.Kinds
 
 	// Agents finds the agent of a node, for logs, commands and ports. It answers NotFound or
 	// ServiceUnavailable when the node is not there; nil means no node is.
@@ -35,16 +47,26 @@ type Config struct {
 	Token   string
 	Version string // the platform's own, part of /version
 
+	// Gate says who may come in and do what; nil is administrators, by Token, and
+	// nodes. With one Token is not looked at.
+	Gate *access.Gate
+	// Accounts makes tokens of service accounts; nil: there are none.
+	Accounts *account.Desk
+
 	// Beside are handlers of other paths, by prefix, for who may ask there
 	// according to package access; Open are those that see to that themselves.
 	Beside, Open map[string]http.Handler
+
+	// Judge says what a write that is not stored would make, and whether it may be;
+	// nil judges objects on their own.
+	Judge rules.Admit
 
 	// Ready says why the server should get no requests yet; nil is ready.
 	Ready func(context.Context) error
 
 	MaxBody     int64 // bytes of a request body, default 3 MiB
 	MaxInFlight int   // requests at once that are no streams, default 400
-	MaxStreams  int   // watches, logs, commands and forwarded ports at once, default 2000
+	MaxStreams  int   // watches, logs, commands and forwarded ports at once, default 2000; each node has 200 beside
 
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
@@ -58,9 +80,13 @@ type Server struct {
 	mux     *chi.Mux
 	metrics *metrics
 	calls   chan struct{}
-	streams chan struct{}
-	docs    discovery
+	streams *room
+	texts   *texts
 	meter   *meter.Meter
+
+	builtIn *openapi.Documents // of the kinds that are always there
+	current atomic.Pointer[surface]
+	making  sync.Mutex // held while a surface is made
 }
 
 // New checks the configuration and mounts the routes.
@@ -68,8 +94,14 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Objects == nil {
 		return nil, errors.New("apiserver: Config.Objects is nil")
 	}
+	if cfg.Judge == nil {
+		cfg.Judge = admission.Admit
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Gate == nil {
+		cfg.Gate = &access.Gate{Objects: cfg.Objects, Token: cfg.Token}
 	}
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = 3 << 20
@@ -80,6 +112,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.MaxStreams == 0 {
 		cfg.MaxStreams = 2000
 	}
+	cfg.Objects = vacant.Objects{Objects: cfg.Objects}
 	m, err := newMetrics(cfg.Metrics)
 	if err != nil {
 		return nil, err
@@ -96,8 +129,8 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		meter: use, cfg: cfg, codec: newCodec(), mux: chi.NewMux(), metrics: m,
 		calls:   make(chan struct{}, cfg.MaxInFlight),
-		streams: make(chan struct{}, cfg.MaxStreams),
-		docs:    discover(api.Resources),
+		streams: newRoom(cfg.MaxStreams), texts: newTexts(),
+		builtIn: openapi.New(apiVersion, withParts(described())),
 	}
 	s.mount()
 	return s, nil
@@ -111,10 +144,11 @@ type call struct {
 	w           http.ResponseWriter
 	r           *http.Request
 	resource    *api.Resource
-	namespace   string // "" for the cluster or all namespaces
+	version     *otherVersion // in which the client has it, if that is not the resource's own
+	namespace   string        // "" for the cluster or all namespaces
 	name        string
 	subresource string
-	trim        func(api.Object) api.Object // what who asks sees of the objects; nil is all
+	view        *api.View // what who asks sees of the objects; nil is all
 }
 
 func (c *call) ctx() context.Context { return c.r.Context() }
@@ -123,10 +157,8 @@ func (c *call) ctx() context.Context { return c.r.Context() }
 // root and, when it is namespaced, below each namespace; objects below that.
 func (s *Server) mount() {
 	s.mux.Use(s.recovered)
-	s.mux.NotFound(s.plain("", "", func(_ http.ResponseWriter, r *http.Request) error {
-		return notThere(r)
-	}))
-	s.mux.MethodNotAllowed(s.plain("", "", s.notAllowed))
+	s.mux.NotFound(s.elsewhere)
+	s.mux.MethodNotAllowed(s.plain("", "", func(w http.ResponseWriter, r *http.Request) error { return notAllowed(s.mux, w, r) }))
 	for _, p := range []string{"/healthz", "/livez"} {
 		s.mux.Get(p, func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok") })
 	}
@@ -141,35 +173,56 @@ func (s *Server) mount() {
 	s.mountDiscovery()
 	s.mountOpenAPI()
 	s.mountUsage()
-	for _, r := range api.Resources {
-		root := "/" + rootOf(r)
-		collection := root + "/" + r.Plural
-		if r.Namespaced {
-			s.mux.Get(collection, s.handle("list", r, s.list))
-			collection = root + "/namespaces/{namespace}/" + r.Plural
-		}
-		s.mountResource(r, collection)
+	s.mountReviews()
+	s.mountIssuer()
+	for _, r := range builtIn() {
+		s.mountKind(s.mux, r)
 	}
 }
 
-func (s *Server) mountResource(r *api.Resource, collection string) {
-	s.mux.Get(collection, s.handle("list", r, s.list))
-	s.mux.Post(collection, s.handle("create", r, s.create))
-	s.mux.Delete(collection, s.handle("deletecollection", r, s.deleteCollection))
+func (s *Server) mountKind(m *chi.Mux, r *api.Resource) {
+	root := "/" + rootOf(r)
+	collection := root + "/" + r.Plural
+	if r.Namespaced {
+		m.Get(collection, s.handle("list", r, s.list))
+		collection = root + "/namespaces/{namespace}/" + r.Plural
+	}
+	s.mountResource(m, r, collection)
+}
+
+func (s *Server) mountResource(m *chi.Mux, r *api.Resource, collection string) {
+	m.Get(collection, s.handle("list", r, s.list))
+	if api.IsVacant(r) {
+		m.Get(collection+"/{name}", s.handle("get", r, s.get))
+		return
+	}
+	m.Post(collection, s.handle("create", r, s.create))
+	m.Delete(collection, s.handle("deletecollection", r, s.deleteCollection))
 	object := collection + "/{name}"
-	s.mux.Get(object, s.handle("get", r, s.get))
-	s.mux.Put(object, s.handle("update", r, s.update))
-	s.mux.Patch(object, s.handle("patch", r, s.patch))
-	s.mux.Delete(object, s.handle("delete", r, s.delete))
+	m.Get(object, s.handle("get", r, s.get))
+	m.Put(object, s.handle("update", r, s.update))
+	m.Patch(object, s.handle("patch", r, s.patch))
+	m.Delete(object, s.handle("delete", r, s.delete))
 	if r.Status {
-		s.mux.Get(object+"/status", s.sub("get", r, "status", s.get))
-		s.mux.Put(object+"/status", s.sub("update", r, "status", s.update))
-		s.mux.Patch(object+"/status", s.sub("patch", r, "status", s.patch))
+		m.Get(object+"/status", s.sub("get", r, "status", s.get))
+		m.Put(object+"/status", s.sub("update", r, "status", s.update))
+		m.Patch(object+"/status", s.sub("patch", r, "status", s.patch))
 	}
 	if r.Scale {
-		s.mux.Get(object+"/scale", s.sub("get", r, "scale", s.getScale))
-		s.mux.Put(object+"/scale", s.sub("update", r, "scale", s.updateScale))
-		s.mux.Patch(object+"/scale", s.sub("patch", r, "scale", s.patchScale))
+		m.Get(object+"/scale", s.sub("get", r, "scale", s.getScale))
+		m.Put(object+"/scale", s.sub("update", r, "scale", s.updateScale))
+		m.Patch(object+"/scale", s.sub("patch", r, "scale", s.patchScale))
+	}
+	if r == api.Namespaces {
+		m.Put(object+"/finalize", s.sub("update", r, "finalize", s.update))
+	}
+	if r == api.CertificateSigningRequests {
+		m.Get(object+"/approval", s.sub("get", r, api.Approval, s.get))
+		m.Put(object+"/approval", s.sub("update", r, api.Approval, s.update))
+		m.Patch(object+"/approval", s.sub("patch", r, api.Approval, s.patch))
+	}
+	if r == api.ServiceAccounts {
+		s.mux.Post(object+"/token", s.sub("create", r, "token", s.issueToken))
 	}
 	if r == api.Pods {
 		s.mux.Get(object+"/log", s.sub("get", r, "log", s.podLog))
@@ -198,13 +251,13 @@ func writeText(w http.ResponseWriter, code int, text string) {
 	_, _ = w.Write([]byte(text)) // the client has gone: nobody is left to tell
 }
 
-func (s *Server) notAllowed(w http.ResponseWriter, r *http.Request) error {
+func notAllowed(mux *chi.Mux, w http.ResponseWriter, r *http.Request) error {
 	p := r.URL.RawPath
 	if p == "" {
 		p = r.URL.Path
 	}
 	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
-		if s.mux.Match(chi.NewRouteContext(), m, p) {
+		if mux.Match(chi.NewRouteContext(), m, p) {
 			w.Header().Add("Allow", m)
 		}
 	}

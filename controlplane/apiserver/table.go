@@ -47,7 +47,7 @@ func newTable(c *call, objects []api.Object) (*metav1.Table, error) {
 		case metav1.IncludeMetadata:
 			row.Object = runtime.RawExtension{Object: partial(obj)}
 		case metav1.IncludeObject:
-			row.Object = runtime.RawExtension{Object: stamped(obj)}
+			row.Object = runtime.RawExtension{Object: c.shown(obj)}
 		}
 		t.Rows = append(t.Rows, row)
 	}

@@ -73,6 +73,9 @@ func TestColumns(t *testing.T) {
 		{"job that is suspended", api.Jobs, `{metadata: {name: j}, spec: {completions: 1}, status: {conditions: [{type: Suspended, status: "True"}]}}`, false, "Name=j Status=Suspended Completions=0/1 Duration= Age=90m"},
 		{"cron job", api.CronJobs, `{metadata: {name: c}, spec: {schedule: "* * * * *", timeZone: Asia/Tokyo, suspend: true, jobTemplate: {spec: {template: {spec: {containers: [{name: c, image: i}]}}}}}, status: {active: [{name: x}], lastScheduleTime: "2026-01-01T11:59:00Z"}}`, true, "Name=c Schedule=* * * * * Timezone=Asia/Tokyo Suspend=True Active=1 Last Schedule=60s Age=90m Containers=c Images=i Selector=<none>"},
 		{"autoscaler", api.HorizontalPodAutoscalers, `{metadata: {name: h}, spec: {scaleTargetRef: {kind: Deployment, name: web}, minReplicas: 2, maxReplicas: 5, metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 80}}}, {type: Resource, resource: {name: memory, target: {type: AverageValue, averageValue: 100Mi}}}]}, status: {currentReplicas: 3, currentMetrics: [{type: Resource, resource: {name: cpu, current: {averageUtilization: 40, averageValue: 10m}}}]}}`, false, "Name=h Reference=Deployment/web Targets=cpu: 40%/80%, memory: <unknown>/100Mi MinPods=2 MaxPods=5 Replicas=3 Age=90m"},
+		{"limit range", api.LimitRanges, `{metadata: {name: l}}`, false, "Name=l Created At=2026-01-01T10:30:00Z"},
+		{"quota", api.ResourceQuotas, `{metadata: {name: q}, status: {hard: {pods: "2", limits.memory: 1Gi, requests.cpu: "1"}, used: {pods: "1", limits.memory: 64Mi, requests.cpu: 50m}}}`, false, "Name=q Request=pods: 1/2, requests.cpu: 50m/1 Limit=limits.memory: 64Mi/1Gi Age=90m"},
+		{"priority class", api.PriorityClasses, `{metadata: {name: p}, value: 7, globalDefault: true, preemptionPolicy: Never}`, false, "Name=p Value=7 Global-Default=true Age=90m PreemptionPolicy=Never"},
 		{"function", api.Functions, `{metadata: {name: f}, spec: {name: f, image: i}, status: {replicas: 2, availableReplicas: 1, conditions: [{type: Ready, status: "False", message: starting}]}}`, true, "Name=f Image=i Replicas=2 Available=1 Ready=False Age=90m Status=starting"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -100,6 +103,10 @@ func TestColumnsOfNothing(t *testing.T) {
 			case int, int32:
 				if c.Type != "integer" {
 					t.Errorf("%s: column %s is %s, its cell a number", r, c.Name, c.Type)
+				}
+			case bool:
+				if c.Type != "boolean" {
+					t.Errorf("%s: column %s is %s, its cell a boolean", r, c.Name, c.Type)
 				}
 			default:
 				t.Errorf("%s: column %s has a cell of %T", r, c.Name, v)

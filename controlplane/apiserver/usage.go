@@ -36,16 +36,20 @@ func usageKinds() []metav1.APIResource {
 
 func (s *Server) mountUsage() {
 	root := access.MetricsRoot
-	s.mux.Get(root+"/nodes", s.use(s.nodesUse))
-	s.mux.Get(root+"/nodes/{name}", s.use(s.nodeUse))
-	s.mux.Get(root+"/pods", s.use(s.podsUse))
-	s.mux.Get(root+"/namespaces/{namespace}/pods", s.use(s.podsUse))
-	s.mux.Get(root+"/namespaces/{namespace}/pods/{name}", s.use(s.podUse))
+	s.mux.Get(root+"/nodes", s.use(access.NodeMetrics, "list", s.nodesUse))
+	s.mux.Get(root+"/nodes/{name}", s.use(access.NodeMetrics, "get", s.nodeUse))
+	s.mux.Get(root+"/pods", s.use(access.PodMetrics, "list", s.podsUse))
+	s.mux.Get(root+"/namespaces/{namespace}/pods", s.use(access.PodMetrics, "list", s.podsUse))
+	s.mux.Get(root+"/namespaces/{namespace}/pods/{name}", s.use(access.PodMetrics, "get", s.podUse))
 }
 
 // use serves what f answers.
-func (s *Server) use(f func(r *http.Request) (runtime.Object, error)) http.HandlerFunc {
-	return s.open(func(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) use(res *api.Resource, verb string, f func(r *http.Request) (runtime.Object, error)) http.HandlerFunc {
+	return s.plain(verb, "", func(w http.ResponseWriter, r *http.Request) error {
+		q := access.Request{Verb: verb, Resource: res, Namespace: chi.URLParam(r, "namespace"), Name: chi.URLParam(r, "name")}
+		if err := s.cfg.Gate.Allow(r.Context(), access.Of(r.Context()), q); err != nil {
+			return err
+		}
 		form, err := s.codec.accept(r, true)
 		if err != nil {
 			return err

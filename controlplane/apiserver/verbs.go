@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/access"
 )
 
 func (s *Server) get(c *call) error {
@@ -28,8 +29,9 @@ func (s *Server) get(c *call) error {
 	if err != nil {
 		return err
 	}
-	if c.trim != nil {
-		obj = c.trim(obj)
+	c.warn(nil)
+	if c.view != nil {
+		obj = c.view.Show(obj)
 	}
 	return s.answer(c, http.StatusOK, obj)
 }
@@ -52,10 +54,10 @@ func (s *Server) answer(c *call, code int, obj api.Object) error {
 	case asPartial:
 		return s.codec.write(c.w, f, code, partial(obj))
 	}
-	return s.codec.write(c.w, f, code, stamped(obj))
+	return s.codec.write(c.w, f, code, c.shown(obj))
 }
 
-func hasProtobuf(r *api.Resource) bool { return r.Group != api.FunctionGroup }
+func hasProtobuf(r *api.Resource) bool { return r.Group != api.FunctionGroup && r.Definition == nil }
 
 func (s *Server) list(c *call) error {
 	q := c.r.URL.Query()
@@ -66,6 +68,7 @@ func (s *Server) list(c *call) error {
 	if err != nil {
 		return err
 	}
+	texts := s.shared(c)
 	f, err := s.codec.accept(c.r, hasProtobuf(c.resource), asTable, asPartialList)
 	if err != nil {
 		return err
@@ -77,19 +80,30 @@ func (s *Server) list(c *call) error {
 	if err != nil {
 		return err
 	}
-	if c.trim != nil {
+	c.warn(nil)
+	if c.view != nil && (texts == nil || f.media != runtime.ContentTypeJSON || f.as != "") {
+		texts = nil
 		l.Items = slices.Clone(l.Items)
 		for i, o := range l.Items {
-			l.Items[i] = c.trim(o)
+			l.Items[i] = c.view.Show(o)
 		}
 	}
 	if q.Get("resourceVersionMatch") == string(metav1.ResourceVersionMatchExact) && q.Get("resourceVersion") != l.ResourceVersion {
 		return apierrors.NewResourceExpired("the requested resourceVersion is not the newest: only that one can be listed exactly")
 	}
-	return s.answerList(c, f, l)
+	return s.answerList(c, f, l, texts)
 }
 
-func (s *Server) answerList(c *call, f form, l api.List) error {
+// shared are the texts of objects for a list or watch that many ask for: nil where
+// each asks for what is its own.
+func (s *Server) shared(c *call) *texts {
+	if access.Of(c.ctx()).Node() == "" || c.resource == api.Pods && c.view == nil {
+		return nil
+	}
+	return s.texts
+}
+
+func (s *Server) answerList(c *call, f form, l api.List, shared *texts) error {
 	m := metav1.ListMeta{ResourceVersion: l.ResourceVersion, Continue: l.Continue}
 	if l.Continue != "" && l.Remaining > 0 {
 		m.RemainingItemCount = &l.Remaining
@@ -107,18 +121,21 @@ func (s *Server) answerList(c *call, f form, l api.List) error {
 		return s.codec.write(c.w, f, http.StatusOK, partialList(m, l.Items))
 	}
 	if f.media == runtime.ContentTypeJSON {
-		return writeList(c, m, l.Items)
+		return writeList(c, m, l.Items, shared)
 	}
-	out := c.resource.NewList()
+	out := c.wire().NewList()
 	items := make([]runtime.Object, len(l.Items))
 	for i, it := range l.Items {
 		items[i] = it
+		if c.version != nil {
+			items[i] = c.shown(it)
+		}
 	}
 	if err := meta.SetList(out, items); err != nil {
 		return fmt.Errorf("list %s: %w", c.resource, err)
 	}
-	gvk := c.resource.GVK()
-	gvk.Kind += "List"
+	gvk := c.wire().GVK()
+	gvk.Kind = listKind(c.resource)
 	out.GetObjectKind().SetGroupVersionKind(gvk)
 	acc, err := meta.ListAccessor(out)
 	if err != nil {
@@ -131,8 +148,8 @@ func (s *Server) answerList(c *call, f form, l api.List) error {
 }
 
 // writeList writes a list object by object, so that no second copy of all of
-// them is made.
-func writeList(c *call, m metav1.ListMeta, items []api.Object) error {
+// them is made; where it takes their texts from, shared has them trimmed.
+func writeList(c *call, m metav1.ListMeta, items []api.Object, shared *texts) error {
 	mb, err := json.Marshal(m)
 	if err != nil {
 		return err
@@ -140,12 +157,17 @@ func writeList(c *call, m metav1.ListMeta, items []api.Object) error {
 	c.w.Header().Set("Content-Type", runtime.ContentTypeJSON)
 	c.w.WriteHeader(http.StatusOK)
 	b := bufio.NewWriterSize(c.w, 32<<10)
-	fmt.Fprintf(b, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, c.resource.Kind+"List", c.resource.GVK().GroupVersion().String(), mb)
+	fmt.Fprintf(b, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, listKind(c.resource), c.wire().GVK().GroupVersion().String(), mb)
 	for i, it := range items {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		o, err := json.Marshal(stamped(it))
+		var o []byte
+		if shared != nil {
+			o, err = shared.of(it, c.view)
+		} else {
+			o, err = json.Marshal(c.shown(it))
+		}
 		if err != nil {
 			return fmt.Errorf("encode %s %s/%s: %w", c.resource, it.GetNamespace(), it.GetName(), err)
 		}
@@ -158,7 +180,7 @@ func writeList(c *call, m metav1.ListMeta, items []api.Object) error {
 func listOptions(c *call, q url.Values) (api.ListOptions, error) {
 	o := api.ListOptions{Namespace: c.namespace, Continue: q.Get("continue")}
 	var err error
-	if o.Labels, o.Fields, err = selectors(c.resource, q); err != nil {
+	if o.Labels, o.Fields, err = c.selectors(q); err != nil {
 		return o, err
 	}
 	if v := q.Get("limit"); v != "" {
@@ -169,7 +191,7 @@ func listOptions(c *call, q url.Values) (api.ListOptions, error) {
 	return o, nil
 }
 
-func selectors(r *api.Resource, q url.Values) (labels.Selector, fields.Selector, error) {
+func (c *call) selectors(q url.Values) (labels.Selector, fields.Selector, error) {
 	l, err := labels.Parse(q.Get("labelSelector"))
 	if err != nil {
 		return nil, nil, apierrors.NewBadRequest("labelSelector: " + err.Error())
@@ -178,13 +200,18 @@ func selectors(r *api.Resource, q url.Values) (labels.Selector, fields.Selector,
 	if err != nil {
 		return nil, nil, apierrors.NewBadRequest("fieldSelector: " + err.Error())
 	}
-	known := api.FieldSet(r.New())
-	for _, req := range f.Requirements() {
-		if _, ok := known[req.Field]; !ok {
-			return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("fieldSelector: field label %q is not supported for %s", req.Field, r))
+	known := api.FieldSet(c.resource.New())
+	f, err = f.Transform(func(name, value string) (string, string, error) {
+		stored := name
+		if c.version != nil && c.version.field != nil {
+			stored = c.version.field(name)
 		}
-	}
-	return l, f, nil
+		if _, ok := known[stored]; !ok {
+			return "", "", apierrors.NewBadRequest(fmt.Sprintf("fieldSelector: field label %q is not supported for %s", name, c.wire()))
+		}
+		return stored, value, nil
+	})
+	return l, f, err
 }
 
 func (s *Server) create(c *call) error {
@@ -192,11 +219,8 @@ func (s *Server) create(c *call) error {
 	if err != nil {
 		return err
 	}
-	obj := c.resource.New()
-	if err := s.codec.read(c.w, c.r, c.resource.GVK(), obj); err != nil {
-		return err
-	}
-	if err := c.place(obj); err != nil {
+	obj, err := s.body(c)
+	if err != nil {
 		return err
 	}
 	out, err := objects.Create(c.ctx(), obj)
@@ -209,6 +233,7 @@ func (s *Server) create(c *call) error {
 	if err != nil {
 		return err
 	}
+	c.warn(out)
 	return s.answer(c, http.StatusCreated, out)
 }
 
@@ -220,17 +245,15 @@ func (s *Server) update(c *call) error {
 	if err != nil {
 		return err
 	}
-	obj := c.resource.New()
-	if err := s.codec.read(c.w, c.r, c.resource.GVK(), obj); err != nil {
-		return err
-	}
-	if err := c.place(obj); err != nil {
+	obj, err := s.body(c)
+	if err != nil {
 		return err
 	}
 	out, err := objects.Update(c.ctx(), obj, api.UpdateOptions{Subresource: c.subresource})
 	if err != nil {
 		return err
 	}
+	c.warn(out)
 	return s.answer(c, http.StatusOK, out)
 }
 
@@ -309,6 +332,9 @@ func (s *Server) readOptions(c *call, d *metav1.DeleteOptions) error {
 	if len(body) == 0 {
 		return nil
 	}
+	if c.resource.Definition != nil {
+		return readCustomOptions(body, d)
+	}
 	// Clients send the options as of the resource's own group or as of v1.
 	gvk := c.resource.GVK().GroupVersion().WithKind("DeleteOptions")
 	if _, _, err := info.Serializer.Decode(body, &gvk, d); err != nil {
@@ -374,5 +400,5 @@ func (s *Server) deleteCollection(c *call) error {
 		}
 		gone = append(gone, obj)
 	}
-	return s.answerList(c, form{media: runtime.ContentTypeJSON}, api.List{Items: gone, ResourceVersion: l.ResourceVersion})
+	return s.answerList(c, form{media: runtime.ContentTypeJSON}, api.List{Items: gone, ResourceVersion: l.ResourceVersion}, nil)
 }

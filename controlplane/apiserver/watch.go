@@ -40,12 +40,12 @@ type watchOptions struct {
 
 func readWatchOptions(c *call, q url.Values) (watchOptions, error) {
 	o := watchOptions{
-		WatchOptions: api.WatchOptions{Namespace: c.namespace, ResourceVersion: q.Get("resourceVersion")},
+		WatchOptions: api.WatchOptions{Namespace: c.namespace, ResourceVersion: q.Get("resourceVersion"), View: c.view},
 		bookmarks:    flag(q, "allowWatchBookmarks"),
 		timeout:      minWatch + rand.N(minWatch),
 	}
 	var err error
-	if o.Labels, o.Fields, err = selectors(c.resource, q); err != nil {
+	if o.Labels, o.Fields, err = c.selectors(q); err != nil {
 		return o, err
 	}
 	if c.name != "" {
@@ -115,10 +115,15 @@ func (s *Server) watch(c *call) error {
 	c.w.Header().Set("Cache-Control", "no-cache, private")
 	c.w.WriteHeader(http.StatusOK)
 	out := &eventWriter{c: c, o: o, form: f, codec: s.codec, conn: http.NewResponseController(c.w), settled: o.initial}
+	if f.media == runtime.ContentTypeJSON && f.as == "" {
+		out.texts = s.shared(c)
+	}
 	if err := out.run(w.Events()); err != nil {
 		return nil //nolint:nilerr // the client has gone: a watch just ends
 	}
-	if err := w.Err(); err != nil && ctx.Err() == nil {
+	// That the server ends is no fault of the watch: told of one, a client would list
+	// again, where it can go on from what it has seen, at the next server.
+	if err := w.Err(); err != nil && ctx.Err() == nil && !apierrors.IsServiceUnavailable(err) {
 		_ = out.send("ERROR", statusOf(err)) // it ends in any case
 		_ = out.conn.Flush()
 	}
@@ -134,6 +139,9 @@ type eventWriter struct {
 	conn    *http.ResponseController
 	settled bool // what comes is for the client: it is past, or wants, the initial state
 	columns bool // the columns of the table have been described
+
+	texts *texts // nil: this watch's are its own
+	line  []byte // a buffer
 }
 
 // run writes events until they end. It flushes when none is waiting, so that
@@ -176,8 +184,11 @@ func (e *eventWriter) event(ev api.Event) error {
 		}
 		return e.send(string(ev.Type), e.bookmark(ev))
 	}
-	if e.c.trim != nil {
-		ev.Object = e.c.trim(ev.Object)
+	if e.texts != nil {
+		return e.sendText(ev)
+	}
+	if e.c.view != nil {
+		ev.Object = e.c.view.Show(ev.Object)
 	}
 	switch e.form.as {
 	case asTable:
@@ -194,7 +205,7 @@ func (e *eventWriter) event(ev api.Event) error {
 	case asPartial, asPartialList:
 		return e.send(string(ev.Type), partial(ev.Object))
 	}
-	return e.send(string(ev.Type), stamped(ev.Object))
+	return e.send(string(ev.Type), e.c.shown(ev.Object))
 }
 
 // bookmark is an object of the kind with nothing but a resourceVersion, and a
@@ -213,10 +224,10 @@ func (e *eventWriter) bookmark(ev api.Event) any {
 		p.ResourceVersion, p.Annotations = rv, annotations
 		return p
 	}
-	obj := e.c.resource.New()
+	obj := e.c.wire().New()
 	obj.SetResourceVersion(rv)
 	obj.SetAnnotations(annotations)
-	obj.GetObjectKind().SetGroupVersionKind(e.c.resource.GVK())
+	obj.GetObjectKind().SetGroupVersionKind(e.c.wire().GVK())
 	return obj
 }
 
@@ -225,9 +236,27 @@ func (e *eventWriter) send(eventType string, obj any) error {
 	if err != nil {
 		return err
 	}
+	return e.write(b)
+}
+
+// sendText sends what was encoded for all who follow the same.
+func (e *eventWriter) sendText(ev api.Event) error {
+	b, err := e.texts.of(ev.Object, e.c.view)
+	if err != nil {
+		return err
+	}
+	e.line = append(e.line[:0], `{"type":"`...)
+	e.line = append(e.line, ev.Type...)
+	e.line = append(e.line, `","object":`...)
+	e.line = append(e.line, b...)
+	e.line = append(e.line, "}\n"...)
+	return e.write(e.line)
+}
+
+func (e *eventWriter) write(b []byte) error {
 	// Not every ResponseWriter has deadlines; then the connection's end is
 	// what stops a reader that does not read.
 	_ = e.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-	_, err = e.c.w.Write(b)
+	_, err := e.c.w.Write(b)
 	return err
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/podsnap/podsnap/api"
@@ -238,6 +239,17 @@ func TestWatchTellsItsFault(t *testing.T) {
 	}
 	if ev.Type != "ERROR" || ev.Object.Kind != "Status" || ev.Object.Code != 404 {
 		t.Errorf("got %s, want the fault as an ERROR event", w.Body)
+	}
+}
+
+// A server that ends has its watches end without a fault: their clients go on at the
+// next one.
+func TestWatchOfAServerThatEnds(t *testing.T) {
+	events := make(chan api.Event)
+	close(events)
+	h := server(t, Config{Objects: faultyObjects{memory.New(), faultyWatch{events, apierrors.NewServiceUnavailable("the store is stopped")}}})
+	if w := ask(t, h, "GET", cms+"?watch=true", ""); w.Code != http.StatusOK || w.Body.Len() > 0 {
+		t.Errorf("got %d %s, want an empty stream", w.Code, w.Body)
 	}
 }
 

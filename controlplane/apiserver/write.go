@@ -27,7 +27,7 @@ const maxManager = 128
 // nothing is stored.
 func (s *Server) store(dry bool) api.Objects {
 	if dry {
-		return &dryRun{Objects: s.cfg.Objects, admit: admission.Admit}
+		return &dryRun{Objects: s.cfg.Objects, admit: s.cfg.Judge}
 	}
 	return s.cfg.Objects
 }

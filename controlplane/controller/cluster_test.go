@@ -15,6 +15,7 @@ import (
 	"github.com/podsnap/podsnap/api/memory"
 	"github.com/podsnap/podsnap/controlplane/admission"
 	"github.com/podsnap/podsnap/controlplane/controller"
+	"github.com/podsnap/podsnap/controlplane/custom"
 	"github.com/podsnap/podsnap/controlplane/podstate"
 	"github.com/podsnap/podsnap/controlplane/scheduler"
 	"github.com/podsnap/podsnap/internal/mirror"
@@ -35,21 +36,29 @@ type cluster struct {
 	ctx context.Context
 	api.Objects
 	store *faulty
+	kinds *custom.Kinds
 	wg    sync.WaitGroup
 }
 
 // start runs f on a cluster in a synctest bubble, where time costs nothing.
 func start(t *testing.T, c controller.Config, f func(c *cluster)) {
 	t.Helper()
+	startLate(t, c, late{}, f)
+}
+
+// startLate is start with mirrors of which some are behind the others.
+func startLate(t *testing.T, c controller.Config, l late, f func(c *cluster)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		store := &faulty{Objects: memory.New(memory.Config{Namespaces: true, Admit: admission.Admit})}
-		cl := &cluster{t: t, ctx: ctx, Objects: store, store: store}
+		c.Kinds = &custom.Kinds{}
+		store := &faulty{Objects: memory.New(memory.Config{Namespaces: true, Admit: admission.Admit, Define: c.Kinds.Define})}
+		cl := &cluster{t: t, ctx: ctx, Objects: store, store: store, kinds: c.Kinds}
 		defer cl.wg.Wait()
 		defer cancel()
-		c.Objects = store
+		c.Objects = behind{store, l.controllers}
 		cl.run(controller.New(c).Run)
-		cl.run(scheduler.New(scheduler.Config{Objects: store}).Run)
+		cl.run(scheduler.New(scheduler.Config{Objects: behind{store, l.scheduler}}).Run)
 		cl.eventually("namespaces", func() error {
 			_, err := cl.Get(ctx, api.Namespaces, "", api.FunctionNamespace)
 			return err
@@ -112,17 +121,20 @@ func (c *cluster) ready(image string) (n int) {
 type faulty struct {
 	api.Objects
 	down    atomic.Bool
-	creates atomic.Int64 // pods that were created
+	noPods  atomic.Bool      // pods cannot be created
+	creates atomic.Int64     // pods that were created
+	before  func(api.Object) // is called before each update; nil is nothing
 }
 
 var errDown = errors.New("the store is down")
 
 func (f *faulty) Create(ctx context.Context, o api.Object) (api.Object, error) {
-	if f.down.Load() {
+	_, pod := o.(*corev1.Pod)
+	if f.down.Load() || pod && f.noPods.Load() {
 		return nil, errDown
 	}
 	got, err := f.Objects.Create(ctx, o)
-	if _, ok := o.(*corev1.Pod); ok && err == nil {
+	if pod && err == nil {
 		f.creates.Add(1)
 	}
 	return got, err
@@ -131,6 +143,9 @@ func (f *faulty) Create(ctx context.Context, o api.Object) (api.Object, error) {
 func (f *faulty) Update(ctx context.Context, o api.Object, u api.UpdateOptions) (api.Object, error) {
 	if f.down.Load() {
 		return nil, errDown
+	}
+	if f.before != nil {
+		f.before(o)
 	}
 	return f.Objects.Update(ctx, o, u)
 }
@@ -157,7 +172,13 @@ type agent struct {
 // node registers a node of 4 cores and 8 GiB and runs its agent.
 func (c *cluster) node(name string) *agent {
 	c.t.Helper()
-	a := &agent{c: c, name: name, up: 100 * time.Millisecond}
+	return c.nodeWhere(name, nil)
+}
+
+// nodeWhere is node for pods that fare as state says.
+func (c *cluster) nodeWhere(name string, state func(*corev1.Pod) corev1.PodStatus) *agent {
+	c.t.Helper()
+	a := &agent{c: c, name: name, up: 100 * time.Millisecond, state: state}
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelHostname: name}}}
 	created, err := api.Create(c.ctx, c, n)
 	if err != nil {

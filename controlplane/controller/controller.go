@@ -4,14 +4,20 @@ package controller
 
 import (
 	"context"
+	"crypto"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/admission"
+	"github.com/podsnap/podsnap/controlplane/controller/account"
 	"github.com/podsnap/podsnap/controlplane/controller/binder"
+	"github.com/podsnap/podsnap/controlplane/controller/certificate"
 	"github.com/podsnap/podsnap/controlplane/controller/cronjob"
 	"github.com/podsnap/podsnap/controlplane/controller/daemon"
+	"github.com/podsnap/podsnap/controlplane/controller/definition"
 	"github.com/podsnap/podsnap/controlplane/controller/deployment"
 	"github.com/podsnap/podsnap/controlplane/controller/disruption"
 	"github.com/podsnap/podsnap/controlplane/controller/endpoint"
@@ -24,13 +30,17 @@ import (
 	"github.com/podsnap/podsnap/controlplane/controller/namespace"
 	"github.com/podsnap/podsnap/controlplane/controller/node"
 	"github.com/podsnap/podsnap/controlplane/controller/replicas"
+	"github.com/podsnap/podsnap/controlplane/controller/role"
 	"github.com/podsnap/podsnap/controlplane/controller/stateful"
+	"github.com/podsnap/podsnap/controlplane/custom"
 	"github.com/podsnap/podsnap/controlplane/meter"
+	"github.com/podsnap/podsnap/controlplane/rbac"
 	"github.com/podsnap/podsnap/controlplane/view"
 	"github.com/podsnap/podsnap/internal/record"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // Name is the controllers' own in events.
@@ -39,6 +49,7 @@ const Name = "controllers"
 // Config says what the controllers work with.
 type Config struct {
 	Objects api.Objects
+	Kinds   *custom.Kinds // the custom ones; nil is none
 	// Apply brings a function's Deployment and Service in line with it; nil
 	// runs no function controller.
 	Apply func(ctx context.Context, o api.Objects, f *api.Function) error
@@ -49,6 +60,17 @@ type Config struct {
 	// Use answers with what nodes and their pods use; nil runs no autoscalers but
 	// those of functions.
 	Use func(ctx context.Context, nodes ...string) map[string]meter.Node
+
+	// Policy is kept as roles and bindings say; nil is none.
+	Policy *rbac.Policy
+	// Authority is the certificate by which pods know the API server (PEM); "" gives
+	// them none.
+	Authority string
+	// Token makes the tokens of accounts that stand in Secrets; nil: there are none.
+	Token func(s *corev1.Secret, of *corev1.ServiceAccount) (string, error)
+
+	// Sign makes certificates of the API's clients, see certificate.Config; nil makes none.
+	Sign func(name string, groups []string, key crypto.PublicKey, life time.Duration) ([]byte, error)
 
 	Grace      time.Duration // a node whose lease is older is lost; 0 is 4 s
 	EvictAfter time.Duration // how long pods stay on one that is not ready; 0 is 2 s
@@ -76,7 +98,7 @@ func New(c Config) *Controllers {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	v := view.New(c.Objects, c.Log)
+	v := view.New(c.Objects, c.Kinds, c.Log)
 	rec := record.New(record.Config{Objects: c.Objects, Component: Name, Log: c.Log})
 	cs := &Controllers{c: c, view: v, record: rec}
 	cs.add(replicas.New(replicas.Config{Objects: c.Objects, View: v, Place: c.Place, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
@@ -95,6 +117,14 @@ func New(c Config) *Controllers {
 	}).Run)
 	cs.add(garbage.New(garbage.Config{Objects: c.Objects, View: v, Ended: c.Ended, NodeGone: c.NodeGone, Log: c.Log, Metrics: c.Metrics}).Run)
 	cs.add(namespace.New(namespace.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)
+	cs.add(definition.New(definition.Config{Objects: c.Objects, View: v, Log: c.Log, Metrics: c.Metrics}).Run)
+	cs.add(role.New(role.Config{Objects: c.Objects, View: v, Policy: c.Policy, Log: c.Log, Metrics: c.Metrics}).Run)
+	accounts := account.Config{Objects: c.Objects, View: v, Authority: c.Authority, Log: c.Log, Metrics: c.Metrics}
+	cs.add(account.New(accounts).Run)
+	if c.Token != nil {
+		cs.add(account.NewSecrets(account.SecretsConfig{Config: accounts, Token: c.Token}).Run)
+	}
+	cs.add(certificate.New(certificate.Config{Objects: c.Objects, View: v, Sign: c.Sign, Log: c.Log, Metrics: c.Metrics}).Run)
 	if c.Use != nil {
 		cs.add(horizontal.New(horizontal.Config{Objects: c.Objects, View: v, Use: c.Use, Record: rec, Log: c.Log, Metrics: c.Metrics}).Run)
 	}
@@ -127,10 +157,24 @@ func (cs *Controllers) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// ensurePriorities makes the built-in priority classes.
+func ensurePriorities(ctx context.Context, o api.Objects) error {
+	var errs []error
+	for _, c := range admission.SystemPriorities() {
+		if _, err := o.Get(ctx, api.PriorityClasses, "", c.Name); err == nil {
+			continue
+		}
+		if _, err := o.Create(ctx, &c); err != nil && !apierrors.IsAlreadyExists(err) {
+			errs = append(errs, fmt.Errorf("create the priority class %s: %w", c.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // ensure tries until the store answers.
 func (cs *Controllers) ensure(ctx context.Context) {
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		err := errors.Join(namespace.Ensure(ctx, cs.c.Objects), ingress.Ensure(ctx, cs.c.Objects), binder.Ensure(ctx, cs.c.Objects))
+		err := errors.Join(namespace.Ensure(ctx, cs.c.Objects), ingress.Ensure(ctx, cs.c.Objects), binder.Ensure(ctx, cs.c.Objects), ensurePriorities(ctx, cs.c.Objects), role.Ensure(ctx, cs.c.Objects))
 		if err == nil || ctx.Err() != nil {
 			return
 		}

@@ -110,7 +110,7 @@ func index(p *corev1.Pod) string { return p.Annotations[batchv1.JobCompletionInd
 func withJob(t *testing.T, state func(*corev1.Pod) corev1.PodStatus, f func(*cluster)) {
 	t.Helper()
 	start(t, controller.Config{}, func(c *cluster) {
-		c.node("a").state = state
+		c.nodeWhere("a", state)
 		f(c)
 	})
 }
@@ -490,7 +490,7 @@ func TestJobNodeGone(t *testing.T) {
 		}))
 		c.becomes("work", " active=1 succeeded=0 failed=0")
 		c.pass(time.Second)
-		c.node("b").state = succeeds
+		c.nodeWhere("b", succeeds)
 		a.die()
 		if _, err := c.Delete(c.ctx, api.Nodes, "", "a", api.DeleteOptions{}); err != nil {
 			t.Fatal(err)

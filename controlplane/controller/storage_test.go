@@ -96,6 +96,22 @@ func (c *cluster) waits(name, why string) func() error {
 	}
 }
 
+// available says which volumes the controllers do not know yet.
+func (c *cluster) available(volumes ...string) func() error {
+	return func() error {
+		for _, name := range volumes {
+			v, err := api.Get[*corev1.PersistentVolume](c.ctx, c, api.PersistentVolumes, "", name)
+			if err == nil && v.Status.Phase != corev1.VolumeAvailable {
+				err = fmt.Errorf("volume %s is %q", name, v.Status.Phase)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
 func (c *cluster) drop(r *api.Resource, name string) {
 	c.t.Helper()
 	ns := ""
@@ -288,6 +304,7 @@ func TestVolumesThatPeopleMade(t *testing.T) {
 		} {
 			c.create(v)
 		}
+		c.eventually("volumes", c.available("big", "small", "tiny", "later"))
 		c.create(claim("fits", new("")))
 		c.eventually("the smallest that is large enough", c.boundTo("fits", "small"))
 		chosen := claim("chosen", new(""))

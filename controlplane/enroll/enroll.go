@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net/http"
 	"strings"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/controlplane/access"
 	"github.com/podsnap/podsnap/internal/join"
+	"github.com/podsnap/podsnap/internal/pause"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -40,6 +42,36 @@ func (a Authority) PEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.Certificate.Raw})
 }
 
+// Client signs a certificate (PEM) by which a user of the API is known: name and groups
+// are all that it says. It ends before the authority's own.
+func (a Authority) Client(name string, groups []string, key crypto.PublicKey, life time.Duration) ([]byte, error) {
+	if left := time.Until(a.Certificate.NotAfter); left < life {
+		life = left
+	}
+	crt, err := a.sign(x509.Certificate{
+		Subject: pkix.Name{CommonName: name, Organization: groups}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true,
+	}, key, life)
+	if err != nil {
+		return nil, fmt.Errorf("certificate of %s: %w", name, err)
+	}
+	return crt, nil
+}
+
+// sign makes a certificate (PEM) for a key; whose it is and what for, t says.
+func (a Authority) sign(t x509.Certificate, key crypto.PublicKey, life time.Duration) ([]byte, error) {
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	t.SerialNumber, t.NotBefore, t.NotAfter, t.KeyUsage = serial, now.Add(-5*time.Minute), now.Add(life), x509.KeyUsageDigitalSignature
+	der, err := x509.CreateCertificate(rand.Reader, &t, a.Certificate, key, a.Key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
+}
+
 // Config says who signs, and what nodes are told. Objects and Authority have to
 // be set.
 type Config struct {
@@ -47,29 +79,54 @@ type Config struct {
 	Authority Authority
 	Settings  join.Settings // but for the node's own pod network
 	Life      time.Duration // of a certificate; 0 is 90 days
+	AtOnce    int           // machines that are taken in at a time; 0 is 16
 	Log       *slog.Logger  // nil discards
 }
 
 // Desk takes machines in.
-type Desk struct{ c Config }
+type Desk struct {
+	c    Config
+	turn chan struct{} // has an element for each machine that is being taken in
+}
 
 // New makes one.
 func New(c Config) *Desk {
 	if c.Life == 0 {
 		c.Life = 90 * 24 * time.Hour
 	}
+	if c.AtOnce == 0 {
+		c.AtOnce = 16
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Desk{c}
+	return &Desk{c, make(chan struct{}, c.AtOnce)}
 }
 
 // maxRequest bounds what is read of a request, in bytes.
 const maxRequest = 64 << 10
 
-// Join serves machines that have a token. Anybody may ask.
+// turnWithin is how long a machine waits for its turn until it is told to come back:
+// less than it waits for an answer.
+const turnWithin = 15 * time.Second
+
+// Join serves machines that have a token, some at a time, in the order in which they
+// have come: when thousands come at once, all that are served at once are served too
+// late. Anybody may ask.
 func (d *Desk) Join(w http.ResponseWriter, r *http.Request) {
-	d.serve(w, r, d.join)
+	d.serve(w, r, func(ctx context.Context, q join.Request) (join.Answer, error) {
+		over := time.NewTimer(turnWithin)
+		defer over.Stop()
+		select {
+		case d.turn <- struct{}{}:
+		case <-over.C:
+			return join.Answer{}, apierrors.NewTooManyRequests("too many machines join at once, please try again later", 1)
+		case <-ctx.Done():
+			return join.Answer{}, context.Cause(ctx)
+		}
+		defer func() { <-d.turn }()
+		return d.join(ctx, q)
+	})
 }
 
 // Renew serves nodes that want another certificate for the one that they have
@@ -100,20 +157,10 @@ func (d *Desk) serve(w http.ResponseWriter, r *http.Request, f func(context.Cont
 	default:
 		a, err = f(r.Context(), q)
 	}
-	code, out := http.StatusOK, any(a)
 	if err != nil {
-		st := apierrors.NewInternalError(err).Status()
-		var known apierrors.APIStatus
-		if errors.As(err, &known) {
-			st = known.Status()
-		}
-		st.Kind, st.APIVersion = "Status", "v1"
-		code, out = int(st.Code), st
 		d.c.Log.Info("a machine was not taken in", slog.String("node", q.Node), slog.String("from", r.RemoteAddr), slog.Any("reason", err))
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(out) // who has gone can't be told
+	join.Reply(w, a, err)
 }
 
 func (d *Desk) join(ctx context.Context, q join.Request) (join.Answer, error) {
@@ -153,12 +200,37 @@ func (d *Desk) join(ctx context.Context, q join.Request) (join.Answer, error) {
 	if old != nil {
 		cidrs = old.Spec.PodCIDRs
 	}
-	n, err := Register(ctx, d.c.Objects, q.Node, cidrs)
+	n, err := d.register(ctx, q.Node, cidrs)
 	if err != nil {
 		return join.Answer{}, err
 	}
 	d.c.Log.Info("a node joins", slog.String("node", n.Name), slog.Any("pods", n.Spec.PodCIDRs))
 	return d.answer(n, q.CSR)
+}
+
+// Waits between two attempts to register.
+const (
+	firstWait = 50 * time.Millisecond
+	lastWait  = 2 * time.Second
+)
+
+// register is Register for a machine whose token is used up: when the store does not
+// answer in time it is asked again, for as long as the machine waits.
+func (d *Desk) register(ctx context.Context, name string, podCIDRs []string) (*corev1.Node, error) {
+	vague := false // whether an attempt took place is unknown
+	for wait := firstWait; ; wait = min(2*wait, lastWait) {
+		n, err := Register(ctx, d.c.Objects, name, podCIDRs)
+		switch {
+		case apierrors.IsTimeout(err), apierrors.IsServiceUnavailable(err):
+			vague = true
+		case vague && apierrors.IsAlreadyExists(err): // it took place late
+		default:
+			return n, err
+		}
+		if !pause.For(ctx, wait/2+mathrand.N(wait)) {
+			return nil, err
+		}
+	}
 }
 
 // lives tells whether a node is ready.
@@ -263,21 +335,14 @@ func (d *Desk) answer(n *corev1.Node, csr []byte) (join.Answer, error) {
 	if err != nil {
 		return join.Answer{}, err
 	}
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
-	if err != nil {
-		return join.Answer{}, err
-	}
-	now := time.Now()
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: serial, NotBefore: now.Add(-5 * time.Minute), NotAfter: now.Add(d.c.Life),
+	crt, err := d.c.Authority.sign(x509.Certificate{
 		Subject:  pkix.Name{CommonName: access.NodeUser(n.Name), Organization: []string{access.Nodes}, SerialNumber: string(n.UID)},
-		DNSNames: []string{join.NodeName(n.Name)}, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	}, d.c.Authority.Certificate, key, d.c.Authority.Key)
+		DNSNames: []string{join.NodeName(n.Name)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+	}, key, d.c.Life)
 	if err != nil {
 		return join.Answer{}, err
 	}
 	s := d.c.Settings
 	s.PodCIDR = strings.Join(n.Spec.PodCIDRs, ",")
-	return join.Answer{Certificate: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), CA: d.c.Authority.PEM(), Settings: s}, nil
+	return join.Answer{Certificate: crt, CA: d.c.Authority.PEM(), Settings: s}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"math/big"
 	"net/http"
@@ -98,8 +99,14 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	return newRigOver(t, func(o api.Objects) api.Objects { return o })
+}
+
+// newRigOver is a rig whose desk sees the objects through something.
+func newRigOver(t *testing.T, through func(api.Objects) api.Objects) *rig {
+	t.Helper()
 	r := &rig{t: t, objects: memory.New(), authority: authority(t)}
-	desk := New(Config{Objects: r.objects, Authority: r.authority, Settings: join.Settings{ClusterCIDR: "10.62.0.0/16"}})
+	desk := New(Config{Objects: through(r.objects), Authority: r.authority, Settings: join.Settings{ClusterCIDR: "10.62.0.0/16"}})
 	mux := http.NewServeMux()
 	mux.HandleFunc(access.JoinPath, desk.Join)
 	mux.HandleFunc(access.RenewPath, func(w http.ResponseWriter, q *http.Request) {
@@ -304,6 +311,45 @@ func TestTokensText(t *testing.T) {
 	for _, s := range []string{"", "x", token.ID + "." + token.Secret, strings.ToUpper(token.String()), token.String() + "0"} {
 		if _, err := join.Parse(s); err == nil || !strings.Contains(err.Error(), "faas token create") {
 			t.Errorf("%q: %v, want an error that says where tokens come from", s, err)
+		}
+	}
+}
+
+// A client's certificate says who he is, and is good for nothing else.
+func TestClient(t *testing.T) {
+	a := authority(t)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for life, want := range map[time.Duration]time.Time{20 * time.Minute: time.Now().Add(20 * time.Minute), 48 * time.Hour: a.Certificate.NotAfter} {
+		text, err := a.Client("jane", []string{"dev", "ops"}, &key.PublicKey, life)
+		if err != nil {
+			t.Fatal(err)
+		}
+		block, _ := pem.Decode(text)
+		crt, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if off := crt.NotAfter.Sub(want).Abs(); off > time.Minute {
+			t.Errorf("one of %s ends %s", life, crt.NotAfter)
+		}
+		roots := x509.NewCertPool()
+		roots.AddCert(a.Certificate)
+		verify := func(use x509.ExtKeyUsage) error {
+			_, err := crt.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{use}})
+			return err
+		}
+		if err := verify(x509.ExtKeyUsageClientAuth); err != nil {
+			t.Errorf("as a client: %v", err)
+		}
+		if verify(x509.ExtKeyUsageServerAuth) == nil || crt.IsCA {
+			t.Error("it is good for a server, or signs")
+		}
+		u, ok := access.Certified(&http.Request{TLS: &tls.ConnectionState{PeerCertificates: []*x509.Certificate{crt}, VerifiedChains: [][]*x509.Certificate{{crt}}}})
+		if !ok || u.Name != "jane" || u.UID != "" || strings.Join(u.Groups, " ") != "dev ops" {
+			t.Errorf("who asks with it is %+v", u)
 		}
 	}
 }

@@ -43,7 +43,7 @@ func managerOf(r *api.Resource, subresource string, fill func(api.Object)) (*man
 func untouched(r *api.Resource, subresource string) fieldpath.Filter {
 	s := fieldpath.NewSet()
 	switch {
-	case subresource == Status:
+	case subresource == Status, subresource == api.Approval:
 		s.Insert(fieldpath.MakePathOrDie("metadata"))
 		s.Insert(fieldpath.MakePathOrDie("spec"))
 	case r.Status:
@@ -62,8 +62,15 @@ type kind struct {
 // ObjectToTyped implements managedfields.TypeConverter.
 func (k kind) ObjectToTyped(obj runtime.Object, opts ...typed.ValidationOptions) (*typed.TypedValue, error) {
 	t := openapi.TypeFor(k.r)
-	if u, ok := obj.(*unstructured.Unstructured); ok {
-		return t.FromUnstructured(u.Object, opts...)
+	switch o := obj.(type) {
+	case *unstructured.Unstructured:
+		return t.FromUnstructured(o.Object, opts...)
+	case *api.CustomObject:
+		m, err := o.Unstructured()
+		if err != nil {
+			return nil, err
+		}
+		return t.FromUnstructured(m, opts...)
 	}
 	return t.FromStructured(obj, opts...)
 }
@@ -79,6 +86,9 @@ func (k kind) TypedToObject(v *typed.TypedValue) (runtime.Object, error) {
 
 // ConvertToVersion implements runtime.ObjectConvertor. What comes out is typed.
 func (k kind) ConvertToVersion(in runtime.Object, to runtime.GroupVersioner) (runtime.Object, error) {
+	if out, ok := k.customTo(in, to); ok {
+		return out, nil
+	}
 	if gvk, ok := to.KindForGroupVersionKinds([]schema.GroupVersionKind{k.r.GVK()}); !ok || gvk != k.r.GVK() {
 		// The library drops what was managed as of a version that is not there any more.
 		return nil, runtime.NewNotRegisteredErrForTarget("podsnap", nil, to)
@@ -88,11 +98,40 @@ func (k kind) ConvertToVersion(in runtime.Object, to runtime.GroupVersioner) (ru
 		return in, nil
 	}
 	out := k.r.New()
+	if c, ok := out.(*api.CustomObject); ok {
+		err := c.SetUnstructured(u.Object)
+		c.SetGroupVersionKind(k.r.GVK())
+		return c, err
+	}
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, out); err != nil {
 		return nil, err
 	}
 	out.GetObjectKind().SetGroupVersionKind(k.r.GVK())
 	return out, nil
+}
+
+// versioned is a custom kind, of which several versions may be served.
+type versioned interface{ Served(version string) bool }
+
+// customTo is an object of a custom kind in another version: nothing but its name
+// differs, so what a manager has set in one it has set in the other.
+func (k kind) customTo(in runtime.Object, to runtime.GroupVersioner) (runtime.Object, bool) {
+	v, ok := k.r.Definition.(versioned)
+	gv, isGV := to.(schema.GroupVersion)
+	if !ok || !isGV || gv == k.r.GVK().GroupVersion() || gv.Group != k.r.Group || !v.Served(gv.Version) {
+		return nil, false
+	}
+	switch o := in.(type) {
+	case *api.CustomObject:
+		c := *o
+		c.APIVersion = gv.String()
+		return &c, true
+	case *unstructured.Unstructured:
+		c := o.DeepCopy()
+		c.SetAPIVersion(gv.String())
+		return c, true
+	}
+	return nil, false
 }
 
 // Convert implements runtime.ObjectConvertor; nobody converts into another object.

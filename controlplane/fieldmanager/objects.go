@@ -4,9 +4,9 @@ import (
 	"context"
 	"slices"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/rules"
@@ -44,7 +44,7 @@ func (o *Objects) Create(ctx context.Context, obj api.Object) (api.Object, error
 	next := obj.DeepCopyObject().(api.Object)
 	next.GetObjectKind().SetGroupVersionKind(r.GVK())
 	o.Default(next)
-	next = m.UpdateNoErrors(empty(r), next, o.Manager).(api.Object)
+	next = o.updated(m, empty(r), next)
 	wholeSeconds(next)
 	return o.Objects.Create(ctx, next)
 }
@@ -129,9 +129,22 @@ func (o *Objects) tracked(live, next api.Object, subresource string) (api.Object
 	if err != nil {
 		return nil, err
 	}
-	next = m.UpdateNoErrors(live, rules.WithRevision(v.Object, live.GetResourceVersion()), o.Manager).(api.Object)
+	next = o.updated(m, live, rules.WithRevision(v.Object, live.GetResourceVersion()))
 	wholeSeconds(next)
 	return next, nil
+}
+
+// updated is next with what differs from live taken over by the manager. A custom
+// object may not fit its schema: that is refused later, and is nothing to be logged.
+func (o *Objects) updated(m *managedfields.FieldManager, live, next api.Object) api.Object {
+	if _, ok := next.(*api.CustomObject); !ok {
+		return m.UpdateNoErrors(live, next, o.Manager).(api.Object)
+	}
+	out, err := m.Update(live, next, o.Manager)
+	if err != nil {
+		return next
+	}
+	return out.(api.Object)
 }
 
 // wholeSeconds makes the times of an object's managed fields what they are on
@@ -155,7 +168,7 @@ func withFields(obj api.Object, fields []metav1.ManagedFieldsEntry) api.Object {
 
 // same tells whether two states differ in nothing but when fields were taken.
 func same(a, b api.Object) bool {
-	return equality.Semantic.DeepEqual(untimed(a), untimed(b))
+	return rules.Same(untimed(a), untimed(b))
 }
 
 func untimed(obj api.Object) api.Object {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/api"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -103,18 +104,17 @@ func (f *Fleet) podChanged(t api.EventType, old, now *corev1.Pod) {
 	before, was := fn.endpoints[p.UID]
 	f.carry(&s, before, p)
 	switch {
-	case there && !was && s.draining:
-		// Never told as ready, or not by this process: gateways of before may
-		// still have it.
+	case there && s.draining:
+		// One that was never told as ready, or not by this process, too: gateways of
+		// before may still have it. Whatever else changes, it is not ready again.
 		fn.endpoints[p.UID] = s
-		f.tell(api.EndpointEvent{Type: api.EndpointDrain, Function: k, Endpoint: s.endpoint})
+		if !before.draining {
+			f.tell(api.EndpointEvent{Type: api.EndpointDrain, Function: k, Endpoint: s.endpoint})
+		}
 	case there && (!was || before.endpoint != s.endpoint):
 		fn.endpoints[p.UID] = s
 		fn.failing = ""
 		f.tell(api.EndpointEvent{Type: api.EndpointReady, Function: k, Endpoint: s.endpoint})
-	case there && s.draining && !before.draining:
-		fn.endpoints[p.UID] = s
-		f.tell(api.EndpointEvent{Type: api.EndpointDrain, Function: k, Endpoint: s.endpoint})
 	case !there && was:
 		delete(fn.endpoints, p.UID)
 		f.tell(api.EndpointEvent{Type: api.EndpointGone, Function: k, Endpoint: before.endpoint})
@@ -153,11 +153,35 @@ func (f *Fleet) tellFailing(k types.NamespacedName, fn *function) {
 		}
 		reason = r
 	}
+	if reason == "" {
+		reason = f.refused(k)
+	}
 	if reason == "" || reason == fn.failing {
 		return
 	}
 	fn.failing = reason
 	f.tell(api.EndpointEvent{Type: api.EndpointsFailing, Function: k, Reason: reason})
+}
+
+// refused is why no replica of a function can be made, such as a quota: what its
+// Deployment says.
+func (f *Fleet) refused(k types.NamespacedName) string {
+	d, ok := f.deployments.Get(k.Namespace, k.Name)
+	if !ok || wanted(d) == 0 {
+		return ""
+	}
+	return replicaFailure(d)
+}
+
+// replicaFailure is what a Deployment says of pods that cannot be made; "" when
+// they can.
+func replicaFailure(d *appsv1.Deployment) string {
+	for _, c := range d.Status.Conditions {
+		if c.Type == appsv1.DeploymentReplicaFailure && c.Status == corev1.ConditionTrue {
+			return c.Message
+		}
+	}
+	return ""
 }
 
 // hopeless are the reasons for which a container waits that only somebody's

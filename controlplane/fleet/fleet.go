@@ -210,6 +210,13 @@ func (f *Fleet) deploymentChanged(t api.EventType, old, now *appsv1.Deployment) 
 		f.overruled(keyOf(now), wanted(now))
 		f.mu.Unlock()
 	}
+	if why := replicaFailure(now); why != "" && (old == nil || replicaFailure(old) != why) {
+		f.mu.Lock()
+		if fn := f.functions[keyOf(now)]; fn != nil {
+			f.tellFailing(keyOf(now), fn)
+		}
+		f.mu.Unlock()
+	}
 	if old != nil && old.Generation == now.Generation && old.Status.ReadyReplicas == now.Status.ReadyReplicas &&
 		maps.Equal(old.Labels, now.Labels) && maps.Equal(old.Annotations, now.Annotations) {
 		return // nothing that a decision is made of

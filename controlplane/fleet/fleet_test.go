@@ -346,6 +346,23 @@ func TestDrain(t *testing.T) {
 	})
 }
 
+// A replica that drains is not told as ready because something else of it changes.
+func TestDrainIsNotTakenBack(t *testing.T) {
+	in(t, func(r *rig) {
+		r.deploy(1, nil)
+		r.pod("a")
+		r.status("a", running("10.0.0.1"))
+		s := r.open("g1")
+		told(s)
+		time.Sleep(4 * time.Second)
+		r.delete("a")
+		want(r, told(s), "DRAIN(a)")
+		r.status("a", running("10.0.0.2"))
+		want(r, told(s), "")
+		want(r, told(r.open("g2")), "DRAIN(a) SYNCED")
+	})
+}
+
 func TestDrainWithoutGateways(t *testing.T) {
 	in(t, func(r *rig) {
 		r.deploy(1, nil)

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -46,11 +47,11 @@ type Config struct {
 	Key    string
 	Self   Server
 	TTL    time.Duration // life of the key after its holder's last sign, whole seconds; 0 is 2 s, the shortest that etcd knows
-	// Dead tells whether the process of a server is known to have ended, so that
-	// nobody has to wait for the end of its lease; nil is never. It is asked every
-	// Config.Probe of the server that leads. A wrong answer costs a term, and
-	// nothing else: its writes are fenced.
-	Dead  func(context.Context, Server) bool
+	// Look tells what is known of the server that leads by asking its machine, so
+	// that nobody has to wait for the end of its lease; nil is nothing. It is asked
+	// every Config.Probe. A wrong answer costs a term, and nothing else: its writes
+	// are fenced.
+	Look  func(context.Context, Server) Sight
 	Probe time.Duration // 0 is 250 ms
 	// Clock answers with the number with which a term would begin were it the
 	// first one. A term's Base is that, but at least Span more than the term's
@@ -59,6 +60,16 @@ type Config struct {
 	Span  int64
 	Log   *slog.Logger // nil discards
 }
+
+// Sight is what a look at a server's machine tells of it.
+type Sight int
+
+// What there is to tell.
+const (
+	Alive  Sight = iota // as far as is known
+	Dead                // its process has ended
+	Silent              // the machine does not answer
+)
 
 // Election is one server's part in it.
 type Election struct {
@@ -210,34 +221,66 @@ func (e *Election) free(ctx context.Context) error {
 			continue
 		}
 		e.saw(holder)
-		if err := e.outlive(ctx, holder, kv.ModRevision, resp.Header.Revision+1); err != nil {
+		if err := e.outlive(ctx, holder, kv, resp.Header.Revision+1); err != nil {
 			return err
 		}
 		e.saw(Server{})
 	}
 }
 
-// outlive returns when the key is gone, which holder had from revision mod on, as
-// seen from rev on. It removes the key of a holder that is dead.
-func (e *Election) outlive(ctx context.Context, holder Server, mod, rev int64) error {
+// outlive returns when the key kv is gone, which holder had, as seen from rev on. It
+// removes the key of a holder that is dead.
+func (e *Election) outlive(ctx context.Context, holder Server, kv *mvccpb.KeyValue, rev int64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	if e.c.Dead != nil {
-		wg.Go(func() {
-			for pause.For(ctx, e.c.Probe) {
-				if !e.c.Dead(ctx, holder) || ctx.Err() != nil {
-					continue
-				}
-				if err := e.remove(ctx, mod); err == nil {
-					e.c.Log.Info("the server that led is dead", slog.String("server", holder.Name))
-					return
-				}
-			}
-		})
+	if e.c.Look != nil {
+		wg.Go(func() { e.watch(ctx, holder, kv) })
 	}
 	return e.gone(ctx, rev)
+}
+
+// watch looks at the holder of a key until it has removed the key, or ctx is done.
+//
+// An etcd that has just elected a leader of its own gives every lease its whole life
+// and a second more, and goes through those that have ended twice a second. So the
+// key of a machine that was lost together with etcd's leader is taken away when the
+// machine has been silent for the life of a lease, and the lease has not been renewed
+// since either. A process that stands still does not get there: its kernel answers.
+// Nor does a server that is cut off from this one alone: it renews.
+func (e *Election) watch(ctx context.Context, holder Server, kv *mvccpb.KeyValue) {
+	var since time.Time // that it has been silent
+	for begun := time.Now(); pause.For(ctx, e.c.Probe-time.Since(begun)); {
+		begun = time.Now()
+		sight := e.c.Look(ctx, holder)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case sight == Alive:
+			since = time.Time{}
+			continue
+		case sight == Silent && since.IsZero():
+			since = begun
+			continue
+		case sight == Silent && (time.Since(since) < e.c.TTL || !e.ending(ctx, clientv3.LeaseID(kv.Lease))):
+			continue
+		}
+		if err := e.remove(ctx, kv.ModRevision); err == nil {
+			e.c.Log.Info("the server that led is dead", slog.String("server", holder.Name), slog.Bool("silent", sight == Silent))
+			return
+		}
+	}
+}
+
+// ending tells whether a lease is known to end within a second: it was renewed as
+// long ago as that leaves of its life, or not at all under the present leader of
+// etcd. Whole seconds is all that etcd tells of it.
+func (e *Election) ending(ctx context.Context, lease clientv3.LeaseID) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	left, err := e.c.Client.TimeToLive(ctx, lease)
+	return err == nil && left.TTL < 1
 }
 
 // gone returns when the key is deleted at rev or later.

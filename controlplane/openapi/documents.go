@@ -100,6 +100,11 @@ func (d dialect) write(w io.Writer, version string, resources []Resource) error 
 			return err
 		}
 	}
+	for _, r := range resources {
+		if err := d.writeCustom(w, r.Resource); err != nil {
+			return err
+		}
+	}
 	_, err = io.WriteString(w, after)
 	return err
 }
@@ -109,12 +114,21 @@ func definitions(resources []Resource) (types map[string]reflect.Type, kinds map
 	types, kinds = map[string]reflect.Type{}, map[string][]kindTag{}
 	add := func(t reflect.Type, k schema.GroupVersionKind) {
 		reach(t, types)
+		if k.Empty() {
+			return
+		}
 		if tag := kindTag(k); !slices.Contains(kinds[nameOf(t)], tag) {
 			kinds[nameOf(t)] = append(kinds[nameOf(t)], tag)
 		}
 	}
 	for _, r := range resources {
 		gvk := r.GVK()
+		if r.Definition != nil {
+			add(reflect.TypeFor[metav1.ObjectMeta](), schema.GroupVersionKind{})
+			add(reflect.TypeFor[metav1.ListMeta](), schema.GroupVersionKind{})
+			add(reflect.TypeFor[metav1.DeleteOptions](), gvk.GroupVersion().WithKind("DeleteOptions"))
+			continue
+		}
 		add(typeOf(r.Resource), gvk)
 		add(listOf(r.Resource), gvk.GroupVersion().WithKind(gvk.Kind+"List"))
 		add(reflect.TypeFor[metav1.DeleteOptions](), gvk.GroupVersion().WithKind("DeleteOptions"))

@@ -23,8 +23,8 @@ var rewrite = flag.Bool("rewrite", false, "write facts.txt anew from the sources
 
 // described are the packages whose types the API has, or may come to have.
 var described = []string{
-	"apps/v1", "autoscaling/v1", "autoscaling/v2", "batch/v1", "coordination/v1", "core/v1", "discovery/v1", "events/v1",
-	"networking/v1", "policy/v1", "rbac/v1", "scheduling/v1", "storage/v1", "meta/v1",
+	"apps/v1", "autoscaling/v1", "autoscaling/v2", "batch/v1", "certificates/v1", "coordination/v1", "core/v1", "discovery/v1", "events/v1",
+	"networking/v1", "policy/v1", "rbac/v1", "scheduling/v1", "storage/v1", "meta/v1", "apiextensions/v1",
 }
 
 // TestFactsAreThoseOfTheSources reads what the sources say in comments and
@@ -63,7 +63,10 @@ func moduleDir(t *testing.T, module string) string {
 func factsOf(t *testing.T, pkg string) []string {
 	t.Helper()
 	dir := filepath.Join(moduleDir(t, "k8s.io/api"), pkg)
-	if pkg == "meta/v1" {
+	switch pkg {
+	case "apiextensions/v1":
+		dir = filepath.Join(moduleDir(t, "k8s.io/apiextensions-apiserver"), "pkg/apis", pkg)
+	case "meta/v1":
 		dir = filepath.Join(moduleDir(t, "k8s.io/apimachinery"), "pkg/apis", pkg)
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "types*.go"))

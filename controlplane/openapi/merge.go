@@ -36,22 +36,31 @@ func newMerging() *typed.Parser {
 	for _, r := range api.Resources {
 		reach(typeOf(r), types)
 	}
-	p := &typed.Parser{}
+	return &typed.Parser{Schema: schema.Schema{Types: typeDefs(types)}}
+}
+
+// typeDefs are the schemas of named types, and of what may be anything.
+func typeDefs(types map[string]reflect.Type) []schema.TypeDef {
 	ref := named(anything)
-	p.Schema.Types = append(p.Schema.Types, sch(anything, schema.Atom{
+	out := []schema.TypeDef{sch(anything, schema.Atom{
 		Scalar: new(schema.Untyped),
 		List:   &schema.List{ElementType: ref, ElementRelationship: schema.Atomic},
 		Map:    &schema.Map{ElementType: ref, ElementRelationship: schema.Atomic},
-	}), sch(something, deduced()))
+	}), sch(something, deduced())}
 	for _, name := range slices.Sorted(maps.Keys(types)) {
-		p.Schema.Types = append(p.Schema.Types, sch(name, atomOf(types[name])))
+		out = append(out, sch(name, atomOf(types[name])))
 	}
-	return p
+	return out
 }
 
 // TypeFor is by what objects of a kind are merged and compared, field by field.
-// The schemas of all kinds are made when the first is asked for.
-func TypeFor(r *api.Resource) typed.ParseableType { return merging().Type(nameOf(typeOf(r))) }
+// The schemas of all built-in kinds are made when the first is asked for.
+func TypeFor(r *api.Resource) typed.ParseableType {
+	if c, ok := r.Definition.(custom); ok {
+		return c.MergeType()
+	}
+	return merging().Type(nameOf(typeOf(r)))
+}
 
 func sch(name string, a schema.Atom) schema.TypeDef { return schema.TypeDef{Name: name, Atom: a} }
 
@@ -109,7 +118,7 @@ func (f field) ref() schema.TypeRef {
 
 func refOf(t reflect.Type) schema.TypeRef {
 	t = elem(t)
-	if t == reflect.TypeFor[runtime.RawExtension]() {
+	if t == reflect.TypeFor[runtime.RawExtension]() || untyped(t) {
 		return named(anything)
 	}
 	if t.Kind() == reflect.Struct {

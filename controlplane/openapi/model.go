@@ -55,7 +55,7 @@ func docsOf(t reflect.Type) map[string]string {
 // pathOf is a type's name in facts.txt.
 func pathOf(t reflect.Type) string {
 	p := t.PkgPath()
-	for _, root := range []string{"k8s.io/api/", "k8s.io/apimachinery/pkg/apis/"} {
+	for _, root := range []string{"k8s.io/api/", "k8s.io/apimachinery/pkg/apis/", "k8s.io/apiextensions-apiserver/pkg/apis/"} {
 		if short, ok := strings.CutPrefix(p, root); ok {
 			return short + "." + t.Name()
 		}
@@ -91,7 +91,7 @@ func scalarOf(t reflect.Type) (scalar, bool) {
 	if d, ok := zero.(interface {
 		OpenAPISchemaType() []string
 		OpenAPISchemaFormat() string
-	}); ok {
+	}); ok && len(d.OpenAPISchemaType()) > 0 {
 		s := scalar{typ: d.OpenAPISchemaType()[0], format: d.OpenAPISchemaFormat()}
 		if o, ok := zero.(interface{ OpenAPIV3OneOfTypes() []string }); ok {
 			s.oneOf = o.OpenAPIV3OneOfTypes()
@@ -126,6 +126,13 @@ func free(t reflect.Type) bool {
 	}
 	_, own := reflect.TypeAssert[interface{ MarshalJSON() ([]byte, error) }](reflect.New(t))
 	return own
+}
+
+// untyped tells whether a type says that what it is on the wire cannot be said: any
+// JSON, of which a string is as good as an object.
+func untyped(t reflect.Type) bool {
+	d, ok := reflect.TypeAssert[interface{ OpenAPISchemaType() []string }](reflect.Zero(t))
+	return ok && len(d.OpenAPISchemaType()) == 0
 }
 
 // elem is t, or what it points to.

@@ -79,8 +79,8 @@ func (d dialect) paths(r Resource, out map[string]map[string]operation) {
 		collection = "/" + Root(r.GVK().GroupVersion()) + "/namespaces/{namespace}/" + r.Plural
 		in = []string{"namespace"}
 	}
-	o := ops{d, r.GVK(), in}
-	object, list := typeOf(r.Resource), listOf(r.Resource)
+	o := ops{d, r.Resource, r.GVK(), in}
+	object, list := d.refsTo(r.Resource)
 	out[collection] = map[string]operation{
 		"get":    o.make("list", nil, list, forLists),
 		"post":   o.make("post", object, object, forWrites),
@@ -94,10 +94,10 @@ func (d dialect) paths(r Resource, out map[string]map[string]operation) {
 		"delete": o.make("delete", nil, object, forDeletes),
 	}
 	for _, p := range r.Parts {
-		o := ops{d, p.Kind, o.in}
-		t := p.Type
-		if t == nil {
-			t = object
+		o := ops{d, r.Resource, p.Kind, o.in}
+		t := object
+		if p.Type != nil {
+			t = d.ref(p.Type)
 		}
 		methods := map[string]operation{}
 		for _, v := range p.Verbs {
@@ -119,11 +119,12 @@ func (d dialect) paths(r Resource, out map[string]map[string]operation) {
 // ops makes operations on one kind.
 type ops struct {
 	dialect
-	kind schema.GroupVersionKind
-	in   []string // parameters of the path
+	of   *api.Resource
+	kind schema.GroupVersionKind // of what is read and written
+	in   []string                // parameters of the path
 }
 
-func (o ops) make(action string, body, answer reflect.Type, query []string) operation {
+func (o ops) make(action string, body, answer *shape, query []string) operation {
 	op := operation{Kind: kindTag(o.kind), Action: action, Responses: map[string]response{"200": o.answer(answer)}}
 	for _, name := range o.in {
 		op.Parameters = append(op.Parameters, o.parameter(name, "path"))
@@ -134,9 +135,9 @@ func (o ops) make(action string, body, answer reflect.Type, query []string) oper
 	medias, s := []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}, (*shape)(nil)
 	switch {
 	case action == "patch":
-		medias, s = patches(o.kind), &shape{Type: "object"}
+		medias, s = patches(o.of), &shape{Type: "object"}
 	case body != nil:
-		s = o.ref(body)
+		s = body
 	default:
 		return op
 	}
@@ -162,23 +163,23 @@ func (o ops) parameter(name, in string) parameter {
 	return p
 }
 
-func (o ops) answer(t reflect.Type) response {
+func (o ops) answer(t *shape) response {
 	r := response{Description: "OK"}
 	switch {
 	case t == nil:
 	case o.v3:
-		r.Content = map[string]media{"application/json": {o.ref(t)}}
+		r.Content = map[string]media{"application/json": {t}}
 	default:
-		r.Schema = o.ref(t)
+		r.Schema = t
 	}
 	return r
 }
 
 // patches are the formats of patches to a kind. Kinds that Kubernetes does not
 // define itself have no strategic merge patch.
-func patches(k schema.GroupVersionKind) []string {
+func patches(r *api.Resource) []string {
 	out := []string{string(types.ApplyYAMLPatchType), string(types.JSONPatchType), string(types.MergePatchType)}
-	if k.Group != api.FunctionGroup {
+	if r != api.Functions && r.Definition == nil {
 		out = append(out, string(types.StrategicMergePatchType))
 	}
 	return out

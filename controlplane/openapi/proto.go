@@ -24,6 +24,15 @@ func writeProto(w io.Writer, version string, resources []Resource) error {
 		s.Kinds = kinds[name]
 		doc.Definitions.AdditionalProperties = append(doc.Definitions.AdditionalProperties, &openapi_v2.NamedSchema{Name: name, Value: s.proto()})
 	}
+	for _, r := range resources {
+		c, ok := r.Definition.(custom)
+		if !ok {
+			continue
+		}
+		for name, s := range version2.customShapes(r.Resource, c) {
+			doc.Definitions.AdditionalProperties = append(doc.Definitions.AdditionalProperties, &openapi_v2.NamedSchema{Name: name, Value: s.proto()})
+		}
+	}
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(doc)
 	if err != nil {
 		return err

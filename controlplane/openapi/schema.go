@@ -56,6 +56,9 @@ func (d dialect) definition(t reflect.Type) *shape {
 		return out
 	}
 	out := &shape{Type: "object", Description: doc}
+	if untyped(t) {
+		out.Type = ""
+	}
 	if free(t) {
 		return out
 	}

@@ -22,7 +22,9 @@ type Cluster struct {
 	pods       map[types.UID]*placed
 	anti       map[types.UID]*placed // those with required anti-affinity: they bind others
 	namespaces map[string]labels.Set
-	left       uint64 // replicas that were removed
+	left       uint64              // replicas that were removed
+	priorities map[int32]int       // of assigned pods: how many there are
+	nominees   map[types.UID]*node // pods that others make way for, and where
 }
 
 // node is what the filters and scores need of a Node, worked out beforehand.
@@ -40,6 +42,8 @@ type node struct {
 	group map[group]int
 	warm  map[group]uint64 // functions that had replicas here, and when: larger is later
 	pods  map[types.UID]*placed
+
+	nominated map[types.UID]*request // room is kept for them
 }
 
 // placed is a pod on a node.
@@ -53,7 +57,7 @@ type placed struct {
 func NewCluster() *Cluster {
 	return &Cluster{
 		byName: map[string]*node{}, pods: map[types.UID]*placed{}, anti: map[types.UID]*placed{},
-		namespaces: map[string]labels.Set{},
+		namespaces: map[string]labels.Set{}, priorities: map[int32]int{}, nominees: map[types.UID]*node{},
 	}
 }
 
@@ -122,12 +126,9 @@ func (c *Cluster) Assign(pod *corev1.Pod, name string) {
 	}
 	n := c.node(name)
 	p = &placed{pod: pod, r: newRequest(pod), node: n}
-	c.pods[pod.UID] = p
-	n.pods[pod.UID] = p
-	if len(p.r.antiAffinity) > 0 {
-		c.anti[pod.UID] = p
-	}
-	n.add(p.r, 1)
+	c.settle(p)
+	c.priorities[p.r.priority]++
+	c.Withdraw(pod.UID)
 }
 
 // Remove says that a pod is no longer anywhere.
@@ -136,10 +137,10 @@ func (c *Cluster) Remove(uid types.UID) {
 	if p == nil {
 		return
 	}
-	delete(c.pods, uid)
-	delete(c.anti, uid)
-	delete(p.node.pods, uid)
-	p.node.add(p.r, -1)
+	c.lift(p)
+	if c.priorities[p.r.priority]--; c.priorities[p.r.priority] == 0 {
+		delete(c.priorities, p.r.priority)
+	}
 	if p.pod.Labels[api.LabelFunction] != "" {
 		c.left++
 		p.node.remember(p.r.group, c.left)
@@ -185,7 +186,7 @@ func (n *node) remember(g group, when uint64) {
 
 // drop forgets an entry that stands for nothing.
 func (c *Cluster) drop(n *node) {
-	if n.node == nil && len(n.pods) == 0 {
+	if n.node == nil && len(n.pods) == 0 && len(n.nominated) == 0 {
 		delete(c.byName, n.name)
 	}
 }

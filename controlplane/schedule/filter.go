@@ -46,7 +46,7 @@ func fits(r *request, n *node, nb *neighbours, t tally) bool {
 			return t.no(reasonPorts)
 		}
 	}
-	if !enough(r.res, n, t) {
+	if !enough(r, n, t) {
 		return false
 	}
 	if why := nb.forbids(r, n); why != "" {
@@ -57,23 +57,27 @@ func fits(r *request, n *node, nb *neighbours, t tally) bool {
 
 // enough compares requests with what is free; every resource that is short is
 // noted.
-func enough(want resources, n *node, t tally) bool {
-	ok := true
+func enough(r *request, n *node, t tally) bool {
+	ok, want, used := true, r.res, &n.used
+	if len(n.nominated) > 0 {
+		kept := n.taken(r)
+		used = &kept
+	}
 	short := func(name string) { ok = t.no(name) }
-	if n.used.pods+want.pods > n.alloc.pods {
+	if used.pods+want.pods > n.alloc.pods {
 		short(reasonPods)
 	}
-	if want.cpu > 0 && n.used.cpu+want.cpu > n.alloc.cpu {
+	if want.cpu > 0 && used.cpu+want.cpu > n.alloc.cpu {
 		short("Insufficient cpu")
 	}
-	if want.memory > 0 && n.used.memory+want.memory > n.alloc.memory {
+	if want.memory > 0 && used.memory+want.memory > n.alloc.memory {
 		short("Insufficient memory")
 	}
-	if want.disk > 0 && n.used.disk+want.disk > n.alloc.disk {
+	if want.disk > 0 && used.disk+want.disk > n.alloc.disk {
 		short("Insufficient ephemeral-storage")
 	}
 	for name, v := range want.other {
-		if v > 0 && n.used.other[name]+v > n.alloc.other[name] {
+		if v > 0 && used.other[name]+v > n.alloc.other[name] {
 			short("Insufficient " + string(name))
 		}
 	}

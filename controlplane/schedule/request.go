@@ -73,6 +73,7 @@ type group struct{ namespace, name string }
 // request is what a pod asks for, worked out once.
 type request struct {
 	pod          *corev1.Pod
+	priority     int32
 	res, wish    resources
 	ports        []port
 	group        group
@@ -87,7 +88,7 @@ type request struct {
 }
 
 func newRequest(pod *corev1.Pod) *request {
-	r := &request{pod: pod, res: resourcesOf(resource.PodRequests(pod, resource.PodResourcesOptions{}))}
+	r := &request{pod: pod, priority: Priority(pod), res: resourcesOf(resource.PodRequests(pod, resource.PodResourcesOptions{}))}
 	r.res.pods = 1
 	r.wish = resources{cpu: r.res.cpu, memory: r.res.memory}
 	if r.wish.cpu == 0 {

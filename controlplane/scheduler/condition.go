@@ -9,29 +9,32 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// tell writes the condition that says why a pod has no node.
-func (s *Scheduler) tell(ctx context.Context, pod *corev1.Pod, why string) error {
+// tell writes the condition that says why a pod has no node, and on which one
+// others make way for it, if they do.
+func (s *Scheduler) tell(ctx context.Context, pod *corev1.Pod, why, nominated string) error {
 	return s.condition(ctx, pod, corev1.PodCondition{
 		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: why,
-	})
+	}, nominated)
 }
 
 // untell takes that back, where it was said, once the pod has a node.
 func (s *Scheduler) untell(ctx context.Context, pod *corev1.Pod) error {
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
-			return s.condition(ctx, pod, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue})
+			return s.condition(ctx, pod, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}, "")
 		}
 	}
 	return nil
 }
 
-func (s *Scheduler) condition(ctx context.Context, pod *corev1.Pod, c corev1.PodCondition) error {
+func (s *Scheduler) condition(ctx context.Context, pod *corev1.Pod, c corev1.PodCondition, nominated string) error {
 	_, err := api.Mutate(ctx, s.c.Objects, api.Pods, pod.Namespace, pod.Name, api.UpdateOptions{Subresource: "status"}, func(p *corev1.Pod) (bool, error) {
 		if p.UID != pod.UID || c.Status == corev1.ConditionFalse && p.Spec.NodeName != "" {
 			return false, nil
 		}
-		return set(&p.Status, c), nil
+		renamed := p.Status.NominatedNodeName != nominated
+		p.Status.NominatedNodeName = nominated
+		return set(&p.Status, c) || renamed, nil
 	})
 	if apierrors.IsNotFound(err) {
 		return nil

@@ -134,8 +134,7 @@ func (s *Scheduler) heldFor(key types.NamespacedName, h hold, ask *storage.Ask, 
 	case young:
 		return ask.Unbound, false, true
 	}
-	s.cluster.Remove(h.uid)
-	delete(s.held, key)
+	s.giveBack(key, h.uid)
 	return nil, false, false
 }
 

@@ -34,12 +34,7 @@ func (s *Scheduler) Place(pod *corev1.Pod) (node string, settle func(created *co
 		return "", func(*corev1.Pod) {}
 	}
 	return node, func(created *corev1.Pod) {
-		s.mu.Lock()
-		s.cluster.Remove(room.UID)
-		if created != nil {
-			s.cluster.Assign(created, created.Spec.NodeName)
-		}
-		s.mu.Unlock()
+		s.settle(room.UID, created)
 		if created == nil {
 			return
 		}
@@ -48,6 +43,22 @@ func (s *Scheduler) Place(pod *corev1.Pod) (node string, settle func(created *co
 		s.record.Eventf(created, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s to %s", keyOf(created), node)
 		s.c.Log.Info("pod placed", slog.String("pod", keyOf(created).String()), slog.String("node", node), slog.Int("nodes", why.Nodes), slog.Int("feasible", why.Feasible), slog.Int64("score", why.Score))
 	}
+}
+
+// settle gives the room that was kept to the pod that was created, or back. A mirror
+// that was faster has given it to the pod already, which may be gone by now.
+func (s *Scheduler) settle(room types.UID, created *corev1.Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, kept := s.cluster.Where(room); !kept {
+		return
+	}
+	s.cluster.Remove(room)
+	if created != nil {
+		s.cluster.Assign(created, created.Spec.NodeName)
+		return
+	}
+	s.wake(all)
 }
 
 // reserved is what stands in for the uid of a pod that is not created yet.

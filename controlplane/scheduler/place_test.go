@@ -49,11 +49,44 @@ func TestPlace(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.placed()
-		place("c", "n")(nil)
+		last := place("c", "n")
+		b.pod("waits", "600m")
+		if got := b.get("waits").Spec.NodeName; got != "" {
+			t.Errorf("a pod got node %q, whose room was kept for another", got)
+		}
+		last(nil)
+		if got := b.get("waits").Spec.NodeName; got != "n" {
+			t.Errorf("a pod is on node %q, want n, whose room was given back", got)
+		}
 		gated := small("gated")
 		gated.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "wait"}}
 		if node, _ := b.s.Place(gated); node != "" {
 			t.Errorf("a pod that is held back got node %q", node)
+		}
+	})
+}
+
+// A pod that has come and gone before its creator is told of it leaves nothing.
+func TestPlaceOfShortLife(t *testing.T) {
+	run(t, func(b *bench) {
+		b.node("n", "1", 1)
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "short"}}
+		p.Spec.Containers = []corev1.Container{{Name: "c", Image: "i"}}
+		node, settle := b.s.Place(p)
+		p.Spec.NodeName = node
+		created, err := api.Create(b.ctx, b, p)
+		if err != nil || node != "n" {
+			t.Fatal(node, err)
+		}
+		b.placed()
+		if _, err := b.Delete(b.ctx, api.Pods, "d", "short", api.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
+			t.Fatal(err)
+		}
+		b.placed()
+		settle(created)
+		b.pod("next", "1m")
+		if got := b.get("next").Spec.NodeName; got != "n" {
+			t.Errorf("on node %q, want n, which is empty", got)
 		}
 	})
 }

@@ -8,6 +8,7 @@ package scheduler
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"reflect"
 	"sync"
 	"time"
@@ -53,6 +54,7 @@ type Scheduler struct {
 	mu      sync.Mutex
 	cluster *schedule.Cluster
 	waiting map[types.NamespacedName]*wait
+	woken   map[int32]int // by priority, how many of them are about to be tried again
 	held    map[types.NamespacedName]hold
 	seq     uint64
 }
@@ -80,10 +82,11 @@ func New(c Config) *Scheduler {
 		record:     record.New(record.Config{Objects: c.Objects, Component: Name, Log: c.Log}),
 		cluster:    schedule.NewCluster(),
 		waiting:    map[types.NamespacedName]*wait{},
+		woken:      map[int32]int{},
 		held:       map[types.NamespacedName]hold{},
 		disks:      newDisks(c.Objects, o),
 	}
-	s.loop = loop.New(loop.Config{Name: "scheduler", Workers: c.Workers, BackoffMax: c.BackoffMax, Log: c.Log, Metrics: c.Metrics}, s.schedule)
+	s.loop = loop.NewRanked(loop.Config{Name: "scheduler", Workers: c.Workers, BackoffMax: c.BackoffMax, Log: c.Log, Metrics: c.Metrics}, s.rank, s.schedule)
 	s.m = newMeters(c.Metrics, s.pending)
 	s.pods.OnChange(s.podChanged)
 	s.nodes.OnChange(s.nodeChanged)
@@ -108,32 +111,23 @@ func (s *Scheduler) Run(ctx context.Context) error {
 
 func (s *Scheduler) podChanged(t api.EventType, old, now *corev1.Pod) {
 	if t == api.Deleted {
-		s.mu.Lock()
-		s.cluster.Remove(old.UID)
-		delete(s.waiting, keyOf(old))
-		delete(s.held, keyOf(old))
-		if old.Spec.NodeName != "" {
-			s.wake(all)
-		}
-		s.mu.Unlock()
+		s.drop(old)
 		return
 	}
 	if old != nil && old.UID != now.UID { // another pod of the same name
-		s.mu.Lock()
-		s.cluster.Remove(old.UID)
-		delete(s.waiting, keyOf(old))
-		delete(s.held, keyOf(old))
-		s.mu.Unlock()
+		s.drop(old)
 		old = nil
 	}
 	if now.Spec.NodeName != "" {
 		s.mu.Lock()
 		s.cluster.Remove(reserved(keyOf(now)))
 		s.cluster.Assign(now, now.Spec.NodeName)
-		delete(s.waiting, keyOf(now))
+		s.forget(keyOf(now))
 		delete(s.held, keyOf(now))
 		switch {
 		case ended(now) && (old == nil || !ended(old)): // it leaves room
+			s.wake(all)
+		case old != nil && old.Spec.NodeName != "" && !maps.Equal(old.Labels, now.Labels): // another neighbour
 			s.wake(all)
 		case old == nil || old.Spec.NodeName == "": // a neighbour
 			s.wake(sociable)
@@ -141,8 +135,29 @@ func (s *Scheduler) podChanged(t api.EventType, old, now *corev1.Pod) {
 		s.mu.Unlock()
 		return
 	}
+	if old == nil && now.Status.NominatedNodeName != "" { // by the scheduler before this one
+		s.mu.Lock()
+		s.cluster.Nominate(now, now.Status.NominatedNodeName)
+		s.mu.Unlock()
+	}
 	if ours(now) && (old == nil || !equality.Semantic.DeepEqual(old.Spec, now.Spec) || !reflect.DeepEqual(old.Labels, now.Labels)) {
 		s.loop.Add(keyOf(now))
+	}
+}
+
+// drop takes out a pod that is no more. It may have had room before its mirror
+// showed a node.
+func (s *Scheduler) drop(pod *corev1.Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, placed := s.cluster.Where(pod.UID)
+	room := placed || pod.Spec.NodeName != "" || s.cluster.Nominated(pod.UID) != ""
+	s.cluster.Remove(pod.UID)
+	s.cluster.Withdraw(pod.UID)
+	s.forget(keyOf(pod))
+	delete(s.held, keyOf(pod))
+	if room {
+		s.wake(all)
 	}
 }
 
@@ -170,16 +185,26 @@ func (s *Scheduler) namespaceChanged(t api.EventType, old, now *corev1.Namespace
 	}
 	if now.Labels == nil {
 		s.cluster.SetNamespace(now.Name, map[string]string{})
-		return
+	} else {
+		s.cluster.SetNamespace(now.Name, now.Labels)
 	}
-	s.cluster.SetNamespace(now.Name, now.Labels)
+	if old == nil || !maps.Equal(old.Labels, now.Labels) {
+		s.wake(selective)
+	}
 }
 
 // schedule takes one decision and writes it.
 func (s *Scheduler) schedule(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
 	pod, ok := s.pods.Get(key.Namespace, key.Name)
 	if !ok || pod.Spec.NodeName != "" || !ours(pod) {
+		s.mu.Lock()
+		s.rouse(s.waiting[key], false)
+		s.repay(s.waiting[key])
+		s.mu.Unlock()
 		return 0, nil
+	}
+	if s.yields(key, pod) {
+		return time.Millisecond, nil
 	}
 	start := time.Now()
 	node, why, w, unbound := s.decide(key, pod, start)
@@ -192,8 +217,12 @@ func (s *Scheduler) schedule(ctx context.Context, key types.NamespacedName) (tim
 	s.m.algorithm.Observe(time.Since(start).Seconds())
 	if node == "" {
 		s.m.attempt("unschedulable", start)
-		s.record.Event(pod, corev1.EventTypeWarning, "FailedScheduling", why.String())
-		return s.c.Resync, s.tell(ctx, pod, why.String())
+		said, nominated, err := s.makeWay(ctx, pod, why.String())
+		if err != nil {
+			return 0, err
+		}
+		s.record.Event(pod, corev1.EventTypeWarning, "FailedScheduling", said)
+		return s.c.Resync, s.tell(ctx, pod, said, nominated)
 	}
 	bound := pod.DeepCopy()
 	bound.Spec.NodeName = node
@@ -223,6 +252,7 @@ func (s *Scheduler) schedule(ctx context.Context, key types.NamespacedName) (tim
 func (s *Scheduler) decide(key types.NamespacedName, pod *corev1.Pod, now time.Time) (string, schedule.Explanation, *wait, []*corev1.PersistentVolumeClaim) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.rouse(s.waiting[key], false)
 	ask, never := storage.Of(pod, s.world())
 	if h, ok := s.held[key]; ok && h.uid == pod.UID {
 		unbound, ready, keep := s.heldFor(key, h, ask, never, now)
@@ -246,15 +276,21 @@ func (s *Scheduler) decide(key types.NamespacedName, pod *corev1.Pod, now time.T
 	if never == "" {
 		node, why = schedule.PickWith(pod, s.cluster, ask)
 	}
+	if node != "" {
+		kept := s.cluster.Nominated(pod.UID)
+		s.cluster.Assign(pod, node)
+		w.owes = w.owes || kept != "" && kept != node
+	}
+	s.repay(w)
 	w.tries++
-	w.last = now
+	w.last, w.priority = now, schedule.Priority(pod)
 	w.parked = node == ""
 	w.sociable = pod.Spec.Affinity != nil && pod.Spec.Affinity.PodAffinity != nil || len(pod.Spec.TopologySpreadConstraints) > 0
+	w.selective = pod.Spec.Affinity != nil
 	w.stored = ask != nil || never != ""
 	if node == "" {
 		return "", why, w, nil
 	}
-	s.cluster.Assign(pod, node)
 	if ask == nil || len(ask.Unbound) == 0 {
 		return node, why, w, nil
 	}
@@ -269,8 +305,20 @@ func (s *Scheduler) unassume(key types.NamespacedName, uid types.UID) {
 	if p, ok := s.pods.Get(key.Namespace, key.Name); ok && p.UID == uid && p.Spec.NodeName != "" {
 		return
 	}
+	s.giveBack(key, uid)
+}
+
+// giveBack frees the room of a pod that has not got its node after all. Others get it
+// when that pod has taken another decision, which it does first, or is gone. The lock
+// is held.
+func (s *Scheduler) giveBack(key types.NamespacedName, uid types.UID) {
 	s.cluster.Remove(uid)
 	delete(s.held, key)
+	if w := s.waiting[key]; w != nil {
+		w.owes = true
+		return
+	}
+	s.wake(all)
 }
 
 func ours(pod *corev1.Pod) bool {

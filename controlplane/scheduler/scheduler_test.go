@@ -36,12 +36,16 @@ type bench struct {
 type store struct {
 	*memory.Objects
 	refuse, binds atomic.Int64
+	before        func(bound *corev1.Pod) // is called before each bind; nil is nothing
 }
 
 func (s *store) Update(ctx context.Context, o api.Object, u api.UpdateOptions) (api.Object, error) {
 	if p, ok := o.(*corev1.Pod); ok && u.Subresource == "" {
 		if n := s.refuse.Load(); n > 0 && s.binds.Add(1)%n == 0 {
 			return nil, apierrors.NewConflict(api.Pods.GR(), p.Name, fmt.Errorf("somebody was faster"))
+		}
+		if s.before != nil {
+			s.before(p)
 		}
 	}
 	return s.Objects.Update(ctx, o, u)
@@ -79,6 +83,7 @@ func (b *bench) node(name, cpu string, pods int64) {
 	if _, err := b.Update(b.ctx, n, api.UpdateOptions{Subresource: "status"}); err != nil {
 		b.t.Fatal(err)
 	}
+	synctest.Wait() // until the scheduler knows it
 }
 
 func (b *bench) pod(name, cpu string, with ...func(*corev1.Pod)) {
@@ -159,6 +164,106 @@ func TestRoomWakesThoseThatWait(t *testing.T) {
 	})
 }
 
+// Room that a pod had for a moment, and did not keep, is there for those that were
+// looked at in that moment.
+func TestRoomThatIsGivenBack(t *testing.T) {
+	second := func(b *bench) {
+		b.pod("second", "2")
+		time.Sleep(10 * time.Millisecond) // it is told that there is no room
+	}
+	gone := func(b *bench) {
+		if _, err := b.Delete(b.ctx, api.Pods, "d", "first", api.DeleteOptions{}); err != nil {
+			b.t.Error(err)
+		}
+	}
+	for name, first := range map[string]func(b *bench){
+		"deleted, and seen so": func(b *bench) { second(b); gone(b); time.Sleep(10 * time.Millisecond) },
+		"deleted":              func(b *bench) { second(b); gone(b) },
+		"held back": func(b *bench) {
+			second(b)
+			_, err := api.Mutate(b.ctx, b.store.Objects, api.Pods, "d", "first", api.UpdateOptions{}, func(p *corev1.Pod) (bool, error) {
+				p.Spec.SchedulerName = "mine"
+				return true, nil
+			})
+			if err != nil {
+				b.t.Error(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(b *bench) {
+				b.node("a", "2", 10)
+				b.before = func(p *corev1.Pod) {
+					if p.Name == "first" {
+						first(b)
+					}
+				}
+				b.pod("first", "2")
+				time.Sleep(time.Second)
+				if got := b.get("second").Spec.NodeName; got != "a" {
+					t.Errorf("on node %q, want a", got)
+				}
+			})
+		})
+	}
+}
+
+// What pods that want neighbours look at may change without a pod or a node that
+// comes or goes.
+func TestLabelsWakeThoseThatWait(t *testing.T) {
+	wants := func(p *corev1.Pod) {
+		p.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
+			TopologyKey:       corev1.LabelHostname,
+			LabelSelector:     &metav1.LabelSelector{MatchLabels: map[string]string{"app": "db"}},
+			NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"team": "x"}},
+		}}}}
+	}
+	label := func(b *bench, r *api.Resource, namespace, name, key, value string) {
+		_, err := api.Mutate(b.ctx, b, r, namespace, name, api.UpdateOptions{}, func(o api.Object) (bool, error) {
+			o.SetLabels(map[string]string{key: value})
+			return true, nil
+		})
+		if err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	run(t, func(b *bench) {
+		b.node("a", "4", 10)
+		if _, err := b.Create(b.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "d"}}); err != nil {
+			t.Fatal(err)
+		}
+		label(b, api.Nodes, "", "a", corev1.LabelHostname, "a")
+		b.pod("db", "1")
+		b.pod("near", "1", wants)
+		b.after(30 * time.Second)
+		if got := b.get("near").Spec.NodeName; got != "" {
+			t.Fatalf("on node %q, where it has no neighbour", got)
+		}
+		label(b, api.Pods, "d", "db", "app", "db")
+		b.after(5 * time.Second)
+		label(b, api.Namespaces, "", "d", "team", "x")
+		b.after(time.Second)
+		if got := b.get("near").Spec.NodeName; got != "a" {
+			t.Errorf("on node %q, want a", got)
+		}
+	})
+	run(t, func(b *bench) {
+		b.node("a", "4", 10)
+		if _, err := b.Create(b.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "d", Labels: map[string]string{"team": "x"}}}); err != nil {
+			t.Fatal(err)
+		}
+		label(b, api.Nodes, "", "a", corev1.LabelHostname, "a")
+		b.pod("db", "1")
+		b.pod("near", "1", wants)
+		b.after(5 * time.Second)
+		label(b, api.Pods, "d", "db", "app", "db")
+		b.after(time.Second)
+		if got := b.get("near").Spec.NodeName; got != "a" {
+			t.Errorf("on node %q, want a", got)
+		}
+	})
+}
+
 func TestLeavesOthersPodsAlone(t *testing.T) {
 	run(t, func(b *bench) {
 		b.node("a", "2", 10)
@@ -214,4 +319,10 @@ func TestMetricsAreKubernetes(t *testing.T) {
 			}
 		}
 	})
+}
+
+// after lets time pass in the bubble.
+func (b *bench) after(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
 }

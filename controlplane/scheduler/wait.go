@@ -17,15 +17,54 @@ type wait struct {
 	tries  int
 	parked bool // fits nowhere; wake unparks it
 
-	sociable bool // has to be near other pods
-	stored   bool // has claims
+	priority int32
+	woken    bool // is about to be tried again
+
+	owes bool // has given room back that nobody was told of
+
+	sociable  bool // has to be near other pods
+	selective bool // asks for pods or nodes, by namespaces perhaps
+	stored    bool // has claims
 }
 
 func all(*wait) bool        { return true }
 func sociable(w *wait) bool { return w.sociable }
 
-// wake has the parked pods that a change may help tried again, the oldest first,
-// each no sooner than its back-off allows. The lock is held.
+func selective(w *wait) bool { return w.selective }
+
+// repay has those that wait look for the room that one has given back; nil is none.
+// The lock is held.
+func (s *Scheduler) repay(w *wait) {
+	if w != nil && w.owes {
+		w.owes = false
+		s.wake(all)
+	}
+}
+
+// rouse notes whether one is about to be tried again; nil is none. The lock is held.
+func (s *Scheduler) rouse(w *wait, woken bool) {
+	if w == nil || w.woken == woken {
+		return
+	}
+	w.woken = woken
+	if woken {
+		s.woken[w.priority]++
+	} else if s.woken[w.priority]--; s.woken[w.priority] == 0 {
+		delete(s.woken, w.priority)
+	}
+}
+
+// forget is for a pod that waits no more. The lock is held.
+func (s *Scheduler) forget(key types.NamespacedName) {
+	w := s.waiting[key]
+	s.rouse(w, false)
+	delete(s.waiting, key)
+	s.repay(w)
+}
+
+// wake has the parked pods that a change may help tried again, those of the highest
+// priority and then the oldest first, each no sooner than its back-off allows. The
+// lock is held.
 func (s *Scheduler) wake(helps func(*wait) bool) {
 	var again []*wait
 	for _, w := range s.waiting {
@@ -33,10 +72,12 @@ func (s *Scheduler) wake(helps func(*wait) bool) {
 			again = append(again, w)
 		}
 	}
-	slices.SortFunc(again, func(a, b *wait) int { return cmp.Compare(a.seq, b.seq) })
+	slices.SortFunc(again, func(a, b *wait) int { return cmp.Or(cmp.Compare(b.priority, a.priority), cmp.Compare(a.seq, b.seq)) })
 	for _, w := range again {
 		w.parked = false
-		s.loop.AddAfter(w.key, backoff(w.tries, s.c.BackoffMax)-time.Since(w.last))
+		wait := backoff(w.tries, s.c.BackoffMax) - time.Since(w.last)
+		s.rouse(w, wait <= 0)
+		s.loop.AddAfter(w.key, wait)
 	}
 }
 

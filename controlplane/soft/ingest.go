@@ -19,7 +19,7 @@ func (s *Store) Run(ctx context.Context) error {
 	defer func() {
 		close(s.ended)
 		for _, k := range s.kinds {
-			k.cache.Fail(errStopped())
+			k.cache.End(errStopped())
 		}
 	}()
 	for wait := firstWait; ; wait = min(2*wait, lastWait) {

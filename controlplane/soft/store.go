@@ -190,17 +190,7 @@ func (s *Store) Watch(ctx context.Context, r *api.Resource, o api.WatchOptions) 
 	if k == nil {
 		return s.Objects.Watch(ctx, r, o)
 	}
-	w, err := k.cache.Watch(ctx, o)
-	if err != nil {
-		return nil, err
-	}
-	select {
-	case <-s.ended: // perhaps too late for Run to end this watch
-		w.Stop()
-		return nil, errStopped()
-	default:
-		return w, nil
-	}
+	return k.cache.Watch(ctx, o)
 }
 
 // kind is the soft kind of r when memory is filled; nil for another kind.

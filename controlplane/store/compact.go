@@ -20,7 +20,7 @@ func (s *Store) compact(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			for _, c := range s.caches {
+			for _, c := range s.kinds() {
 				c.Age()
 			}
 			bounded, cancel := context.WithTimeout(ctx, s.c.CompactEvery)

@@ -55,7 +55,8 @@ func openCounted(t *testing.T) (*Store, *counted, *clientv3.Client) {
 	client := e.client()
 	c := &counted{KV: client.KV, Watcher: client.Watcher}
 	client.KV, client.Watcher = c, c
-	return open(t, Config{Client: client}), c, e.client()
+	// Who waits for his turn waits as long as the disk takes for all before him.
+	return open(t, Config{Client: client, Timeout: time.Minute}), c, e.client()
 }
 
 // A crowd of writers is let in by and by, and each is served.

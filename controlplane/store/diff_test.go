@@ -110,7 +110,7 @@ func TestKeysAreReversible(t *testing.T) {
 			obj.SetNamespace("a")
 		}
 		i := idOf(r, obj)
-		if got, ok := parse("/p", i.key("/p")); !ok || got != i {
+		if got, ok := parse("/p", i.key("/p"), nil); !ok || got != i {
 			t.Errorf("%s: %q became %v, %v", r, i.key("/p"), got, ok)
 		}
 		obj.SetName("a/b")

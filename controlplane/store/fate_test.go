@@ -7,6 +7,7 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // severed is a store whose next write reaches etcd while the answer is lost
@@ -140,7 +141,32 @@ func TestLostAnswerOfDelete(t *testing.T) {
 	if err != nil {
 		t.Fatalf("delete: %v", err)
 	}
-	if got := mustGet(t, x.s, "x"); got.Data["n"] != "new" {
+	made := mustGet(t, x.other, "x")
+	if err := x.s.reach(t.Context(), revOf(made)); err != nil { // what others write is seen later
+		t.Fatal(err)
+	}
+	if got := mustGet(t, x.s, "x"); got.UID != made.UID || got.Data["n"] != "new" {
 		t.Fatalf("got %v, want the new object", got.Data)
+	}
+}
+
+// A create whose answer is lost is not done again when somebody has deleted the
+// object meanwhile.
+func TestLostAnswerOfCreateOfWhatIsDeleted(t *testing.T) {
+	x := sever(t)
+	var made *corev1.ConfigMap
+	err := x.write(func() (err error) {
+		made, err = api.Create(t.Context(), x.s, configMap("y", "1"))
+		return err
+	}, func() {
+		if _, err := x.other.Delete(t.Context(), api.ConfigMaps, "a", "y", api.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil || made.ResourceVersion == "" {
+		t.Fatalf("create: %v, %v", made, err)
+	}
+	if got, err := x.other.fetch(t.Context(), id{api.ConfigMaps, "a", "y"}); !apierrors.IsNotFound(err) {
+		t.Fatalf("it is there again: %v, %v", got, err)
 	}
 }

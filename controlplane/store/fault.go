@@ -42,6 +42,8 @@ func (s *Store) fault(ctx context.Context, doing string, err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case apierrors.IsServiceUnavailable(err): // the store's own
+		return err
 	case unavailable(err):
 		return apierrors.NewServiceUnavailable(fmt.Sprintf("%s: etcd is not available, it is unknown whether this took place: %v", doing, err))
 	case errors.Is(context.Cause(ctx), errSilent):

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
-	"strconv"
 	"sync"
 	"time"
 
@@ -17,9 +16,6 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
-
-// page is how many keys are read at a time.
-const page = 1000
 
 // Why a watch of etcd has to be replaced.
 var (
@@ -69,13 +65,25 @@ type state struct {
 	rev     int64
 }
 
-// load reads everything for the first time.
+// load reads everything for the first time: as it was a little ago, and what has
+// happened since.
 func (s *Store) load(ctx context.Context) error {
-	all, rev, err := s.all(ctx)
-	if err == nil {
-		s.reset(all, rev)
+	head, err := s.head(ctx)
+	if err != nil {
+		return err
 	}
-	return err
+	events, before := s.past(ctx, head)
+	all, err := s.all(ctx, before)
+	if err != nil {
+		return err
+	}
+	s.reset(all, before)
+	if err := s.take(clientv3.WatchResponse{Events: events}); err != nil {
+		return err
+	}
+	s.rev.Store(max(head, s.rev.Load()))
+	s.reached()
+	return nil
 }
 
 // reset makes the caches hold all, as of rev, and nothing else.
@@ -85,58 +93,54 @@ func (s *Store) reset(all []state, rev int64) {
 		byKind[st.id.r] = append(byKind[st.id.r], st.obj)
 	}
 	s.rev.Store(rev)
-	for r, c := range s.caches {
+	for r, c := range s.kinds() {
 		c.Load(byKind[r], rev)
 	}
 	s.reached()
 }
 
-// all reads every object from etcd, as of one revision. Decoding is the larger
-// part: it goes on beside the reading, on all cores.
-func (s *Store) all(ctx context.Context) ([]state, int64, error) {
+// all reads every object from etcd as of a revision. Decoding is the larger part: it
+// goes on beside the reading, on all cores.
+func (s *Store) all(ctx context.Context, at int64) ([]state, error) {
 	prefix := s.c.Prefix + "/"
-	end := clientv3.GetPrefixRangeEnd(prefix)
-	var pages []*[]state
+	if err := s.definitions(ctx, at); err != nil {
+		return nil, fmt.Errorf("read what kinds there are: %w", err)
+	}
+	var parts []*[]state
 	var wg sync.WaitGroup
 	free := make(chan struct{}, runtime.GOMAXPROCS(0))
-	defer wg.Wait()
-	for from, rev := prefix, int64(0); ; {
-		part, cancel := context.WithTimeout(ctx, max(s.c.Timeout, 30*time.Second))
-		resp, err := s.etcd.Get(part, from, clientv3.WithRange(end), clientv3.WithLimit(page), clientv3.WithRev(rev))
-		cancel()
-		if err != nil {
-			return nil, 0, fmt.Errorf("read all objects: %w", err)
-		}
-		if rev == 0 {
-			rev = resp.Header.Revision
-		}
-		out := make([]state, 0, len(resp.Kvs))
-		pages = append(pages, &out)
+	err := s.scan(ctx, prefix, clientv3.GetPrefixRangeEnd(prefix), at, func(kvs []*mvccpb.KeyValue) {
+		out := make([]state, 0, len(kvs))
+		parts = append(parts, &out)
 		free <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-free }()
-			for _, kv := range resp.Kvs {
+			for _, kv := range kvs {
 				if st, ok := s.read(kv); ok {
 					out = append(out, st)
 				}
 			}
 		})
-		if !resp.More {
-			wg.Wait()
-			var all []state
-			for _, p := range pages {
-				all = append(all, *p...)
-			}
-			return all, rev, nil
-		}
-		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+	})
+	wg.Wait()
+	if err != nil {
+		return nil, fmt.Errorf("read all objects: %w", err)
 	}
+	n := 0
+	for _, p := range parts {
+		n += len(*p)
+	}
+	all := make([]state, 0, n)
+	for _, p := range parts {
+		all = append(all, *p...)
+	}
+	return all, nil
 }
 
 // read decodes what the feed was given. What can't be decoded is left out: it
 // must not take the others with it.
 func (s *Store) read(kv *mvccpb.KeyValue) (state, bool) {
-	i, ok := parse(s.c.Prefix, string(kv.Key))
+	i, ok := parse(s.c.Prefix, string(kv.Key), s.custom.resource)
 	if !ok {
 		s.c.Log.Debug("store ignores a key", slog.String("key", string(kv.Key)))
 		return state{}, false
@@ -144,13 +148,12 @@ func (s *Store) read(kv *mvccpb.KeyValue) (state, bool) {
 	obj := s.own.take(kv.Key, kv.Value, kv.ModRevision)
 	if obj == nil {
 		var err error
-		if obj, err = decode(i.r, kv); err != nil {
+		if obj, err = s.decode(i, kv); err != nil {
 			s.m.undecodable.Inc()
 			s.c.Log.Error("store can't decode an object", slog.String("key", string(kv.Key)), slog.Any("error", err))
 			return state{}, false
 		}
 	}
-	obj.SetResourceVersion(strconv.FormatInt(kv.ModRevision, 10))
 	return state{i, obj, kv.CreateRevision, kv.ModRevision}, true
 }
 
@@ -222,7 +225,7 @@ func (s *Store) take(resp clientv3.WatchResponse) error {
 func (s *Store) step(rev int64, events []*clientv3.Event) {
 	if len(events) == 1 {
 		if r, ch, ok := s.seen(events[0]); ok {
-			s.caches[r].Apply(rev, ch)
+			s.apply1(r, rev, ch)
 		}
 		s.rev.Store(rev)
 		return
@@ -239,9 +242,16 @@ func (s *Store) step(rev int64, events []*clientv3.Event) {
 // apply brings everything that changed at one revision into the caches.
 func (s *Store) apply(rev int64, byKind map[*api.Resource][]cache.Change) {
 	for r, all := range byKind {
-		s.caches[r].Apply(rev, all...)
+		s.apply1(r, rev, all...)
 	}
 	s.rev.Store(rev)
+}
+
+// apply1 brings what changed of one kind into its cache, unless there is none any more.
+func (s *Store) apply1(r *api.Resource, rev int64, changes ...cache.Change) {
+	if c, err := s.cache(r); err == nil {
+		c.Apply(rev, changes...)
+	}
 }
 
 // seen is what an event means for the cache of its kind, if anything.
@@ -251,7 +261,7 @@ func (s *Store) seen(ev *clientv3.Event) (*api.Resource, cache.Change, bool) {
 	switch ev.Type {
 	case clientv3.EventTypeDelete:
 		var ok bool
-		if i, ok = parse(s.c.Prefix, string(ev.Kv.Key)); !ok {
+		if i, ok = parse(s.c.Prefix, string(ev.Kv.Key), s.custom.resource); !ok {
 			return nil, cache.Change{}, false
 		}
 	case clientv3.EventTypePut:
@@ -261,19 +271,26 @@ func (s *Store) seen(ev *clientv3.Event) (*api.Resource, cache.Change, bool) {
 		}
 		i, obj = st.id, st.obj
 	}
-	s.m.events.WithLabelValues(i.r.Plural).Inc()
+	s.m.events.WithLabelValues(label(i.r)).Inc()
+	if i.r == api.CustomResourceDefinitions {
+		s.define(i.name, obj)
+	}
 	return i.r, cache.Change{Namespace: i.namespace, Name: i.name, Object: obj}, true
 }
 
 // resync reads everything anew and turns the difference into events, so that
 // watches go on. If that can't be done without doubt they end with Expired.
 func (s *Store) resync(ctx context.Context) error {
-	all, rev, err := s.all(ctx)
+	rev, err := s.head(ctx)
+	if err != nil {
+		return err
+	}
+	all, err := s.all(ctx, rev)
 	if err != nil {
 		return err
 	}
 	var have []state
-	for r, c := range s.caches {
+	for r, c := range s.kinds() {
 		l, err := c.List(api.ListOptions{})
 		if err != nil {
 			return err

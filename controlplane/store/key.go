@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/podsnap/podsnap/api"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // id names an object.
@@ -20,18 +21,24 @@ func (i id) key(prefix string) string {
 	if i.name == "" || strings.Contains(i.name, "/") || strings.Contains(i.namespace, "/") || i.r.Namespaced == (i.namespace == "") {
 		return ""
 	}
+	if !i.r.Namespaced {
+		return i.dir(prefix) + i.name
+	}
+	return i.dir(prefix) + i.namespace + "/" + i.name
+}
+
+// dir is where all objects of the kind lie.
+func (i id) dir(prefix string) string {
 	group := i.r.Group
 	if group == "" {
 		group = "core"
 	}
-	if !i.r.Namespaced {
-		return prefix + "/" + group + "/" + i.r.Plural + "/" + i.name
-	}
-	return prefix + "/" + group + "/" + i.r.Plural + "/" + i.namespace + "/" + i.name
+	return prefix + "/" + group + "/" + i.r.Plural + "/"
 }
 
-// parse is the reverse of key; false for a key that is none of ours.
-func parse(prefix, key string) (id, bool) {
+// parse is the reverse of key; false for a key that is none of ours. custom finds
+// the kinds that definitions have made; nil is none.
+func parse(prefix, key string, custom func(schema.GroupResource) *api.Resource) (id, bool) {
 	rest, ok := strings.CutPrefix(key, prefix+"/")
 	if !ok {
 		return id{}, false
@@ -41,15 +48,25 @@ func parse(prefix, key string) (id, bool) {
 	if group == "core" {
 		group = ""
 	}
-	for _, r := range api.Resources {
-		if r.Plural != plural || r.Group != group {
-			continue
-		}
-		i := id{r: r, name: rest}
-		if r.Namespaced {
-			i.namespace, i.name, _ = strings.Cut(rest, "/")
-		}
-		return i, i.key(prefix) == key
+	r := builtIn(group, plural)
+	if r == nil && custom != nil {
+		r = custom(schema.GroupResource{Group: group, Resource: plural})
 	}
-	return id{}, false
+	if r == nil {
+		return id{}, false
+	}
+	i := id{r: r, name: rest}
+	if r.Namespaced {
+		i.namespace, i.name, _ = strings.Cut(rest, "/")
+	}
+	return i, i.key(prefix) == key
+}
+
+func builtIn(group, plural string) *api.Resource {
+	for _, r := range api.Resources {
+		if r.Plural == plural && r.Group == group {
+			return r
+		}
+	}
+	return nil
 }

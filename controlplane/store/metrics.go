@@ -73,6 +73,14 @@ func (m *metrics) wrote(op string, start time.Time, err error) {
 
 func (m *metrics) delivered(d time.Duration) { m.lag.Observe(d.Seconds()) }
 
+// label is a kind's name in metrics. A custom one may be called like one of ours.
+func label(r *api.Resource) string {
+	if r.Definition != nil {
+		return r.GR().String()
+	}
+	return r.Plural
+}
+
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{m.objects, m.watchers, m.cut, m.revision} {
@@ -82,11 +90,11 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
-	for _, r := range api.Resources {
-		st := m.s.caches[r].Stats()
-		ch <- prometheus.MustNewConstMetric(m.objects, prometheus.GaugeValue, float64(st.Objects), r.Plural)
-		ch <- prometheus.MustNewConstMetric(m.watchers, prometheus.GaugeValue, float64(st.Watchers), r.Plural)
-		ch <- prometheus.MustNewConstMetric(m.cut, prometheus.CounterValue, float64(st.Cut), r.Plural)
+	for r, c := range m.s.kinds() {
+		st, name := c.Stats(), label(r)
+		ch <- prometheus.MustNewConstMetric(m.objects, prometheus.GaugeValue, float64(st.Objects), name)
+		ch <- prometheus.MustNewConstMetric(m.watchers, prometheus.GaugeValue, float64(st.Watchers), name)
+		ch <- prometheus.MustNewConstMetric(m.cut, prometheus.CounterValue, float64(st.Cut), name)
 	}
 	ch <- prometheus.MustNewConstMetric(m.revision, prometheus.GaugeValue, float64(m.s.rev.Load()))
 }

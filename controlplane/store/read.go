@@ -18,11 +18,15 @@ func (s *Store) Get(ctx context.Context, r *api.Resource, namespace, name string
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
-	obj, ok := s.caches[r].Get(namespace, name)
+	c, err := s.cache(r)
+	if err != nil {
+		return nil, err
+	}
+	obj, ok := c.Get(namespace, name)
 	if !ok {
 		return nil, apierrors.NewNotFound(r.GR(), name)
 	}
-	return obj, nil
+	return r.As(obj), nil
 }
 
 // List implements api.Objects.
@@ -30,7 +34,11 @@ func (s *Store) List(ctx context.Context, r *api.Resource, o api.ListOptions) (a
 	if err := s.open(ctx); err != nil {
 		return api.List{}, err
 	}
-	return s.caches[r].List(o)
+	c, err := s.cache(r)
+	if err != nil {
+		return api.List{}, err
+	}
+	return c.ListAs(r, o)
 }
 
 // Watch implements api.Objects. A revision that another process has given out
@@ -44,17 +52,11 @@ func (s *Store) Watch(ctx context.Context, r *api.Resource, o api.WatchOptions) 
 		s.catchUp(bounded, rev) // the cache says what is wrong if it does not come
 		cancel()
 	}
-	w, err := s.caches[r].Watch(ctx, o)
+	c, err := s.cache(r)
 	if err != nil {
 		return nil, err
 	}
-	select {
-	case <-s.ended: // perhaps too late for Run to end this watch
-		w.Stop()
-		return nil, errStopped()
-	default:
-		return w, nil
-	}
+	return c.WatchAs(ctx, r, o)
 }
 
 // open returns when the store can work.
@@ -96,20 +98,25 @@ func (s *Store) fetch(ctx context.Context, i id) (api.Object, error) {
 		resp, err := s.etcd.Get(ctx, key)
 		switch {
 		case err == nil && len(resp.Kvs) == 0:
-			s.settle(ctx, resp.Header.Revision)
+			if err := s.show(ctx, resp.Header.Revision); err != nil {
+				return nil, err
+			}
 			return nil, apierrors.NewNotFound(i.r.GR(), i.name)
 		case err == nil:
-			return decode(i.r, resp.Kvs[0])
+			return s.decode(i, resp.Kvs[0])
 		case !unavailable(err) || !pause.For(ctx, wait):
 			return nil, s.fault(ctx, "read "+i.r.String()+" "+i.name, err)
 		}
 	}
 }
 
-func decode(r *api.Resource, kv *mvccpb.KeyValue) (api.Object, error) {
-	obj, err := rules.Decode(r, kv.Value)
+func (s *Store) decode(i id, kv *mvccpb.KeyValue) (api.Object, error) {
+	obj, err := rules.Restore(i.r, kv.Value)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
+	}
+	if c, ok := obj.(*api.CustomObject); ok {
+		obj = s.custom.asStored(c)
 	}
 	obj.SetResourceVersion(strconv.FormatInt(kv.ModRevision, 10))
 	return obj, nil

@@ -28,6 +28,10 @@ type Config struct {
 	// Fence, when it has a key, is what allows this process to write.
 	Fence Fence
 
+	// Define, when not nil, makes kinds of CustomResourceDefinitions. It is called
+	// by one goroutine at a time.
+	Define api.Define
+
 	Timeout      time.Duration // how long a request waits for etcd; 0 is 5 s
 	History      int           // changes of each kind kept for watches; 0 is 4096
 	EventTTL     time.Duration // life of an Event, whole seconds; 0 is 1 h
@@ -50,6 +54,7 @@ type Store struct {
 	c      Config
 	etcd   *clientv3.Client
 	caches map[*api.Resource]*cache.Cache
+	custom customKinds
 	rev    atomic.Int64 // the newest revision that the caches have taken in
 	gaps   atomic.Int64 // times that the feed has not seen each single change
 	waits  waits
@@ -120,8 +125,8 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 	s.feed(ctx)
 	s.once.Do(func() { close(s.ended) })
-	for _, c := range s.caches {
-		c.Fail(errStopped())
+	for _, c := range s.kinds() {
+		c.End(errStopped())
 	}
 	wg.Wait()
 	return nil

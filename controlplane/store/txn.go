@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"sync"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/internal/pause"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
@@ -21,8 +23,13 @@ type txn struct {
 	value  []byte     // nil deletes
 	obj    api.Object // whose encoding value is, or the last state; private until done
 
-	guard    string // another key that must be at guardRev; "" is none
-	guardRev int64
+	guards []guard // what else must be as it was
+}
+
+// guard is a key that must be at a revision.
+type guard struct {
+	key string
+	rev int64
 }
 
 // outcome is how a txn went: done at rev, or not done because the key is at
@@ -109,8 +116,8 @@ func (s *Store) propose(ctx context.Context, x txn) (proposal, error) {
 
 func (p proposal) conds() []clientv3.Cmp {
 	conds := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(p.key), "=", p.expect)}
-	if p.guard != "" {
-		conds = append(conds, clientv3.Compare(clientv3.ModRevision(p.guard), "=", p.guardRev))
+	for _, g := range p.guards {
+		conds = append(conds, clientv3.Compare(clientv3.ModRevision(g.key), "=", g.rev))
 	}
 	return conds
 }
@@ -148,6 +155,13 @@ func (s *Store) conclude(ctx context.Context, p proposal, out outcome, err error
 	}
 	switch rev := s.own.remove(p.key, p.w); {
 	case rev != 0: // it is there, whatever the answer was
+		// The feed may be about to put it into the caches: the time that was given for
+		// the write may be over, but who is told of it shall read it.
+		short, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Second, errSilent)
+		defer cancel()
+		if err := s.await(short, outcome{rev: rev}, p.txn); err != nil {
+			return outcome{}, err
+		}
 		return outcome{done: true, rev: rev, obj: p.obj}, nil
 	case err != nil || !out.done:
 		return out, err
@@ -225,16 +239,21 @@ func (s *Store) try(ctx context.Context, p proposal, unknown bool) (outcome, err
 	}
 	gaps := s.gaps.Load()
 	for wait := firstWait; ; wait = min(wait*2, lastWait) {
+		if unknown && p.w != nil && x.expect == 0 {
+			rev, err := s.created(ctx, p, gaps)
+			if err != nil || rev != 0 {
+				return outcome{done: rev != 0, rev: rev}, err
+			}
+		}
 		resp, err := s.carry(ctx, conds, []clientv3.Op{p.op}, look)
 		if err == nil && !resp.Succeeded && !s.c.Fence.seen(resp) {
 			return outcome{}, errDeposed(unknown)
 		}
+		if err == nil && unknown && !resp.Succeeded {
+			return s.fate(ctx, x, resp, gaps)
+		}
 		if err == nil {
-			out := judge(x, resp, unknown)
-			if unknown && !out.done {
-				err = s.certain(ctx, resp.Header.Revision, gaps)
-			}
-			return out, err
+			return judge(resp), nil
 		}
 		unknown = true
 		if !unavailable(err) || !pause.For(ctx, wait) {
@@ -243,34 +262,76 @@ func (s *Store) try(ctx context.Context, p proposal, unknown bool) (outcome, err
 	}
 }
 
-// judge says what resp means. A deletion of unknown fate has taken place if the
-// object is not there any more, or another one of its name is.
-func judge(x txn, resp *clientv3.TxnResponse, unknown bool) outcome {
+// judge says what resp means.
+func judge(resp *clientv3.TxnResponse) outcome {
 	if resp.Succeeded {
 		return outcome{done: true, rev: resp.Header.Revision}
 	}
-	var now *mvccpb.KeyValue
 	if kvs := resp.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
-		now = kvs[0]
+		return outcome{now: kvs[0]}
 	}
-	if unknown && x.value == nil && (now == nil || now.CreateRevision > x.expect) {
-		return outcome{done: true, rev: resp.Header.Revision, vague: true}
+	return outcome{}
+}
+
+// created is the revision at which an attempt to create that was cut off has taken
+// place, 0 when it has not. A second attempt without this look could succeed too,
+// when somebody has deleted what the first one made: it would be there again.
+func (s *Store) created(ctx context.Context, p proposal, gaps int64) (int64, error) {
+	for wait := firstWait; ; wait = min(wait*2, lastWait) {
+		resp, err := s.etcd.Get(ctx, p.key, clientv3.WithKeysOnly())
+		if err == nil {
+			if err := s.certain(ctx, resp.Header.Revision, gaps); err != nil {
+				return 0, err
+			}
+			return s.own.seen(p.w), nil
+		}
+		if !unavailable(err) || !pause.For(ctx, wait) {
+			return 0, s.fault(ctx, "write "+p.id.r.String()+" "+p.id.name, err)
+		}
 	}
-	return outcome{now: now}
+}
+
+// fate says what resp, which refuses x, means when an earlier attempt may have been
+// carried out. That of a put is known when the feed has seen all up to there. A
+// deletion has taken place if it was the next that happened to the object, whoever
+// did it.
+func (s *Store) fate(ctx context.Context, x txn, resp *clientv3.TxnResponse, gaps int64) (outcome, error) {
+	out := judge(resp)
+	if x.value == nil && (out.now == nil || out.now.CreateRevision > x.expect) {
+		next, err := s.next(ctx, x.key, x.expect)
+		switch {
+		case errors.Is(err, rpctypes.ErrCompacted): // it is gone, by somebody
+			return outcome{done: true, rev: resp.Header.Revision, vague: true}, nil
+		case err != nil:
+			return outcome{}, s.fault(ctx, "learn the fate of a write", err)
+		case next.Type == clientv3.EventTypeDelete:
+			return outcome{done: true, rev: next.Kv.ModRevision}, nil
+		}
+	}
+	return out, s.certain(ctx, resp.Header.Revision, gaps)
+}
+
+// next is the first change of a key after a revision; there has to be one.
+func (s *Store) next(ctx context.Context, key string, rev int64) (*clientv3.Event, error) {
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel()
+	for r := range s.etcd.Watch(ctx, key, clientv3.WithRev(rev+1)) {
+		if err := r.Err(); err != nil {
+			return nil, err
+		}
+		if len(r.Events) > 0 {
+			return r.Events[0], nil
+		}
+	}
+	return nil, ctx.Err()
 }
 
 // certain returns when the feed has seen everything up to rev: then it has
 // also seen this process's own write if that was carried out. An error means
 // that it can't be known.
 func (s *Store) certain(ctx context.Context, rev, gaps int64) error {
-	for s.rev.Load() < rev {
-		if ctx.Err() != nil {
-			return s.fault(ctx, "learn the fate of a write", ctx.Err())
-		}
-		s.catchUp(ctx, rev)
-		if s.rev.Load() < rev && !pause.For(ctx, firstWait) {
-			return s.fault(ctx, "learn the fate of a write", ctx.Err())
-		}
+	if err := s.follows(ctx, rev); err != nil {
+		return s.fault(ctx, "learn the fate of a write", err)
 	}
 	if s.gaps.Load() != gaps {
 		return apierrors.NewServiceUnavailable("etcd was away and has dropped its history, it is unknown whether the write took place")
@@ -281,26 +342,42 @@ func (s *Store) certain(ctx context.Context, rev, gaps int64) error {
 // await returns when the caches hold what x wrote. When they do not in
 // time the write is there nevertheless, but a read would not show it.
 func (s *Store) await(ctx context.Context, out outcome, x txn) error {
+	wait := s.reach
 	if out.vague {
-		s.settle(ctx, out.rev)
-		return nil
+		wait = s.follows
 	}
-	if err := s.reach(ctx, out.rev); err != nil {
+	if err := wait(ctx, out.rev); err != nil {
 		return s.fault(ctx, "see the write of "+x.id.r.String()+" "+x.id.name, err)
 	}
 	return nil
 }
 
-// settle lets the caches reach a revision that the client is about to learn of,
-// for a short time: what it reads next should not be older. Nothing is wrong
-// if they do not.
-func (s *Store) settle(ctx context.Context, rev int64) {
-	if s.rev.Load() >= rev {
-		return
+// show returns when the caches hold the revision of which the client is about to be
+// told that it is why nothing was written: what it reads next must not be older. When
+// they do not in time it is told that instead.
+func (s *Store) show(ctx context.Context, rev int64) error {
+	err := s.follows(ctx, rev)
+	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
+		return apierrors.NewTimeoutError("etcd did not tell in time what has changed, nothing was written; please try again", 1)
 	}
-	short, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	s.catchUp(short, rev)
+	return err
+}
+
+// follows returns when the caches hold revision rev, which need not be one of a key
+// that is watched.
+func (s *Store) follows(ctx context.Context, rev int64) error {
+	for s.rev.Load() < rev {
+		select {
+		case <-s.ended:
+			return errStopped()
+		default:
+		}
+		s.catchUp(ctx, rev)
+		if s.rev.Load() < rev && !pause.For(ctx, firstWait) {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 // catchUp waits until the caches hold revision rev, which may be one of a key

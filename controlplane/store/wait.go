@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/rules"
 )
 
 // waits are those who wait for the caches to reach a revision.
@@ -101,14 +102,9 @@ type written struct {
 	rev   int64      // at which the feed has seen it; 0 is not yet. Guarded by own.mu
 }
 
-// mark makes an object's encoding unlike that of every other write, by one
-// more field, which decoding ignores.
+// mark makes an object's encoding unlike that of every other write.
 func (o *own) mark(value []byte) []byte {
-	value = append(value[:len(value)-1], `,"@write":"`...)
-	value = append(value, o.process...)
-	value = append(value, '-')
-	value = strconv.AppendUint(value, o.count.Add(1), 36)
-	return append(value, `"}`...)
+	return rules.Mark(value, o.process+"-"+strconv.FormatUint(o.count.Add(1), 36))
 }
 
 func (o *own) add(key string, w *written) {
@@ -120,18 +116,27 @@ func (o *own) add(key string, w *written) {
 	o.list[key] = append(o.list[key], w)
 }
 
-// take answers with the object whose encoding value is, and notes that it is
-// at rev; nil when value is not one of this process's running writes.
+// take answers with the object whose encoding value is, as of rev, and notes that
+// it is there; nil when value is not one of this process's running writes. Who
+// removes the write after this is given the object whole: its revision is set here.
 func (o *own) take(key, value []byte, rev int64) api.Object {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, w := range o.list[string(key)] {
 		if w.rev == 0 && bytes.Equal(w.value, value) {
 			w.rev = rev
+			w.obj.SetResourceVersion(strconv.FormatInt(rev, 10))
 			return w.obj
 		}
 	}
 	return nil
+}
+
+// seen is the revision at which the feed has taken w's object, 0 when it has not.
+func (o *own) seen(w *written) int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return w.rev
 }
 
 // remove forgets w and answers with the revision at which the feed has taken

@@ -30,14 +30,26 @@ func (s *Store) Create(ctx context.Context, obj api.Object) (api.Object, error) 
 	})
 }
 
-// insert stores a new object, if its namespace is there and stays as it is.
+// insert stores a new object, if its namespace is there and stays as it is, and so
+// does the definition of its kind.
 func (s *Store) insert(ctx context.Context, i id, next api.Object) (api.Object, error) {
-	value, err := rules.Encode(next)
+	if _, err := s.cache(i.r); err != nil {
+		return nil, err
+	}
+	value, err := s.encode(next)
 	if err != nil {
 		return nil, err
 	}
 	x := txn{id: i, key: i.key(s.c.Prefix), value: value, obj: next}
 	for fresh := false; ; fresh = true {
+		x.guards = x.guards[:0]
+		if i.r.Definition != nil {
+			g, err := s.guardKind(ctx, i.r, fresh)
+			if err != nil {
+				return nil, err
+			}
+			x.guards = append(x.guards, g)
+		}
 		if i.r.Namespaced {
 			ns, err := s.namespace(ctx, i.namespace, fresh)
 			if err != nil {
@@ -49,7 +61,7 @@ func (s *Store) insert(ctx context.Context, i id, next api.Object) (api.Object, 
 			} else if err != nil {
 				continue
 			}
-			x.guard, x.guardRev = id{api.Namespaces, "", i.namespace}.key(s.c.Prefix), revOf(ns)
+			x.guards = append(x.guards, guard{id{api.Namespaces, "", i.namespace}.key(s.c.Prefix), revOf(ns)})
 		}
 		out, err := s.commit(ctx, x)
 		switch {
@@ -58,10 +70,12 @@ func (s *Store) insert(ctx context.Context, i id, next api.Object) (api.Object, 
 		case out.done:
 			return out.obj, nil
 		case out.now != nil:
-			s.settle(ctx, out.now.ModRevision)
+			if err := s.show(ctx, out.now.ModRevision); err != nil {
+				return nil, err
+			}
 			return nil, apierrors.NewAlreadyExists(i.r.GR(), i.name)
 		}
-		// Neither done nor there: it was the namespace that changed.
+		// Neither done nor there: it was the namespace that changed, or the definition.
 	}
 }
 
@@ -137,7 +151,11 @@ func (s *Store) change(ctx context.Context, i id, decide func(api.Object) (rules
 	if i.r.Namespaced && i.namespace == "" {
 		i.namespace = corev1.NamespaceDefault
 	}
-	old, cached := s.caches[i.r].Get(i.namespace, i.name)
+	c, err := s.cache(i.r)
+	if err != nil {
+		return nil, err
+	}
+	old, cached := c.Get(i.namespace, i.name)
 	for {
 		if old == nil {
 			var err error
@@ -145,7 +163,7 @@ func (s *Store) change(ctx context.Context, i id, decide func(api.Object) (rules
 				return nil, err
 			}
 		}
-		v, err := decide(old)
+		v, err := decide(i.r.As(old))
 		if cached && (v.Unchanged || apierrors.IsConflict(err) || apierrors.IsInvalid(err)) {
 			now, e := s.fetch(ctx, i)
 			if e != nil {
@@ -158,7 +176,9 @@ func (s *Store) change(ctx context.Context, i id, decide func(api.Object) (rules
 			}
 		}
 		if err != nil || v.Unchanged {
-			s.settle(ctx, revOf(old))
+			if e := s.show(ctx, revOf(old)); e != nil {
+				return nil, e
+			}
 			return v.Object, err
 		}
 		out, err := s.replace(ctx, i, old, v)
@@ -170,7 +190,7 @@ func (s *Store) change(ctx context.Context, i id, decide func(api.Object) (rules
 		}
 		cached, old = false, nil
 		if out.now != nil {
-			if old, err = decode(i.r, out.now); err != nil {
+			if old, err = s.decode(i, out.now); err != nil {
 				return nil, err
 			}
 		}
@@ -182,7 +202,7 @@ func (s *Store) replace(ctx context.Context, i id, old api.Object, v rules.Verdi
 	x := txn{id: i, key: i.key(s.c.Prefix), expect: revOf(old), obj: v.Object}
 	if !v.Remove {
 		var err error
-		if x.value, err = rules.Encode(v.Object); err != nil {
+		if x.value, err = s.encode(v.Object); err != nil {
 			return outcome{}, err
 		}
 	}

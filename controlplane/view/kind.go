@@ -23,7 +23,7 @@ type kind[T api.Object] struct {
 	m *mirror.Mirror[T]
 }
 
-func kindOf[T api.Object](r *api.Resource, m *mirror.Mirror[T]) Kind {
+func kindOf[T api.Object](r *api.Resource, m *mirror.Mirror[T]) kind[T] {
 	m.Index(Dependents, func(o T) []string {
 		refs := o.GetOwnerReferences()
 		if len(refs) == 0 {

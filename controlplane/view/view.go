@@ -7,17 +7,22 @@ import (
 	"log/slog"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/custom"
 	"github.com/podsnap/podsnap/internal/mirror"
 	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -37,11 +42,21 @@ const (
 
 // View is the set of mirrors. Its objects are immutable.
 type View struct {
+	Definitions              *mirror.Mirror[*apiextensionsv1.CustomResourceDefinition]
 	Namespaces               *mirror.Mirror[*corev1.Namespace]
+	CertificateRequests      *mirror.Mirror[*certificatesv1.CertificateSigningRequest]
+	PriorityClasses          *mirror.Mirror[*schedulingv1.PriorityClass]
+	LimitRanges              *mirror.Mirror[*corev1.LimitRange]
+	ResourceQuotas           *mirror.Mirror[*corev1.ResourceQuota]
 	Nodes                    *mirror.Mirror[*corev1.Node]
 	NetworkPolicies          *mirror.Mirror[*networkingv1.NetworkPolicy]
 	ConfigMaps               *mirror.Mirror[*corev1.ConfigMap]
 	Secrets                  *mirror.Mirror[*corev1.Secret]
+	ServiceAccounts          *mirror.Mirror[*corev1.ServiceAccount]
+	ClusterRoles             *mirror.Mirror[*rbacv1.ClusterRole]
+	ClusterRoleBindings      *mirror.Mirror[*rbacv1.ClusterRoleBinding]
+	Roles                    *mirror.Mirror[*rbacv1.Role]
+	RoleBindings             *mirror.Mirror[*rbacv1.RoleBinding]
 	Functions                *mirror.Mirror[*api.Function]
 	Deployments              *mirror.Mirror[*appsv1.Deployment]
 	HorizontalPodAutoscalers *mirror.Mirror[*autoscalingv2.HorizontalPodAutoscaler]
@@ -66,17 +81,30 @@ type View struct {
 
 	// Kinds are the same mirrors without their types, in api.Resources' order.
 	Kinds []Kind
+
+	customs *customs
 }
 
-// New makes empty mirrors; Run fills them.
-func New(o api.Objects, log *slog.Logger) *View {
+// New makes empty mirrors; Run fills them. kinds are the custom kinds that there
+// are; nil is none.
+func New(o api.Objects, kinds *custom.Kinds, log *slog.Logger) *View {
 	opts := mirror.Options{Log: log}
 	v := &View{
+		Definitions:              mirror.New[*apiextensionsv1.CustomResourceDefinition](o, api.CustomResourceDefinitions, opts),
 		Namespaces:               mirror.New[*corev1.Namespace](o, api.Namespaces, opts),
+		CertificateRequests:      mirror.New[*certificatesv1.CertificateSigningRequest](o, api.CertificateSigningRequests, opts),
+		PriorityClasses:          mirror.New[*schedulingv1.PriorityClass](o, api.PriorityClasses, opts),
+		LimitRanges:              mirror.New[*corev1.LimitRange](o, api.LimitRanges, opts),
+		ResourceQuotas:           mirror.New[*corev1.ResourceQuota](o, api.ResourceQuotas, opts),
 		Nodes:                    mirror.New[*corev1.Node](o, api.Nodes, opts),
 		NetworkPolicies:          mirror.New[*networkingv1.NetworkPolicy](o, api.NetworkPolicies, opts),
 		ConfigMaps:               mirror.New[*corev1.ConfigMap](o, api.ConfigMaps, opts),
 		Secrets:                  mirror.New[*corev1.Secret](o, api.Secrets, opts),
+		ServiceAccounts:          mirror.New[*corev1.ServiceAccount](o, api.ServiceAccounts, opts),
+		ClusterRoles:             mirror.New[*rbacv1.ClusterRole](o, api.ClusterRoles, opts),
+		ClusterRoleBindings:      mirror.New[*rbacv1.ClusterRoleBinding](o, api.ClusterRoleBindings, opts),
+		Roles:                    mirror.New[*rbacv1.Role](o, api.Roles, opts),
+		RoleBindings:             mirror.New[*rbacv1.RoleBinding](o, api.RoleBindings, opts),
 		Functions:                mirror.New[*api.Function](o, api.Functions, opts),
 		Deployments:              mirror.New[*appsv1.Deployment](o, api.Deployments, opts),
 		HorizontalPodAutoscalers: mirror.New[*autoscalingv2.HorizontalPodAutoscaler](o, api.HorizontalPodAutoscalers, opts),
@@ -99,9 +127,13 @@ func New(o api.Objects, log *slog.Logger) *View {
 		Ingresses:                mirror.New[*networkingv1.Ingress](o, api.Ingresses, opts),
 		Leases:                   mirror.New[*coordinationv1.Lease](o, api.Leases, opts),
 	}
+	v.customs = newCustoms(kinds, o, opts, v.Definitions)
 	v.Kinds = []Kind{
-		kindOf(api.Namespaces, v.Namespaces), kindOf(api.Nodes, v.Nodes), kindOf(api.NetworkPolicies, v.NetworkPolicies), kindOf(api.ConfigMaps, v.ConfigMaps),
-		kindOf(api.Secrets, v.Secrets), kindOf(api.Functions, v.Functions),
+		kindOf(api.CustomResourceDefinitions, v.Definitions),
+		kindOf(api.Namespaces, v.Namespaces), kindOf(api.PriorityClasses, v.PriorityClasses), kindOf(api.LimitRanges, v.LimitRanges), kindOf(api.ResourceQuotas, v.ResourceQuotas),
+		kindOf(api.Nodes, v.Nodes), kindOf(api.NetworkPolicies, v.NetworkPolicies), kindOf(api.ConfigMaps, v.ConfigMaps),
+		kindOf(api.Secrets, v.Secrets), kindOf(api.ServiceAccounts, v.ServiceAccounts), kindOf(api.ClusterRoles, v.ClusterRoles),
+		kindOf(api.ClusterRoleBindings, v.ClusterRoleBindings), kindOf(api.Roles, v.Roles), kindOf(api.RoleBindings, v.RoleBindings), kindOf(api.CertificateSigningRequests, v.CertificateRequests), kindOf(api.Functions, v.Functions),
 		kindOf(api.HorizontalPodAutoscalers, v.HorizontalPodAutoscalers), kindOf(api.CronJobs, v.CronJobs), kindOf(api.Jobs, v.Jobs), kindOf(api.Deployments, v.Deployments),
 		kindOf(api.DaemonSets, v.DaemonSets), kindOf(api.StatefulSets, v.StatefulSets), kindOf(api.ReplicaSets, v.ReplicaSets), kindOf(api.ReplicationControllers, v.ReplicationControllers),
 		kindOf(api.ControllerRevisions, v.ControllerRevisions), kindOf(api.PodDisruptionBudgets, v.PodDisruptionBudgets), kindOf(api.Pods, v.Pods),
@@ -147,6 +179,7 @@ func (v *View) Run(ctx context.Context) error {
 	for _, k := range v.Kinds {
 		g.Go(func() error { return k.Run(ctx) })
 	}
+	g.Go(func() error { return v.customs.run(ctx) })
 	return g.Wait()
 }
 
@@ -164,6 +197,17 @@ func (v *View) Wait(ctx context.Context) error {
 
 // Kind finds a kind's mirror; nil for one that is not mirrored.
 func (v *View) Kind(r *api.Resource) Kind {
+	if r == nil {
+		return nil
+	}
+	if r.Definition != nil {
+		v.customs.mu.Lock()
+		defer v.customs.mu.Unlock()
+		if k := v.customs.running[r.GR()]; k != nil {
+			return k
+		}
+		return nil
+	}
 	for _, k := range v.Kinds {
 		if k.Resource() == r {
 			return k

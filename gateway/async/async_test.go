@@ -2,6 +2,7 @@ package async
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/podsnap/podsnap/internal/pause"
 	"go.uber.org/goleak"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -225,7 +228,7 @@ func TestServerRestart(t *testing.T) {
 // one makes.
 func TestRest(t *testing.T) {
 	s := newServer(t)
-	begun, gate := make(chan struct{}), make(chan struct{})
+	begun, gate := make(chan struct{}, 1), make(chan struct{})
 	f := newFunctions(func(http.ResponseWriter, *http.Request, int) {
 		select {
 		case begun <- struct{}{}:
@@ -295,7 +298,7 @@ func TestNoQueue(t *testing.T) {
 		if !strings.Contains(line, "not taken yet") || !strings.Contains(line, "copies=3") || !strings.Contains(line, "replicas > 1") {
 			t.Errorf("it said %s", line)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("it said nothing")
 	}
 	stop()
@@ -482,6 +485,9 @@ func TestLittleRoom(t *testing.T) {
 	bounds := func() (sum int64) {
 		for _, name := range []string{stream, deadStream} {
 			st, err := q.js.Stream(ctx, name)
+			for errors.Is(err, jetstream.ErrStreamNotFound) && pause.For(ctx, 5*time.Millisecond) { // calls are accepted before there is one for dead ones
+				st, err = q.js.Stream(ctx, name)
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -500,6 +506,27 @@ func TestLittleRoom(t *testing.T) {
 	enqueue("second")
 	if _, lacking, err := q.open(ctx, 10*time.Second); lacking != nil || err != nil {
 		t.Errorf("the queue lacks %v, %v", lacking, err)
+	}
+}
+
+// Who asks for dead letters before there is a place for any is told that there are
+// none.
+func TestNoDeadLettersYet(t *testing.T) {
+	s := newServer(t)
+	q, _ := run(t, Config{URL: s.url, Handler: newFunctions(nil)})
+	enqueue(t, q, call(1, "echo"))
+	empty(t, q)
+	if _, _, err := q.open(t.Context(), 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.js.DeleteStream(t.Context(), deadStream); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := q.DeadLetters(t.Context(), types.NamespacedName{}, 0, 10); err != nil || got == nil || len(got) > 0 {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if err := q.Redrive(t.Context(), 1); !errors.Is(err, ErrNoDeadLetter) {
+		t.Errorf("got %v, want %v", err, ErrNoDeadLetter)
 	}
 }
 

@@ -42,6 +42,9 @@ func (d *DeadLetter) Function() types.NamespacedName {
 // without an error.
 func (q *Queue) DeadLetters(ctx context.Context, f types.NamespacedName, from uint64, limit int) ([]DeadLetter, error) {
 	s, err := q.js.Stream(ctx, deadStream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return []DeadLetter{}, nil // calls are accepted before it is made
+	}
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", deadStream, err)
 	}
@@ -81,6 +84,9 @@ func letter(m *jetstream.RawStreamMsg) DeadLetter {
 // Redrive may be called again.
 func (q *Queue) Redrive(ctx context.Context, seq uint64) error {
 	s, err := q.js.Stream(ctx, deadStream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("%w: %d", ErrNoDeadLetter, seq)
+	}
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", deadStream, err)
 	}

@@ -125,7 +125,7 @@ func TestLeave(t *testing.T) {
 	for name, path := range map[string]string{"own loop": "/function/f", "net/http": "/system/f"} {
 		t.Run(name, func(t *testing.T) {
 			h := newHouse(t)
-			c, fresh := dial(t, h.addr), dial(t, h.addr)
+			fresh, c := dial(t, h.addr), dial(t, h.addr) // who answers c has accepted what came before it
 			ask := func(c *client, text string) {
 				c.send("POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", path, len(text), text)
 			}

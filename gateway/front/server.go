@@ -176,8 +176,10 @@ const tooMany = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; c
 func (s *Server) take(nc net.Conn) {
 	addr := addrOf(nc)
 	if over := s.gate.enter(addr); over != "" {
-		// The socket is new: the few bytes fit in its buffer.
-		_ = nc.SetWriteDeadline(time.Now().Add(time.Millisecond))
+		// The socket is new: the few bytes fit in its buffer, and nothing waits. A
+		// short deadline would pass before the write begins where all processors are
+		// busy, which is when there are too many.
+		_ = nc.SetWriteDeadline(time.Now().Add(time.Second))
 		_, _ = nc.Write([]byte(tooMany))
 		nc.Close()
 		return

@@ -128,7 +128,7 @@ func (r *rig) counted(service, code string) (n float64) {
 // until waits for an answer.
 func (r *rig) until(host, path string, status int, contains string) {
 	r.t.Helper()
-	limit, tick := time.After(10*time.Second), time.NewTicker(10*time.Millisecond)
+	limit, tick := time.After(time.Minute), time.NewTicker(10*time.Millisecond)
 	defer tick.Stop()
 	for {
 		got, body := r.get(host, path)
@@ -369,7 +369,7 @@ func TestCertificate(t *testing.T) {
 	}
 	until := func(server, want string) {
 		t.Helper()
-		limit, tick := time.After(10*time.Second), time.NewTicker(5*time.Millisecond)
+		limit, tick := time.After(time.Minute), time.NewTicker(5*time.Millisecond)
 		defer tick.Stop()
 		for names(server) != want {
 			select {

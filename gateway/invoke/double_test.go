@@ -178,7 +178,7 @@ func (c *capacity) send(e api.EndpointEvent) {
 // until waits until cond holds; it looks again at every report and drained.
 func (c *capacity) until(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		c.mu.Lock()
 		ok, changed := cond(), c.changed

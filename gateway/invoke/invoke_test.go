@@ -122,6 +122,7 @@ func TestFromZero(t *testing.T) {
 		}
 	}
 	results := make(chan error, 200)
+	begin := time.Now()
 	for range 200 {
 		go func() {
 			a, err := r.do("POST", "", "x")
@@ -144,8 +145,9 @@ func TestFromZero(t *testing.T) {
 	})
 	r.c.mu.Lock()
 	defer r.c.mu.Unlock()
-	if n := len(r.c.reports); n > 100 {
-		t.Errorf("%d reports for one crowd", n)
+	// One that takes seconds to arrive is reported as it grows, at most every 10 ms.
+	if n, most := len(r.c.reports), max(100, int(time.Since(begin)/(10*time.Millisecond))); n > most {
+		t.Errorf("%d reports for one crowd, want %d at most", n, most)
 	}
 }
 

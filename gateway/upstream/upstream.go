@@ -239,8 +239,11 @@ func (p *Pool) get(r *Request) (c *conn, reused bool, err error) {
 	}
 	nc, err := p.dialer.DialContext(ctx, "tcp", p.address)
 	if err != nil {
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			err = context.Cause(ctx)
+		case !r.Limit.IsZero() && !time.Now().Before(r.Limit): // the dialer has a clock of its own
+			err = ErrLimit
 		}
 		return nil, false, err
 	}

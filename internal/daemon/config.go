@@ -45,9 +45,14 @@ type Config struct {
 	NATSCreds  string   // file of credentials (JWT and seed); "": what the URL says
 	Containerd string   // socket of an existing containerd; "": one of our own
 
+	PodManifestPath string // directory of this machine's static pods; "": manifests in StateDir, if it is there
+
 	// Servers are the addresses of all servers, the same list on each, whose
 	// embedded stores are one cluster; empty: those of this machine alone.
-	Servers     []string
+	Servers []string
+	// Beside is the URL of a server whose cluster, of embedded stores, this one is a
+	// server of as well; "": it has begun alone, or with Servers.
+	Beside      string
 	ServerToken string // what the servers of a cluster share, see ServerToken; "": what the state directory has, or a new one
 	NATSCopies  int    // how many servers of an external NATS cluster keep each asynchronous call; 0 is 1
 
@@ -77,11 +82,14 @@ type Config struct {
 	Version, Revision string
 	Log               *slog.Logger
 
-	root *root // of ServerToken; nil: nothing is shared
+	root     *root  // of ServerToken; nil: nothing is shared
+	natsName string // what NATS is called here, of a server that has come later
 }
 
 // shared tells whether other servers may work on the same stores.
-func (c *Config) shared() bool { return len(c.Servers) > 0 || len(c.Etcd) > 0 && c.NATS != "" }
+func (c *Config) shared() bool {
+	return len(c.Servers) > 0 || c.Beside != "" || len(c.Etcd) > 0 && c.NATS != ""
+}
 
 // member is what the embedded stores are with those of other servers; nil: alone.
 func (c *Config) member() *embedded.Cluster {
@@ -89,7 +97,7 @@ func (c *Config) member() *embedded.Cluster {
 		return nil
 	}
 	m := &embedded.Cluster{
-		Self: c.NodeIP, Members: c.Servers,
+		Self: c.NodeIP, Members: c.Servers, Joining: c.Beside != "", NATSName: c.natsName,
 		Cert: c.path("auth", "store.crt"), Key: c.path("auth", "store.key"), CA: c.path("auth", "store-ca.crt"),
 	}
 	if c.root != nil {
@@ -208,6 +216,9 @@ func (c *Config) validate() error {
 	}
 	faults = append(faults, c.validateNetworks()...)
 	faults = append(faults, c.validateServers()...)
+	if err := c.validateManifests(); err != nil {
+		faults = append(faults, err)
+	}
 	if _, err := c.etcdTLS(); err != nil {
 		faults = append(faults, err)
 	}
@@ -250,11 +261,14 @@ func (c *Config) validateServers() (faults []error) {
 			fault("--server-token: %w", err)
 		}
 		if !c.shared() {
-			fault("--server-token: it is for several servers: name them with --servers, or the stores that they share with --etcd and --nats")
+			fault("--server-token: it is for several servers: name them with --servers, or the stores that they share with --etcd and --nats, or the cluster with --join")
 		}
 	}
 	if c.NATSCopies < 0 || c.NATSCopies > 5 {
 		fault("--nats-copies %d: it must be between 1 and 5", c.NATSCopies)
+	}
+	if c.Beside != "" {
+		return append(faults, c.validateBeside()...)
 	}
 	if len(c.Servers) == 0 {
 		return faults
@@ -284,6 +298,24 @@ func (c *Config) validateServers() (faults []error) {
 			fault("--servers: %s is there twice", s)
 		}
 		seen[a] = true
+	}
+	return faults
+}
+
+// validateBeside is about a server that comes to others.
+func (c *Config) validateBeside() (faults []error) {
+	fault := func(format string, a ...any) { faults = append(faults, fmt.Errorf(format, a...)) }
+	if _, err := serverURL(c.Beside); err != nil {
+		fault("--join: %w", err)
+	}
+	if len(c.Servers) > 0 || len(c.Etcd) > 0 || c.NATS != "" {
+		fault("--join: the others say where the stores are: leave --servers, --etcd and --nats out")
+	}
+	if c.ServerToken == "" {
+		fault("--join: a server needs the --server-token of the cluster (auth/server-token in the others' state directories); for a machine that only runs pods there is `faas agent join`")
+	}
+	if !c.reachable() {
+		fault("--api-listen %s: the other servers do not reach that; give 0.0.0.0:6443", c.APIListen)
 	}
 	return faults
 }

@@ -10,15 +10,21 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/rules"
 	"github.com/podsnap/podsnap/builder/registry"
+	"github.com/podsnap/podsnap/controlplane/access"
+	"github.com/podsnap/podsnap/controlplane/account"
 	"github.com/podsnap/podsnap/controlplane/address"
 	"github.com/podsnap/podsnap/controlplane/admission"
 	"github.com/podsnap/podsnap/controlplane/apiserver"
 	"github.com/podsnap/podsnap/controlplane/autoscale"
 	"github.com/podsnap/podsnap/controlplane/controller"
+	"github.com/podsnap/podsnap/controlplane/custom"
 	"github.com/podsnap/podsnap/controlplane/fleet"
 	"github.com/podsnap/podsnap/controlplane/leader"
 	"github.com/podsnap/podsnap/controlplane/meter"
+	"github.com/podsnap/podsnap/controlplane/plugin"
+	"github.com/podsnap/podsnap/controlplane/rbac"
 	"github.com/podsnap/podsnap/controlplane/scheduler"
 	"github.com/podsnap/podsnap/controlplane/soft"
 	"github.com/podsnap/podsnap/controlplane/store"
@@ -30,6 +36,7 @@ import (
 	"github.com/podsnap/podsnap/internal/join"
 	"github.com/prometheus/client_golang/prometheus"
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -40,9 +47,16 @@ type control struct {
 	log     *slog.Logger
 	stack   *stack
 	metrics prometheus.Registerer
+	secrets *secrets
 	servers func(context.Context) (join.Servers, error) // nil: this is the only one
+	members http.Handler                                // of the embedded stores; nil: those are not several servers'
+
+	gate     *access.Gate
+	accounts *account.Desk
 
 	objects api.Objects
+	plugins *plugin.Plugins
+	kinds   *custom.Kinds
 	fleet   *fleet.Fleet
 	usage   *usage.Sampler
 	queue   *async.Queue
@@ -56,22 +70,32 @@ func (k *control) startStore(ctx context.Context, client *store.Client, t leader
 	if err != nil {
 		return err
 	}
+	k.plugins = plugin.New(plugin.Config{Log: k.log, Metrics: k.metrics})
+	k.kinds = &custom.Kinds{}
+	k.gate = &access.Gate{Token: k.secrets.apiToken, Roles: rbac.New()}
 	s, err := store.New(store.Config{
+		Define: k.kinds.Define,
 		Client: client, Prefix: k.c.EtcdPrefix, Log: k.log, Metrics: k.metrics,
-		Admit: addresses.Admit(admission.Admit), Fence: store.Fence{Key: t.Key, Revision: t.Revision},
+		Admit: addresses.Admit(k.plugins.Admit(k.admit)), Fence: store.Fence{Key: t.Key, Revision: t.Revision},
 	})
 	if err != nil {
 		return err
 	}
 	k.stack.start(ctx, "store", s.Run)
 	so, err := soft.New(soft.Config{
-		Durable: s, Kinds: soft.ReplicaKinds(), Soft: soft.Replicas, Passing: soft.IsRenewal, Admit: admission.Admit, Base: t.Base, Log: k.log, Metrics: k.metrics,
+		Durable: s, Kinds: soft.ReplicaKinds(), Soft: soft.Replicas, Passing: soft.IsRenewal, Admit: k.plugins.Admit(k.admit), Base: t.Base, Log: k.log, Metrics: k.metrics,
 	})
 	if err != nil {
 		return err
 	}
 	k.stack.start(ctx, "soft store", so.Run)
-	k.objects = so
+	k.objects = k.plugins.Objects(so)
+	k.stack.start(ctx, "admission plugins", func(ctx context.Context) error { return k.plugins.Run(ctx, so) })
+	k.gate.Objects = so
+	if k.accounts, err = account.New(account.Config{Objects: so, Key: k.secrets.tokenKey}); err != nil {
+		return err
+	}
+	k.gate.Account = k.accounts.User
 	k.stack.start(ctx, "addresses", func(ctx context.Context) error { return addresses.Run(ctx, so) })
 	asked, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -79,6 +103,13 @@ func (k *control) startStore(ctx context.Context, client *store.Client, t leader
 		return fmt.Errorf("etcd at %s does not answer: %w", strings.Join(k.c.Etcd, ", "), err)
 	}
 	return k.loaded(ctx, so.Ready())
+}
+
+// admit judges what is written, whether it is stored or not.
+func (k *control) admit(ctx context.Context, op rules.Op, r *api.Resource, old, obj api.Object, subresource string) error {
+	return account.Admit(k.gate.Guard(admission.Admit), func(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error) {
+		return api.Get[*corev1.ServiceAccount](ctx, k.objects, api.ServiceAccounts, namespace, name)
+	})(ctx, op, r, old, obj, subresource)
 }
 
 // loaded waits until everything that is stored has been read, however much it
@@ -118,8 +149,11 @@ func (k *control) startDeciding(ctx context.Context, agents func(context.Context
 		return err
 	}
 	controllers := controller.New(controller.Config{
-		Objects: k.objects, Apply: functions.Apply, Place: sched.Place, Use: use.Read, Reserved: k.c.ports(), Log: k.log, Metrics: k.metrics,
+		Objects: k.objects, Kinds: k.kinds, Apply: functions.Apply, Place: sched.Place, Use: use.Read, Reserved: k.c.ports(), Log: k.log, Metrics: k.metrics,
+		Policy: k.gate.Roles, Authority: string(k.secrets.authority.PEM()), Token: k.accounts.Lasting, Sign: k.secrets.authority.Client,
 	})
+	v := controllers.View()
+	k.gate.Synced = []<-chan struct{}{v.Roles.Synced(), v.RoleBindings.Synced(), v.ClusterRoles.Synced(), v.ClusterRoleBindings.Synced()}
 	k.stack.start(ctx, "controllers", controllers.Run)
 	k.stack.start(ctx, "scheduler", sched.Run)
 	k.stack.start(ctx, "fleet", k.fleet.Run)
@@ -147,8 +181,8 @@ func (k *control) startQueue(ctx context.Context) {
 func (k *control) newAPI(p *platform, reg *registry.Registry) error {
 	beside, open := p.forNodes(k, reg)
 	s, err := apiserver.New(apiserver.Config{
-		Objects: k.objects, Agents: p.agents, Token: p.secrets.apiToken, Version: k.c.Version, Log: k.log, Metrics: k.metrics,
-		Beside: beside, Open: open,
+		Objects: k.objects, Kinds: k.kinds, Agents: p.agents, Gate: k.gate, Accounts: k.accounts, Version: k.c.Version, Log: k.log, Metrics: k.metrics,
+		Beside: beside, Open: open, Judge: k.plugins.Judge(k.admit),
 	})
 	k.api = s
 	return err

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -53,6 +54,7 @@ type platform struct {
 	sockets *handover.Sockets
 
 	objects api.Objects
+	tokens  api.Tokens
 	node    *node
 	agent   atomic.Pointer[nodeagent.Agent] // the control plane runs before it
 	gateway *gateway.Gateway
@@ -63,8 +65,10 @@ type platform struct {
 
 type secrets struct {
 	user, password, apiToken, natsToken string
+	natsAdmin                           string // of who changes NATS' members; "" where there is one server
 	certificate                         tls.Certificate
 	authority                           enroll.Authority
+	tokenKey                            *ecdsa.PrivateKey // signs tokens of service accounts
 }
 
 // maxLate is how late the timers of a server or node without work may be. It is
@@ -172,6 +176,8 @@ func (p *platform) start(ctx context.Context) (err error) {
 		return err
 	}
 	p.serveAPI(ctx, ls["api-listen"], k.api)
+	p.serveAPIInside(ctx, k.api)
+	p.stack.start(ctx, "service kubernetes", func(ctx context.Context) error { return k.keepService(ctx, p.apiEndpoints) })
 	if err := p.serve(ctx, ls, p.gather); err != nil {
 		return err
 	}
@@ -185,11 +191,11 @@ func (p *platform) startControl(ctx context.Context) (*control, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &control{c: &p.c, log: p.log, stack: p.stack, metrics: p.metrics}
+	k := &control{c: &p.c, log: p.log, stack: p.stack, metrics: p.metrics, secrets: &p.secrets}
 	if err := k.startStore(ctx, client, leader.Term{}); err != nil {
 		return nil, err
 	}
-	p.objects = k.objects
+	p.objects, p.tokens = k.objects, k.accounts
 	if err := p.newNeighbours(); err != nil {
 		return nil, err
 	}
@@ -265,6 +271,9 @@ func (p *platform) readSecrets() (err error) {
 	if err != nil {
 		return err
 	}
+	if s.tokenKey, err = p.c.tokenKey(); err != nil {
+		return fmt.Errorf("the key of service accounts: %w", err)
+	}
 	s.authority = enroll.Authority{Certificate: crt, Key: key}
 	return writeFile(p.c.path("kubeconfig"), kubeconfig(reach(p.c.APIListen), s.apiToken, ca))
 }
@@ -279,7 +288,7 @@ func (p *platform) startChildren(ctx context.Context) (natsURL string, err error
 		if err != nil {
 			return "", err
 		}
-		kid, err := newStoreChild(&p.c, addr, p.secrets.natsToken)
+		kid, err := newStoreChild(&p.c, addr, p.secrets.natsToken, p.secrets.natsAdmin)
 		if err != nil {
 			return "", err
 		}
@@ -351,8 +360,13 @@ func (p *platform) startNode(ctx context.Context, nc nodeConfig) error {
 	if n.span.pods.six.IsValid() {
 		six = otherAddress(n.span.pods.six)
 	}
+	static, err := p.static(rec)
+	if err != nil {
+		return err
+	}
 	agent, err := nodeagent.New(nodeagent.Config{
-		NodeIP6: six, PodCIDR6: text(n.span.own.six),
+		Static:  static,
+		NodeIP6: six, PodCIDR6: text(n.span.own.six), Tokens: p.tokens, APIServer: apiService(n.span.services.four),
 		ClusterDNS: clusterDNS, Guard: n.policies.Guard,
 		NodeName: p.c.NodeName, Objects: p.objects, Runtime: run, Images: n.engine.Images(), Stats: run,
 		Stalls: pressure.Stalls, StateDir: p.c.path("node"), PodCIDR: n.span.own.four.String(), NodeIP: nc.ip, Port: nc.port, Version: p.c.Version, RuntimeVersion: n.engine.Version(), Recorder: rec, Log: p.log, Metrics: p.metrics,

@@ -61,17 +61,21 @@ func (r root) secretOf(purpose string) []byte {
 	return b
 }
 
+// key is the key for a purpose.
+func (r root) key(purpose string) (key *ecdsa.PrivateKey, err error) {
+	for i := 0; ; i++ {
+		key, err = ecdsa.ParseRawPrivateKey(elliptic.P256(), r.secretOf(purpose+" "+strconv.Itoa(i)))
+		if err == nil || i == 8 { // one in four thousand millions is no key
+			return key, err
+		}
+	}
+}
+
 // authority makes a certificate authority, the same to the byte on every server:
 // the key comes from the token, and its signature has no chance in it (RFC 6979).
 func (r root) authority(purpose string) (der []byte, key *ecdsa.PrivateKey, err error) {
-	for i := 0; ; i++ {
-		key, err = ecdsa.ParseRawPrivateKey(elliptic.P256(), r.secretOf(purpose+" "+strconv.Itoa(i)))
-		if err == nil {
-			break
-		}
-		if i == 8 { // one in four thousand millions is no key
-			return nil, nil, err
-		}
+	if key, err = r.key(purpose); err != nil {
+		return nil, nil, err
 	}
 	t := template("podsnap", 0)
 	t.SerialNumber = new(big.Int).SetBytes(r.secretOf(purpose + " serial")[:15])

@@ -56,7 +56,7 @@ func (d *doors) dial(ctx context.Context, network, _ string) (net.Conn, error) {
 func (d *doors) open(ctx context.Context, network, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshake)
 	defer cancel()
-	raw, err := dialSoon(ctx, network, addr)
+	raw, err := join.Dial(ctx, network, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +158,7 @@ type through struct {
 }
 
 func (t *through) renew() {
-	tr := serverTransport(t.doors.tls)
+	tr := join.NodeTransport(t.doors.tls)
 	tr.DialTLSContext = t.doors.dial
 	if old := t.now.Swap(tr); old != nil {
 		old.CloseIdleConnections() // and the others when their streams have ended

@@ -114,24 +114,11 @@ func (m *identity) enter(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, joinTries)
-	defer cancel()
-	var a join.Answer
-	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		a, err = join.Join(ctx, m.url, token, m.c.Version, m.c.NodeName, csr)
-		if err == nil {
-			break
-		}
-		var refused *join.Refused
-		if errors.As(err, &refused) && refused.Code < http.StatusInternalServerError {
-			return fmt.Errorf("join %s: %w", m.url, err)
-		}
-		m.log.Warn("the server does not take this machine in yet", slog.String("server", m.url), slog.Any("error", err))
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("join %s: %w", m.url, err)
-		case <-time.After(wait):
-		}
+	a, err := join.Patiently(ctx, joinTries, m.log.With(slog.String("server", m.url)), func(ctx context.Context) (join.Answer, error) {
+		return join.Join(ctx, m.url, token, m.c.Version, m.c.NodeName, csr)
+	})
+	if err != nil {
+		return fmt.Errorf("join %s: %w", m.url, err)
 	}
 	if err := m.keepPair(key, a); err != nil {
 		return err
@@ -193,15 +180,6 @@ func (m *identity) connect() {
 		MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: join.ServerName,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return m.pair.Load(), nil },
 	}, m.state.Servers)
-}
-
-// serverTransport is between the machines of a cluster.
-func serverTransport(c *tls.Config) *http.Transport {
-	return &http.Transport{
-		TLSClientConfig: c, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 5 * time.Second, MaxIdleConnsPerHost: 64,
-		DialContext: dialSoon, IdleConnTimeout: 90 * time.Second,
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 2 * time.Second, MaxConcurrentStreams: 1000},
-	}
 }
 
 // keep renews the certificate when two thirds of its life are over.

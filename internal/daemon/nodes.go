@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/remote"
@@ -25,12 +24,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
-
-// dialSoon connects to a machine of the cluster, or says soon that it is not
-// there.
-func dialSoon(ctx context.Context, network, address string) (net.Conn, error) {
-	return (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 5 * time.Second}).DialContext(ctx, network, address)
-}
 
 // neighbours are the agents of other nodes.
 type neighbours struct {
@@ -69,7 +62,7 @@ func (n *neighbours) agent(ctx context.Context, node string) (api.Agent, error) 
 	}
 	c := n.tls.Clone()
 	c.ServerName = join.NodeName(node)
-	k := neighbour{address: address, client: &http.Client{Transport: skew.Say(skew.Server, n.release, serverTransport(c))}}
+	k := neighbour{address: address, client: &http.Client{Transport: skew.Say(skew.Server, n.release, join.Transport(c))}}
 	k.agent = remote.NewAgent(remote.Config{URL: "https://" + address, Client: k.client})
 	n.known[node] = k
 	return k.agent, nil
@@ -140,6 +133,8 @@ func (p *platform) forNodes(k *control, reg *registry.Registry) (beside, open ma
 		access.AgentsRoot + "/":                http.StripPrefix(access.AgentsRoot, http.HandlerFunc(p.toAgent)),
 		access.RenewPath:                       http.HandlerFunc(desk.Renew),
 		access.ServersPath:                     http.HandlerFunc(k.tellServers),
+		join.MembersPath:                       k.changeMembers(),
+		join.MembersPath + "/":                 k.changeMembers(),
 	}, map[string]http.Handler{access.JoinPath: http.HandlerFunc(desk.Join)}
 }
 

@@ -4,22 +4,24 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/internal/mirror"
 	"github.com/podsnap/podsnap/nodeagent/network"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 )
 
-// meet keeps the ways to the other nodes' pods as the list of nodes says, until
-// ctx is done; nil then.
+// meet keeps the ways to the other nodes' pods, and the ports of machines that
+// functions reach, as the list of nodes says, until ctx is done; nil then.
 func meet(ctx context.Context, objects api.Objects, self string, n *network.Network, log *slog.Logger) error {
 	changed := make(chan struct{}, 1)
 	nodes := mirror.New[*corev1.Node](objects, api.Nodes, mirror.Options{Log: log})
 	nodes.OnChange(func(t api.EventType, old, now *corev1.Node) {
-		if t == api.Modified && peerOf(old) == peerOf(now) {
+		if t == api.Modified && reflect.DeepEqual(peerOf(old), peerOf(now)) {
 			return
 		}
 		select {
@@ -38,14 +40,23 @@ func meet(ctx context.Context, objects api.Objects, self string, n *network.Netw
 		var again <-chan time.Time
 		for {
 			var peers []network.Peer
+			var open []network.Port
 			for _, o := range nodes.List() {
-				if p := peerOf(o); o.Name != self && p.Address.IsValid() && p.PodCIDR.IsValid() {
+				p := peerOf(o)
+				switch {
+				case o.Name == self:
+					open = p.Open
+				case p.Address.IsValid() && p.PodCIDR.IsValid():
 					peers = append(peers, p)
 				}
 			}
 			again = nil
 			if err := n.SetPeers(ctx, peers); err != nil {
 				log.Warn("ways to the pods of other nodes", slog.Any("error", err))
+				again = time.After(5 * time.Second)
+			}
+			if err := n.Open(open); err != nil {
+				log.Warn("ports of this machine for functions", slog.Any("error", err))
 				again = time.After(5 * time.Second)
 			}
 			select {
@@ -77,5 +88,14 @@ func peerOf(n *corev1.Node) network.Peer {
 			p.Address6 = ip
 		}
 	}
+	open, _ := api.FunctionPorts(n) // what admission refuses opens nothing
+	for _, o := range open {
+		p.Open = append(p.Open, network.Port{Protocol: protocols[o.Protocol], Number: o.Port})
+	}
 	return p
+}
+
+// protocols are the numbers of those that have ports.
+var protocols = map[corev1.Protocol]uint8{
+	corev1.ProtocolTCP: unix.IPPROTO_TCP, corev1.ProtocolUDP: unix.IPPROTO_UDP, corev1.ProtocolSCTP: unix.IPPROTO_SCTP,
 }

@@ -37,6 +37,7 @@ func (c *Config) certificate() (tls.Certificate, []byte, error) {
 	crt, key := c.path("auth", "api.crt"), c.path("auth", "api.key")
 	if pair, err := tls.LoadX509KeyPair(crt, key); err == nil {
 		named := !slices.ContainsFunc(localAddresses(c.APIListen), func(ip net.IP) bool { return pair.Leaf.VerifyHostname(ip.String()) != nil })
+		named = named && !slices.ContainsFunc(c.apiNames(), func(n string) bool { return pair.Leaf.VerifyHostname(n) != nil })
 		if named && pair.Leaf.VerifyHostname(host) == nil && pair.Leaf.VerifyHostname(join.ServerName) == nil &&
 			pair.Leaf.CheckSignatureFrom(ca) == nil && time.Until(pair.Leaf.NotAfter) > 30*24*time.Hour {
 			pair.Certificate = append(pair.Certificate, ca.Raw) // a machine that joins knows its digest only
@@ -47,6 +48,13 @@ func (c *Config) certificate() (tls.Certificate, []byte, error) {
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	t.DNSNames = []string{"localhost", c.NodeName, join.ServerName}
 	t.IPAddresses = append([]net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}, localAddresses(c.APIListen)...)
+	for _, n := range c.apiNames() {
+		if ip := net.ParseIP(n); ip != nil {
+			t.IPAddresses = append(t.IPAddresses, ip)
+		} else {
+			t.DNSNames = append(t.DNSNames, n)
+		}
+	}
 	if ip := net.ParseIP(host); ip != nil {
 		t.IPAddresses = append(t.IPAddresses, ip)
 	} else {
@@ -102,6 +110,37 @@ func (c *Config) authority() (*x509.Certificate, *ecdsa.PrivateKey, []byte, erro
 	}
 	b, err := os.ReadFile(crt)
 	return pair.Leaf, k, b, err
+}
+
+// tokenKey signs the tokens of service accounts. It is made at the first start, or
+// comes from what the servers share: a token of one counts at all.
+func (c *Config) tokenKey() (*ecdsa.PrivateKey, error) {
+	path := c.path("auth", "service-account.key")
+	b, err := os.ReadFile(path)
+	if err == nil {
+		block, _ := pem.Decode(b)
+		if block == nil {
+			return nil, fmt.Errorf("%s holds no key", path)
+		}
+		return x509.ParseECPrivateKey(block.Bytes)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var k *ecdsa.PrivateKey
+	if c.root != nil {
+		k, err = c.root.key("service accounts")
+	} else {
+		k, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	}
+	if err != nil {
+		return nil, err
+	}
+	raw, err := x509.MarshalECPrivateKey(k)
+	if err != nil {
+		return nil, err
+	}
+	return k, writeFile(path, string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: raw})))
 }
 
 // newAuthority makes this server's own, or the one that it has in common with

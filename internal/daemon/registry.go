@@ -88,12 +88,17 @@ func metricsHandler(gather func() prometheus.Gatherer) http.Handler {
 
 // kubeconfig is what kubectl needs to reach the API of this machine.
 func kubeconfig(addr, token string, ca []byte) string {
+	return kubeconfigOf("https://"+addr, ca, "admin", api.FunctionNamespace, map[string]any{"token": token})
+}
+
+// kubeconfigOf is for a user with some credentials.
+func kubeconfigOf(server string, ca []byte, user, namespace string, credentials map[string]any) string {
 	type m = map[string]any
 	b, err := yaml.Marshal(m{
 		"apiVersion": "v1", "kind": "Config", "current-context": "podsnap",
-		"clusters": []m{{"name": "podsnap", "cluster": m{"server": "https://" + addr, "certificate-authority-data": ca}}},
-		"users":    []m{{"name": "admin", "user": m{"token": token}}},
-		"contexts": []m{{"name": "podsnap", "context": m{"cluster": "podsnap", "user": "admin", "namespace": api.FunctionNamespace}}},
+		"clusters": []m{{"name": "podsnap", "cluster": m{"server": server, "certificate-authority-data": ca}}},
+		"users":    []m{{"name": user, "user": credentials}},
+		"contexts": []m{{"name": "podsnap", "context": m{"cluster": "podsnap", "user": user, "namespace": namespace}}},
 	})
 	if err != nil {
 		panic(err) // maps of strings always marshal

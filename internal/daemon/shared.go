@@ -72,7 +72,10 @@ func (p *platform) startShared(ctx context.Context) (err error) {
 	if err := p.readSecrets(); err != nil {
 		return fmt.Errorf("secrets: %w", err)
 	}
-	if len(p.c.Servers) > 0 {
+	if len(p.c.Servers) > 0 || p.c.Beside != "" {
+		if err := p.meetServers(ctx); err != nil {
+			return err
+		}
 		if err := p.c.storeCertificates(); err != nil {
 			return fmt.Errorf("the stores' certificates: %w", err)
 		}
@@ -85,7 +88,7 @@ func (p *platform) startShared(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	p.objects = t.relay.Objects()
+	p.objects, p.tokens = t.relay.Objects(), t.relay.Tokens()
 	if err := p.newNeighbours(); err != nil {
 		return err
 	}
@@ -120,8 +123,9 @@ func (p *platform) startShared(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		p.serveAgent(ctx, l, t.trusted(), func() *tls.Certificate { return &pair })
+		p.serveAgent(ctx, l, p.trusted(), func() *tls.Certificate { return &pair })
 	}
+	p.serveAPIInside(ctx, http.HandlerFunc(t.serveAPI))
 	p.startGateway(ctx, t.registry)
 	p.stack.start(ctx, "copies of images", t.copyImages)
 	return p.serve(ctx, ls, t.gather)
@@ -142,17 +146,16 @@ func (p *platform) newTerms(ctx context.Context, natsURL string) (*terms, error)
 		return nil, err
 	}
 	t := &terms{p: p, client: client, natsURL: natsURL, self: leader.Server{ID: id, Name: p.c.NodeName, URL: at, Version: p.c.Version}, relay: relay.New()}
-	pair, err := p.c.control()
-	if err != nil {
+	if t.http, err = p.toServers(); err != nil {
 		return nil, err
 	}
-	t.http = &http.Client{Transport: skew.Say(skew.Server, p.c.Version, serverTransport(&tls.Config{
-		MinVersion: tls.VersionTLS13, RootCAs: t.trusted(), ServerName: join.ServerName, Certificates: []tls.Certificate{pair},
-	}))}
+	if err := p.awaitVote(ctx, client, t.http); err != nil {
+		return nil, err
+	}
 	root := p.c.EtcdPrefix + "-servers/"
 	t.members = leader.NewMembers(client, root+"member/", t.self, p.log)
 	t.election = leader.New(leader.Config{
-		Client: client, Key: root + "leader", Self: t.self, Clock: soft.Base, Span: soft.Span, Dead: refuses, Log: p.log,
+		Client: client, Key: root + "leader", Self: t.self, Clock: soft.Base, Span: soft.Span, Look: look, Log: p.log,
 	})
 	asked, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -170,7 +173,10 @@ func (p *platform) newTerms(ctx context.Context, natsURL string) (*terms, error)
 		return nil, fmt.Errorf("etcd at %s: %w", strings.Join(p.c.Etcd, ", "), err)
 	}
 	p.stack.start(ctx, "list of servers", func(ctx context.Context) error { return t.members.Run(ctx, lease) })
-	return t, nil
+	if p.c.member() != nil {
+		err = t.followMembers(ctx)
+	}
+	return t, err
 }
 
 // suit sees that this server's version and those of the others work together.
@@ -206,20 +212,30 @@ func (p *platform) apiURL() (string, error) {
 	return "https://" + net.JoinHostPort(host, port), nil
 }
 
-// refuses tells whether the machine of a server says that nothing answers there any
-// more. A server opens that door before it may lead, and closes it after.
-func refuses(ctx context.Context, s leader.Server) bool {
+// lookTimeout bounds how long a machine's answer to a first packet is waited for. Its
+// kernel gives it, however busy its processes are.
+const lookTimeout = 500 * time.Millisecond
+
+// look asks the machine of a server whether anything answers there. A server opens
+// that door before it may lead, and closes it after.
+func look(ctx context.Context, s leader.Server) leader.Sight {
 	u, err := url.Parse(s.URL)
 	if err != nil {
-		return false
+		return leader.Alive
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", u.Host)
-	if err == nil {
+	var late net.Error
+	switch {
+	case err == nil:
 		conn.Close()
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return leader.Dead
+	case errors.As(err, &late) && late.Timeout(), errors.Is(err, syscall.EHOSTUNREACH):
+		return leader.Silent
 	}
-	return errors.Is(err, syscall.ECONNREFUSED)
+	return leader.Alive
 }
 
 // same sees that the stores are those of this server's cluster.
@@ -236,10 +252,21 @@ func (t *terms) same(ctx context.Context, key string) error {
 	return nil
 }
 
-func (t *terms) trusted() *x509.CertPool {
+func (p *platform) trusted() *x509.CertPool {
 	pool := x509.NewCertPool()
-	pool.AddCert(t.p.secrets.authority.Certificate)
+	pool.AddCert(p.secrets.authority.Certificate)
 	return pool
+}
+
+// toServers is a client of other servers, as a server.
+func (p *platform) toServers() (*http.Client, error) {
+	pair, err := p.c.control()
+	if err != nil {
+		return nil, err
+	}
+	return &http.Client{Transport: skew.Say(skew.Server, p.c.Version, join.Transport(&tls.Config{
+		MinVersion: tls.VersionTLS13, RootCAs: p.trusted(), ServerName: join.ServerName, Certificates: []tls.Certificate{pair},
+	}))}, nil
 }
 
 // registerSoon makes this machine a node as soon as there is a leader.
@@ -269,7 +296,10 @@ func (t *terms) lead(ctx context.Context, term leader.Term) error {
 	// here or elsewhere, does not wait for them.
 	defer t.ending.Go(calls.stop)
 	metrics := prometheus.NewRegistry()
-	k := &control{c: &p.c, log: p.log, stack: st, metrics: metrics, servers: t.servers}
+	k := &control{c: &p.c, log: p.log, stack: st, metrics: metrics, secrets: &p.secrets, servers: t.servers}
+	if t.p.c.member() != nil {
+		k.members = t.memberDesk()
+	}
 	err := k.startStore(ctx, t.client, term)
 	if err == nil {
 		err = k.startDeciding(ctx, p.agents)
@@ -287,6 +317,7 @@ func (t *terms) lead(ctx context.Context, term leader.Term) error {
 	t.point(k, metrics)
 	defer t.point(nil, nil)
 	st.start(ctx, "functions' namespace", func(ctx context.Context) error { p.gateway.Prepare(ctx); return nil })
+	st.start(ctx, "service kubernetes", func(ctx context.Context) error { return k.keepService(ctx, t.apiEndpoints) })
 	calls.start(ctx, "asynchronous calls", k.queue.Run)
 	st.start(ctx, "backlog", k.waiting.Run)
 	p.log.Info("the control plane is up", slog.Duration("took", time.Since(began).Round(time.Millisecond)))
@@ -350,7 +381,7 @@ func (t *terms) point(k *control, metrics *prometheus.Registry) {
 	if k == nil {
 		t.relay.Set(nil)
 	} else {
-		t.relay.Set(&relay.Seams{Objects: k.objects, Capacity: k.fleet})
+		t.relay.Set(&relay.Seams{Objects: k.objects, Capacity: k.fleet, Tokens: k.accounts})
 	}
 	t.mu.Unlock()
 	if k == nil {
@@ -386,10 +417,12 @@ func (t *terms) look() {
 	t.relay.Set(&relay.Seams{
 		Objects:  remote.NewObjects(remote.Config{URL: now.URL, Client: t.http}),
 		Capacity: remote.NewCapacity(remote.Config{URL: now.URL + access.CapacityRoot, Client: t.http}),
+		Tokens:   remote.NewTokens(remote.Config{URL: now.URL, Client: t.http}),
 	})
 }
 
-// sayWho tells the leader who has asked this server.
+// sayWho tells the leader who has asked this server; of whom this server does not
+// know the leader looks at the token itself.
 func (t *terms) sayWho(in *http.Request, out http.Header) {
 	u, _ := access.Authenticate(in, t.p.secrets.apiToken)
 	access.HandOn(out, u)

@@ -23,6 +23,7 @@ const storeEnv = "PODSNAP_STORE_CHILD"
 // would be visible to everybody among its arguments).
 type storeSpec struct {
 	Dir, Socket, NATS, Token string
+	Admin                    string // token of who may change NATS' members
 	NoEtcd, NoNATS           bool
 	Cluster                  *embedded.Cluster
 }
@@ -36,7 +37,7 @@ func RunStore(ctx context.Context) error {
 	}
 	parent := os.NewFile(3, "parent")
 	return embedded.Run(ctx, embedded.Config{
-		Dir: s.Dir, Socket: s.Socket, NATS: s.NATS, NATSToken: s.Token, NoEtcd: s.NoEtcd, NoNATS: s.NoNATS, Cluster: s.Cluster,
+		Dir: s.Dir, Socket: s.Socket, NATS: s.NATS, NATSToken: s.Token, NATSAdmin: s.Admin, NoEtcd: s.NoEtcd, NoNATS: s.NoNATS, Cluster: s.Cluster,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}, func() {
 		_, _ = parent.Write([]byte{1}) // a parent that is gone does not care
@@ -45,9 +46,9 @@ func RunStore(ctx context.Context) error {
 }
 
 // newStoreChild prepares the store's process.
-func newStoreChild(c *Config, natsAddr, token string) (*child, error) {
+func newStoreChild(c *Config, natsAddr, token, admin string) (*child, error) {
 	spec, err := json.Marshal(storeSpec{
-		Dir: c.path("store"), Socket: c.run("etcd.sock"), NATS: natsAddr, Token: token,
+		Dir: c.path("store"), Socket: c.run("etcd.sock"), NATS: natsAddr, Token: token, Admin: admin,
 		NoEtcd: len(c.Etcd) > 0, NoNATS: c.NATS != "", Cluster: c.member(),
 	})
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/podsnap/podsnap/internal/daemon/embedded"
 )
 
 // The store's process is told all that it needs, and nobody sees the secrets
@@ -26,7 +27,7 @@ func TestStoreSpec(t *testing.T) {
 	if err := c.takeToken(); err != nil {
 		t.Fatal(err)
 	}
-	kid, err := newStoreChild(&c, "127.0.0.1:4222", "token")
+	kid, err := newStoreChild(&c, "127.0.0.1:4222", "token", "admin")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +36,7 @@ func TestStoreSpec(t *testing.T) {
 		t.Fatal(err)
 	}
 	after()
-	want := storeSpec{Dir: c.path("store"), Socket: c.run("etcd.sock"), NATS: "127.0.0.1:4222", Token: "token", Cluster: c.member()}
+	want := storeSpec{Dir: c.path("store"), Socket: c.run("etcd.sock"), NATS: "127.0.0.1:4222", Token: "token", Admin: "admin", Cluster: c.member()}
 	if want.Cluster.Self != "10.0.0.2" || want.Cluster.Secret == "" || want.Cluster.CA == c.path("auth", "ca.crt") {
 		t.Errorf("the member is %+v", want.Cluster)
 	}
@@ -47,10 +48,10 @@ func TestStoreSpec(t *testing.T) {
 			}
 		}
 	}
-	if d := cmp.Diff(want, got); d != "" {
+	if d := cmp.Diff(want, got, cmp.AllowUnexported(embedded.Cluster{})); d != "" {
 		t.Error(d)
 	}
-	if args := strings.Join(cmd.Args, " "); strings.Contains(args, "token") || strings.Contains(args, want.Cluster.Secret) || !strings.HasSuffix(args, StoreVerb) {
+	if args := strings.Join(cmd.Args, " "); strings.Contains(args, "token") || strings.Contains(args, "admin") || strings.Contains(args, want.Cluster.Secret) || !strings.HasSuffix(args, StoreVerb) {
 		t.Errorf("the arguments are %s", args)
 	}
 	if st, err := os.Stat(c.path("log", "store.log")); err != nil || st.Mode().Perm() != 0o600 {

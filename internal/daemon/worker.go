@@ -20,6 +20,7 @@ import (
 	"github.com/podsnap/podsnap/controlplane/access"
 	"github.com/podsnap/podsnap/gateway"
 	"github.com/podsnap/podsnap/gateway/auth"
+	"github.com/podsnap/podsnap/internal/mirror"
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/internal/skew"
 	"github.com/podsnap/podsnap/nodeagent/engine"
@@ -50,7 +51,10 @@ func (p *platform) startWorker(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	p.objects = remote.NewObjects(remote.Config{URL: me.url, Client: me.client})
+	objects := mirror.Share(remote.NewObjects(remote.Config{URL: me.url, Client: me.client}), p.log, sharedByNode...)
+	p.stack.start(ctx, "shared watches", objects.Run)
+	p.objects = objects
+	p.tokens = remote.NewTokens(remote.Config{URL: me.url, Client: me.client})
 	port, err := portOf(ls["agent-listen"])
 	if err != nil {
 		return err
@@ -68,6 +72,10 @@ func (p *platform) startWorker(ctx context.Context) (err error) {
 	p.serveWorker(ctx, ls, me)
 	return nil
 }
+
+// sharedByNode are what several parts of a node follow: the ways to other nodes, network
+// policies, Services, names and Ingresses.
+var sharedByNode = []*api.Resource{api.Nodes, api.Services, api.EndpointSlices}
 
 func portOf(l net.Listener) (int32, error) {
 	_, port, err := net.SplitHostPort(l.Addr().String())

@@ -52,7 +52,7 @@ func shortDir(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := handover.Dismiss(ctx, dir); err != nil {
 			t.Error(err)
@@ -170,7 +170,7 @@ func TestAnotherAddress(t *testing.T) {
 	l := listen(t, second, "listen", two)
 	defer l.Close()
 	second.Settle()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for _, addr := range []string{one, more} {
 		for {

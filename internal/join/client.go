@@ -148,7 +148,11 @@ func do(client *http.Client, req *http.Request, out any) error {
 	if resp.StatusCode != http.StatusOK {
 		var st metav1.Status
 		if json.Unmarshal(b, &st) == nil && st.Message != "" {
-			return &Refused{Code: resp.StatusCode, Reason: st.Message}
+			r := &Refused{Code: resp.StatusCode, Reason: st.Message}
+			if st.Details != nil {
+				r.After = time.Duration(st.Details.RetryAfterSeconds) * time.Second
+			}
+			return r
 		}
 		return &Refused{Code: resp.StatusCode, Reason: strings.TrimSpace(string(b))}
 	}
@@ -162,6 +166,7 @@ func do(client *http.Client, req *http.Request, out any) error {
 type Refused struct {
 	Code   int
 	Reason string
+	After  time.Duration // after which it may be asked again; 0: it does not say
 }
 
 func (r *Refused) Error() string { return "the server refuses: " + r.Reason }

@@ -36,6 +36,16 @@ type Loop[K comparable] struct {
 // wanted; a positive again has it called once more after that time. An error
 // is logged and tried again.
 func New[K comparable](c Config, reconcile func(ctx context.Context, key K) (again time.Duration, err error)) *Loop[K] {
+	return newLoop(c, workqueue.DefaultQueue[K](), reconcile)
+}
+
+// NewRanked is New for a loop whose keys of the highest rank come first; a key's
+// rank is asked for when it is added.
+func NewRanked[K comparable](c Config, rank func(K) int64, reconcile func(ctx context.Context, key K) (again time.Duration, err error)) *Loop[K] {
+	return newLoop(c, newRanked(rank), reconcile)
+}
+
+func newLoop[K comparable](c Config, queue workqueue.Queue[K], reconcile func(ctx context.Context, key K) (again time.Duration, err error)) *Loop[K] {
 	if c.Workers == 0 {
 		c.Workers = 1
 	}
@@ -50,7 +60,7 @@ func New[K comparable](c Config, reconcile func(ctx context.Context, key K) (aga
 	}
 	l := &Loop[K]{
 		c:         c,
-		q:         workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[K](c.BackoffMin, c.BackoffMax)),
+		q:         queueOf(c, queue),
 		reconcile: reconcile,
 	}
 	d := prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -69,6 +79,14 @@ func New[K comparable](c Config, reconcile func(ctx context.Context, key K) (aga
 		}, func() float64 { return float64(l.q.Len()) }))
 	}
 	return l
+}
+
+func queueOf[K comparable](c Config, queue workqueue.Queue[K]) workqueue.TypedRateLimitingInterface[K] {
+	delaying := workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[K]{
+		Queue: workqueue.NewTypedWithConfig(workqueue.TypedQueueConfig[K]{Queue: queue}),
+	})
+	limit := workqueue.NewTypedItemExponentialFailureRateLimiter[K](c.BackoffMin, c.BackoffMax)
+	return workqueue.NewTypedRateLimitingQueueWithConfig(limit, workqueue.TypedRateLimitingQueueConfig[K]{DelayingQueue: delaying})
 }
 
 // Add asks for a reconciliation of key now.

@@ -1,5 +1,6 @@
 // Package mirror keeps a local copy of all objects of one kind, by a list and
-// a watch that resumes where it was cut.
+// a watch that resumes where it was cut; and serves those that are followed at many
+// places of a process from one such copy.
 package mirror
 
 import (
@@ -7,7 +8,6 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
-	"time"
 
 	"github.com/podsnap/podsnap/api"
 	"k8s.io/apimachinery/pkg/fields"
@@ -36,7 +36,8 @@ type Mirror[T api.Object] struct {
 	mu      sync.RWMutex
 	items   map[types.NamespacedName]T
 	indexes map[string]map[string]*bucket[T]
-	rv      string
+
+	seen map[types.NamespacedName]bool // of the present state, while it comes; Run's own
 }
 
 // New makes an empty mirror; Run fills it.
@@ -107,71 +108,39 @@ func (m *Mirror[T]) Len() int {
 // breaks is resumed; one that can't be resumed begins again, and what changed
 // meanwhile is told to the handlers as changes.
 func (m *Mirror[T]) Run(ctx context.Context) error {
-	wait := 10 * time.Millisecond
-	for {
-		before := m.rv
-		err := m.follow(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if m.rv != before {
-			wait = 10 * time.Millisecond
-		}
-		if err != nil {
-			m.o.Log.Debug("watch ended", slog.String("resource", m.resource.String()), slog.Any("error", err))
-		}
-		if err != nil && before == m.rv {
-			m.rv = "" // it may be too old: begin again
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
-		wait = min(wait*2, 2*time.Second)
+	f := follower{objects: m.objects, resource: m.resource, o: m.o, to: (*intake[T])(m)}
+	f.run(ctx)
+	return nil
+}
+
+// intake is what a mirror is told.
+type intake[T api.Object] Mirror[T]
+
+func (i *intake[T]) begin() { i.seen = map[types.NamespacedName]bool{} }
+
+func (i *intake[T]) take(t api.EventType, o api.Object) error {
+	obj, ok := o.(T)
+	if !ok {
+		return errors.New("mirror: an object of another kind in the watch")
+	}
+	if i.seen != nil {
+		i.seen[nameOf(obj)] = true
+	}
+	(*Mirror[T])(i).take(t, obj)
+	return nil
+}
+
+func (i *intake[T]) complete(string) {
+	(*Mirror[T])(i).prune(i.seen)
+	i.seen = nil
+	select {
+	case <-i.synced:
+	default:
+		close(i.synced)
 	}
 }
 
-func (m *Mirror[T]) follow(ctx context.Context) error {
-	w, err := m.objects.Watch(ctx, m.resource, api.WatchOptions{
-		Namespace: m.o.Namespace, Labels: m.o.Labels, Fields: m.o.Fields, ResourceVersion: m.rv,
-	})
-	if err != nil {
-		return err
-	}
-	defer w.Stop()
-	initial := m.rv == ""
-	seen := map[types.NamespacedName]bool{}
-	for e := range w.Events() {
-		if e.Type == api.Bookmark {
-			if initial && e.InitialEventsEnd {
-				initial = false
-				m.prune(seen)
-				select {
-				case <-m.synced:
-				default:
-					close(m.synced)
-				}
-			}
-			if !initial {
-				m.rv = e.Object.GetResourceVersion()
-			}
-			continue
-		}
-		obj, ok := e.Object.(T)
-		if !ok {
-			return errors.New("mirror: an object of another kind in the watch")
-		}
-		if initial {
-			seen[nameOf(obj)] = true
-		}
-		m.take(e.Type, obj)
-		if !initial {
-			m.rv = obj.GetResourceVersion()
-		}
-	}
-	return w.Err()
-}
+func (i *intake[T]) passed(string) {}
 
 // prune drops what was not part of a new initial state.
 func (m *Mirror[T]) prune(seen map[types.NamespacedName]bool) {

@@ -55,15 +55,8 @@ func newOther(t *testing.T) *other {
 		m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: r.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 300}, A: net.IPv4(192, 0, 2, 1)}}
 		_ = w.WriteMsg(m)
 	})
-	p, err := (&net.ListenConfig{}).ListenPacket(t.Context(), "udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p, l := both(t)
 	o.at = netip.MustParseAddrPort(p.LocalAddr().String())
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", o.at.String())
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, s := range []*dns.Server{{PacketConn: p, Handler: handler}, {Listener: l, Handler: handler}} {
 		started, end := make(chan struct{}), make(chan error, 1)
 		s.NotifyStartedFunc = func() { close(started) }
@@ -72,6 +65,26 @@ func newOther(t *testing.T) *other {
 		t.Cleanup(func() { _ = s.Shutdown(); <-end })
 	}
 	return o
+}
+
+// both takes a port that is free for UDP and for TCP: what is for the one may be
+// somebody else's for the other.
+func both(t *testing.T) (net.PacketConn, net.Listener) {
+	t.Helper()
+	for try := 1; ; try++ {
+		p, err := (&net.ListenConfig{}).ListenPacket(t.Context(), "udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", p.LocalAddr().String())
+		if err == nil {
+			return p, l
+		}
+		p.Close()
+		if try == 100 {
+			t.Fatal(err)
+		}
+	}
 }
 
 func newRig(t *testing.T, objects ...api.Object) *rig {

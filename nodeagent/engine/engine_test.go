@@ -53,7 +53,7 @@ func TestContainers(t *testing.T) {
 		"exit codes and list": testExit, "out of memory": testOOM, "exec": testExec, "logs": testLogs,
 		"network": testNetwork, "shared memory and restarts": testShared, "faults": testFaults,
 		"privileged": testPrivileged, "sandbox death": testPauseKilled, "unsafe images": testUnsafeImages,
-		"pod limits": testPodLimits, "names that are not there": testUnknown, "host network": testHostNetwork, "no network": testNoNetwork,
+		"pod limits": testPodLimits, "names that are not there": testUnknown, "host network": testHostNetwork, "no network": testNoNetwork, "shared processes": testSharedPID,
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := *n
@@ -518,6 +518,24 @@ func testUnknown(t *testing.T, n *node) {
 	}
 	if err := errors.Join(n.RemoveContainer(ctx, "nope"), n.RemoveSandbox(ctx, "nope"), n.Images().Remove(ctx, "nope:1")); err != nil {
 		t.Error(err)
+	}
+}
+
+// Containers that share processes see one another's.
+func testSharedPID(t *testing.T, n *node) {
+	sb, err := n.StartSandbox(t.Context(), runtime.SandboxSpec{UID: "uid-pids", Namespace: "default", Name: "pids", Hostname: "pids", NoNetwork: true, SharePID: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", sb.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		s := n.spec(sb, "show")
+		s.Attempt = i
+		_, out := n.run(s)
+		n.expect(facts(out), map[string]string{"ns.pid": pid})
 	}
 }
 

@@ -59,8 +59,8 @@ type images struct{ e *Engine }
 func (e *Engine) Images() runtime.Images { return images{e} }
 
 // Ensure implements runtime.Images. Calls for one image at one time are one
-// pull. An empty policy is IfNotPresent.
-func (i images) Ensure(ctx context.Context, ref string, policy corev1.PullPolicy) (runtime.Image, error) {
+// pull. An empty policy is IfNotPresent; what is on the node is for everybody.
+func (i images) Ensure(ctx context.Context, ref string, policy corev1.PullPolicy, logins ...runtime.Login) (runtime.Image, error) {
 	e := i.e
 	named, err := normalize(ref)
 	if err != nil {
@@ -82,11 +82,11 @@ func (i images) Ensure(ctx context.Context, ref string, policy corev1.PullPolicy
 			}
 		}
 	}
-	// The pull belongs to all who wait for it: it goes on without the first.
-	result := e.pulls.DoChan(name, func() (any, error) {
+	// The pull belongs to all who wait for it, as the same: it goes on without the first.
+	result := e.pulls.DoChan(fmt.Sprintf("%s %q", name, logins), func() (any, error) {
 		ctx, cancel := context.WithTimeout(e.ns(context.WithoutCancel(ctx)), pullTimeout)
 		defer cancel()
-		if err := e.pull(ctx, named); err != nil {
+		if err := e.pull(ctx, named, logins); err != nil {
 			return nil, err
 		}
 		e.forget(name)

@@ -8,12 +8,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
+	remoteserrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -30,9 +32,9 @@ const (
 )
 
 // pull gets the image from the first source that has it.
-func (e *Engine) pull(ctx context.Context, named reference.Named) error {
+func (e *Engine) pull(ctx context.Context, named reference.Named, logins []runtime.Login) error {
 	begin := time.Now()
-	sources := e.c.Registries.sources(named)
+	sources := e.c.Registries.sources(named, logins...)
 	errs := make([]error, 0, len(sources))
 	for _, s := range sources {
 		resolver, closeIdle := newResolver(s)
@@ -63,6 +65,7 @@ func pullError(name string, sources []source, errs []error) error {
 			why = append(why, sources[i].label+": "+reason(err))
 		}
 	}
+	missing, why = slices.Compact(missing), slices.Compact(why) // one registry, by several logins
 	text := fmt.Sprintf("image %q could not be pulled", name)
 	if len(missing) > 0 {
 		text = fmt.Sprintf("image %q not found in %s", name, strings.Join(missing, " nor at "))
@@ -81,7 +84,8 @@ func reason(err error) string {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return "no answer in time"
 	}
-	if errdefs.IsUnauthorized(err) || errdefs.IsPermissionDenied(err) {
+	status, _ := errors.AsType[remoteserrors.ErrUnexpectedStatus](err)
+	if errdefs.IsUnauthorized(err) || errdefs.IsPermissionDenied(err) || status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden {
 		return "access denied: the repository does not exist or needs credentials"
 	}
 	return err.Error()

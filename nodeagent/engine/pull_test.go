@@ -207,6 +207,38 @@ func TestPull(t *testing.T) {
 	}
 }
 
+// TestPullAsWhom pulls from a registry that wants a password, with what pods bring.
+func TestPullAsWhom(t *testing.T) {
+	n := newNode(t)
+	shut := newRegistry(t, "secret")
+	shut.push(t, "team/app:1", probeImage(t))
+	ref := shut.host() + "/team/app:1"
+	right := runtime.Login{Scope: shut.host() + "/team", User: "u", Password: "secret"}
+	wrong := runtime.Login{Scope: shut.host(), User: "u", Password: "guessed"}
+	elsewhere := runtime.Login{Scope: "127.0.0.1:1", User: "u", Password: "secret"}
+	for _, logins := range [][]runtime.Login{nil, {wrong}, {elsewhere}} {
+		_, err := n.Images().Ensure(t.Context(), ref, corev1.PullIfNotPresent, logins...)
+		if err == nil || strings.Count(err.Error(), "access denied") != 1 {
+			t.Errorf("with %v: got %v, want that access is denied", logins, err)
+		}
+	}
+	img, err := n.Images().Ensure(t.Context(), ref, corev1.PullIfNotPresent, wrong, elsewhere, right)
+	if err != nil || img.Config.User != "app" {
+		t.Errorf("got %+v, %v", img, err)
+	}
+}
+
+func TestLoginIsFor(t *testing.T) {
+	for scope, want := range map[string]bool{
+		"r.test": true, "r.test/team": true, "r.test/team/app": true, "*.test": true, "r.*/team": true,
+		"test": false, "r.test/te": false, "r.test/other": false, "*": false, "*.r.test": false, "r.test:5000": false, "[.test": false, "": false,
+	} {
+		if isFor(runtime.Login{Scope: scope}, "r.test", "team/app") != want {
+			t.Errorf("%q: got %v", scope, !want)
+		}
+	}
+}
+
 func TestPullErrorsAreClear(t *testing.T) {
 	n := newNode(t)
 	n.stop()

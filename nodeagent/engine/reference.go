@@ -4,9 +4,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	gopath "path"
 	"strings"
 
 	"github.com/distribution/reference"
+
+	"github.com/podsnap/podsnap/nodeagent/runtime"
 )
 
 // Registries say where images are looked for.
@@ -16,9 +19,6 @@ type Registries struct {
 	Embedded *Registry
 	// Mirrors are tried before a registry itself, by its host (docker.io).
 	Mirrors map[string][]Registry
-	// Credentials answers with the user and password of another registry; nil
-	// or empty answers are anonymous.
-	Credentials func(host string) (user, password string)
 }
 
 // Registry is a server of images.
@@ -50,8 +50,9 @@ func normalize(ref string) (reference.Named, error) {
 	return named, nil
 }
 
-// sources lists, in order, where the image is looked for.
-func (r Registries) sources(named reference.Named) []source {
+// sources lists, in order, where the image is looked for, and as whom: the logins are
+// for the image's own registry.
+func (r Registries) sources(named reference.Named, logins ...runtime.Login) []source {
 	const hub = "docker.io"
 	host, path := reference.Domain(named), reference.Path(named)
 	version := strings.TrimPrefix(named.String(), named.Name()) // :tag or @digest
@@ -69,11 +70,30 @@ func (r Registries) sources(named reference.Named) []source {
 		add(m, path, "the mirror "+m.Host)
 	}
 	self := Registry{Host: host, Insecure: isLoopback(host)}
-	if r.Credentials != nil {
-		self.Credentials = func() (string, string) { return r.Credentials(host) }
+	for _, l := range logins {
+		if isFor(l, host, path) {
+			self.Credentials = func() (string, string) { return l.User, l.Password }
+			add(self, path, host)
+		}
 	}
+	self.Credentials = nil
 	add(self, path, host)
 	return out
+}
+
+// isFor tells whether a login counts for a repository of a registry.
+func isFor(l runtime.Login, host, path string) bool {
+	at, part, deep := strings.Cut(l.Scope, "/")
+	want, have := strings.Split(at, "."), strings.Split(host, ".")
+	if len(want) != len(have) || deep && path != part && !strings.HasPrefix(path, part+"/") {
+		return false
+	}
+	for i := range want {
+		if ok, err := gopath.Match(want[i], have[i]); err != nil || !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // isLoopback says whether a registry is on this machine, where TLS is not

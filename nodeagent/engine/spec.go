@@ -19,7 +19,10 @@ type sandboxInput struct {
 
 func sandboxSpec(in sandboxInput) *specs.Spec {
 	namespaces := []specs.LinuxNamespace{
-		{Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.PIDNamespace},
+		{Type: specs.MountNamespace}, {Type: specs.UTSNamespace}, {Type: specs.PIDNamespace},
+	}
+	if !in.spec.HostIPC {
+		namespaces = append(namespaces, specs.LinuxNamespace{Type: specs.IPCNamespace})
 	}
 	sysctl := map[string]string{}
 	if in.netns != "" {

@@ -368,7 +368,7 @@ func (n *node) events() <-chan runtime.Exit {
 // exit waits for a container's exit.
 func (n *node) exit(ch <-chan runtime.Exit, id string) runtime.Exit {
 	n.t.Helper()
-	limit := time.After(15 * time.Second)
+	limit := time.After(time.Minute)
 	for {
 		select {
 		case x := <-ch:

@@ -215,8 +215,9 @@ func (k *Keeper) spawn() error {
 
 // Do sends a request and waits for the answer, and before that for a launcher.
 // A program's fault is a *program.Fault, a killed child program.ErrKilled, a
-// process that is not there ErrNone. A Start, Exec or Shelve whose launcher goes
-// away meanwhile is ErrLost, everything else is asked of the next one.
+// process that is not there ErrNone. A Start, Exec or Shelve that was sent whole and
+// whose launcher goes away meanwhile is ErrLost, everything else is asked of the next
+// one.
 func (k *Keeper) Do(ctx context.Context, q Request, image []byte) (Reply, error) {
 	for {
 		c, err := k.wait(ctx)
@@ -224,7 +225,7 @@ func (k *Keeper) Do(ctx context.Context, q Request, image []byte) (Reply, error)
 			return Reply{}, err
 		}
 		r, err := c.Do(ctx, q, image)
-		if errors.Is(err, ErrLost) && q.Op != Start && q.Op != Exec && q.Op != Shelve {
+		if errors.Is(err, ErrLost) && (errors.Is(err, errUnsent) || q.Op != Start && q.Op != Exec && q.Op != Shelve) {
 			select {
 			case <-c.read: // the next one, then
 				continue
@@ -333,13 +334,16 @@ func (c *Conn) close(err error) {
 // ErrLost is a request that the launcher may have done or not: it went away.
 var ErrLost = errors.New("the launcher has gone away")
 
+// errUnsent is with ErrLost where the launcher cannot have read the request whole.
+var errUnsent = errors.New("before the request was sent")
+
 // Do sends a request over this connection; see Keeper.Do.
 func (c *Conn) Do(ctx context.Context, q Request, image []byte) (Reply, error) {
 	to := make(chan Reply, 1)
 	c.mu.Lock()
 	if c.waiting == nil {
 		defer c.mu.Unlock()
-		return Reply{}, fmt.Errorf("%w: %w", ErrLost, c.err)
+		return Reply{}, fmt.Errorf("%w %w: %w", ErrLost, errUnsent, c.err)
 	}
 	c.seq++
 	q.Seq = c.seq
@@ -350,6 +354,7 @@ func (c *Conn) Do(ctx context.Context, q Request, image []byte) (Reply, error) {
 	c.write.Unlock()
 	if err != nil {
 		c.close(err)
+		return Reply{}, fmt.Errorf("%w %w: %w", ErrLost, errUnsent, err)
 	}
 	select {
 	case r := <-to:

@@ -100,7 +100,7 @@ func exit(t *testing.T, exits chan Process, id string) Process {
 			if p.ID == id {
 				return p
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("no exit of %s", id)
 		}
 	}
@@ -208,6 +208,36 @@ func TestLost(t *testing.T) {
 	stop()
 	if _, err := c.Do(t.Context(), Request{Op: Hello}, nil); !errors.Is(err, ErrLost) {
 		t.Errorf("got %v, want ErrLost", err)
+	}
+}
+
+// deaf is a connection whose other end has gone, which nobody has noticed yet.
+type deaf struct{ net.Conn }
+
+func (deaf) Write([]byte) (int, error) { return 0, syscall.EPIPE }
+
+// A start that the launcher cannot have read is asked of the next one.
+func TestUnsent(t *testing.T) {
+	near, far := net.Pipe()
+	defer far.Close()
+	broken := newConn(deaf{near}, nil)
+	next, exits, stop := serve(t, short(t))
+	defer stop()
+	k := NewKeeper(Config{})
+	k.conn = broken
+	go func() {
+		<-broken.read
+		k.mu.Lock()
+		k.conn = next
+		k.mu.Unlock()
+		close(broken.gone)
+	}()
+	do(t, next, Request{Op: Hold, Name: "ns", Path: "/proc/self/ns/net"}, nil)
+	if _, err := k.Do(t.Context(), Request{Op: Start, ID: "seven", Name: "ns"}, shell(t, "exit 7").Image); err != nil {
+		t.Fatal(err)
+	}
+	if x := exit(t, exits, "seven"); x.Code != 7 {
+		t.Errorf("got %+v", x)
 	}
 }
 

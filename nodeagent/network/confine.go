@@ -17,6 +17,8 @@ import (
 //
 //	set confined { type ipv4_addr }      # pods
 //	set machines { type ipv4_addr }      # other nodes, with their gateways; etcd, NATS
+//	set own-ports { type inet_proto . inet_service }               # see Open
+//	set peer-ports { type ipv4_addr . inet_proto . inet_service }  # see Peer
 //	chain input {
 //	  type filter hook input priority filter;
 //	  ct state new ip daddr $gateway iif != lo iifgroup != 66 drop
@@ -28,6 +30,7 @@ import (
 //	  ip daddr $gateway udp dport 53 return
 //	  ip daddr $gateway tcp dport 53 return
 //	  ip daddr $gateway tcp dport 8080 return
+//	  meta l4proto . th dport @own-ports return
 //	  goto refuse
 //	}
 //	chain forward {
@@ -37,6 +40,7 @@ import (
 //	chain outward {
 //	  ct state established,related return
 //	  ip daddr 169.254.0.0/16 goto refuse   # a cloud's metadata
+//	  ip daddr . meta l4proto . th dport @peer-ports return
 //	  ip daddr @machines goto refuse
 //	}
 //	chain refuse {
@@ -61,7 +65,8 @@ const gatewayPort = 8080
 // they hold, so that a restart of the agent opens nothing.
 func (n *Network) addConfinement(c *nftables.Conn, t *nftables.Table, s stack) error {
 	confined, machines := s.set(t, confinedSet), s.set(t, machinesSet)
-	if err := errors.Join(c.AddSet(confined, nil), c.AddSet(machines, nil)); err != nil {
+	own, far := s.set(t, ownPortsSet), s.set(t, peerPortsSet)
+	if err := errors.Join(c.AddSet(confined, nil), c.AddSet(machines, nil), c.AddSet(own, nil), c.AddSet(far, nil)); err != nil {
 		return err
 	}
 	filter := func(name string, hook *nftables.ChainHook) *nftables.Chain {
@@ -124,9 +129,11 @@ func (n *Network) addConfinement(c *nftables.Conn, t *nftables.Table, s stack) e
 	rule(toHost, port(unix.IPPROTO_UDP, dnsPort), verdict(expr.VerdictReturn, ""))
 	rule(toHost, port(unix.IPPROTO_TCP, dnsPort), verdict(expr.VerdictReturn, ""))
 	rule(toHost, port(unix.IPPROTO_TCP, gatewayPort), verdict(expr.VerdictReturn, ""))
+	rule(toHost, s.toPort(own), verdict(expr.VerdictReturn, ""))
 	rule(toHost, verdict(expr.VerdictGoto, refuse.Name))
 	rule(outward, known, verdict(expr.VerdictReturn, ""))
 	rule(outward, s.inPrefix(s.linkLocal, s.dst, expr.CmpOpEq), verdict(expr.VerdictGoto, refuse.Name))
+	rule(outward, s.toPort(far), verdict(expr.VerdictReturn, ""))
 	rule(outward, in(s.dst, machines), verdict(expr.VerdictGoto, refuse.Name))
 	rule(refuse, []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
@@ -138,12 +145,20 @@ func (n *Network) addConfinement(c *nftables.Conn, t *nftables.Table, s stack) e
 }
 
 func (s stack) set(t *nftables.Table, name string) *nftables.Set {
-	return &nftables.Set{Table: t, Name: name, KeyType: s.address}
+	set := &nftables.Set{Table: t, Name: name, KeyType: s.address}
+	switch name {
+	case ownPortsSet:
+		set.KeyType, set.Concatenation = nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService), true
+	case peerPortsSet:
+		set.KeyType, set.Concatenation = nftables.MustConcatSetType(s.address, nftables.TypeInetProto, nftables.TypeInetService), true
+	}
+	return set
 }
 
 // Confine keeps a sandbox away from the machines of the cluster and from what
 // only machines have: it reaches name server and gateway at Gateway(), pods,
-// Services and the world, but no other port of a node, and no link-local address.
+// Services and the world, but no other port of a node that is not opened (Open,
+// Peer), and no link-local address.
 // It lasts until Detach, over Recycle too. A sandbox that is not attached is an
 // error.
 func (n *Network) Confine(id string) error {

@@ -62,6 +62,7 @@ func TestConfinedPod(t *testing.T) {
 		h.meet(hosts...)
 		h.open(8080)
 		h.open(9999)
+		h.open(10000)
 		h.open(53)
 	}
 	confined, plain := one.pod("1000000000000000"), one.pod("2000000000000000")
@@ -116,6 +117,8 @@ func TestConfinedPod(t *testing.T) {
 			t.Errorf("a pod that is not confined does not reach %s", ip)
 		}
 	}
+	testOpenPorts(t, hosts, confined)
+	forbidden("what was opened is closed")
 	// The pods' own address of a node is for them and the node itself.
 	outside := pod{ns: two.ns, ip: two.addr}
 	for what, yes := range map[string]bool{
@@ -152,4 +155,48 @@ func TestConfinedPod(t *testing.T) {
 	if !confined.reaches(t, one.addr, 9999) {
 		t.Error("the address of a pod that is gone is confined")
 	}
+}
+
+// testOpenPorts opens ports of machines to a confined pod of the first, and closes
+// them again. All of them are listened on.
+func testOpenPorts(t *testing.T, hosts []*host, confined pod) {
+	t.Helper()
+	one, two, three := hosts[0], hosts[1], hosts[2]
+	expect := func(ip netip.Addr, port uint16, yes bool) {
+		t.Helper()
+		if confined.reaches(t, ip, port) != yes {
+			t.Errorf("%s port %d: want reached %t", ip, port, yes)
+		}
+	}
+	tcp := func(n uint16) []Port { return []Port{{unix.IPPROTO_UDP, n + 1}, {unix.IPPROTO_TCP, n}} }
+	one.inside(func() error { return one.net.Open(tcp(9999)) })
+	for _, ip := range []netip.Addr{one.addr, one.net.Gateway()} {
+		expect(ip, 9999, true)
+		expect(ip, 10000, false) // UDP's
+	}
+	expect(one.addr, gatewayPort, false)
+	expect(two.addr, 9999, false)
+	// Another agent finds what is open.
+	one.inside(func() error { return one.net.applyTable() })
+	expect(one.addr, 9999, true)
+	one.inside(func() error { return one.net.Open(tcp(10000)) })
+	expect(one.addr, 9999, false)
+	expect(one.addr, 10000, true)
+	one.inside(func() error { return one.net.Open(nil) })
+	expect(one.addr, 10000, false)
+
+	// What another machine opens is reached from here, over its own address alone.
+	near, far := two.peer(), three.peer()
+	far.Open = tcp(9999)
+	one.inside(func() error { return one.net.SetPeers(t.Context(), []Peer{near, far}) })
+	expect(three.addr, 9999, true)
+	expect(three.addr, gatewayPort, false)
+	expect(three.net.Gateway(), 9999, false)
+	expect(two.addr, 9999, false)
+	// A store's address is nobody's to open.
+	one.net.c.Forbidden = []netip.Addr{three.addr}
+	one.inside(func() error { return one.net.SetPeers(t.Context(), []Peer{near, far}) })
+	expect(three.addr, 9999, false)
+	one.net.c.Forbidden = nil
+	one.meet(hosts...)
 }

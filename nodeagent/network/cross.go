@@ -43,7 +43,7 @@ func (n *Network) setPeers(peers []Peer) (changes int, err error) {
 		g.own6, g.cluster6 = n.six.pods, n.six.cluster
 	}
 	want, faults := g.plan(peers)
-	faults = errors.Join(faults, n.setMachines(peers))
+	faults = errors.Join(faults, n.setMachines(peers), n.setPeerPorts(peers))
 	a := &applier{n: n}
 	if len(want.far) > 0 {
 		err = a.overlay(want.far)

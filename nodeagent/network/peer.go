@@ -17,6 +17,9 @@ type Peer struct {
 	// in any case: they go between the IPv4 addresses of the nodes.
 	Address6 netip.Addr
 	PodCIDR6 netip.Prefix
+
+	// Open are the ports at Address and Address6 that confined pods reach.
+	Open []Port
 }
 
 // Overlay says how packets get to another node's pods.

@@ -102,12 +102,23 @@ func forgetConnections() error {
 	}
 	const del = 2 // TCP_METRICS_CMD_DEL, of all without an address
 	req := nl.NewNetlinkRequest(int(family), unix.NLM_F_ACK)
-	req.AddData(&nl.Genlmsg{Command: del, Version: 1})
+	req.AddData(genlmsg{del, 1})
 	if _, err := req.Execute(unix.NETLINK_GENERIC, 0); err != nil {
 		return fmt.Errorf("%w: forget connections: %w", ErrUsed, err)
 	}
 	return nil
 }
+
+// genlmsg is the head of a generic netlink message: command, version, two bytes of
+// nothing. nl.Genlmsg has the first two and sends as the others what is behind it in
+// memory, which may be somebody else's.
+type genlmsg [4]byte
+
+// Len implements nl.NetlinkRequestData.
+func (g genlmsg) Len() int { return len(g) }
+
+// Serialize implements nl.NetlinkRequestData.
+func (g genlmsg) Serialize() []byte { return g[:] }
 
 // renumber runs inside the pod's namespace.
 func (n *Network) renumber(old, next netip.Addr) (mac []byte, err error) {

@@ -239,6 +239,17 @@ func TestConfinedPodInBothFamilies(t *testing.T) {
 		expect(what, confined, two.net.Gateway6(), gatewayPort, false)
 	}
 	cases("confined")
+	one.inside(func() error { return one.net.Open([]Port{{unix.IPPROTO_TCP, 9999}}) })
+	expect("opened", confined, one.net.Gateway6(), 9999, true)
+	expect("opened", confined, netip.MustParseAddr("2001:db8::1"), 9999, true)
+	expect("opened here alone", confined, netip.MustParseAddr(wire), 9999, false)
+	known.Open = []Port{{unix.IPPROTO_TCP, 9999}}
+	one.inside(func() error { return errors.Join(one.net.Open(nil), one.net.SetPeers(t.Context(), []Peer{known})) })
+	expect("opened there", confined, netip.MustParseAddr(wire), 9999, true)
+	expect("opened there alone", confined, netip.MustParseAddr("2001:db8::1"), 9999, false)
+	known.Open = nil
+	one.inside(func() error { return one.net.SetPeers(t.Context(), []Peer{known}) })
+	cases("closed again")
 	expect("not confined", plain, one.net.Gateway6(), 9999, true)
 	expect("not confined", plain, netip.MustParseAddr(wire), 9999, true)
 	// Recycled, it has other addresses and is confined still.

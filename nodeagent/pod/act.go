@@ -16,6 +16,7 @@ import (
 
 	"github.com/podsnap/podsnap/internal/pause"
 	"github.com/podsnap/podsnap/nodeagent/probe"
+	"github.com/podsnap/podsnap/nodeagent/pullsecret"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
 	"github.com/podsnap/podsnap/nodeagent/volume"
 )
@@ -127,7 +128,11 @@ func (w *Worker) prepare(ctx context.Context, a Action, p *corev1.Pod) func() {
 
 func (w *Worker) startSandbox(ctx context.Context, a Action, p *corev1.Pod) func() {
 	begin := time.Now()
-	sb, err := w.c.Runtime.StartSandbox(ctx, sandboxSpec(p, w.c.Pids))
+	var sb runtime.Sandbox
+	hostname, err := w.c.Volumes.Hostname(p)
+	if err == nil {
+		sb, err = w.c.Runtime.StartSandbox(ctx, sandboxSpec(p, hostname, w.c.Pids))
+	}
 	f := fault(err, "FailedCreatePodSandBox")
 	w.stage("sandbox", begin, err)
 	return func() {
@@ -154,7 +159,8 @@ func (w *Worker) removeSandbox(ctx context.Context, a Action) func() {
 func (w *Worker) pull(ctx context.Context, a Action, p *corev1.Pod) func() {
 	c := find(p, a.Container)
 	begin := time.Now()
-	img, err := w.c.Images.Ensure(ctx, c.Image, pullPolicy(c))
+	logins, unusable := w.logins(ctx, p)
+	img, err := w.c.Images.Ensure(ctx, c.Image, pullPolicy(c), logins...)
 	w.stage("image", begin, err)
 	f := fault(err, "ErrImagePull")
 	var pe *runtime.PullError
@@ -163,6 +169,9 @@ func (w *Worker) pull(ctx context.Context, a Action, p *corev1.Pod) func() {
 	}
 	took := time.Since(begin)
 	return func() {
+		for _, why := range unusable {
+			w.event(corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret", why)
+		}
 		switch {
 		case f != nil && ctx.Err() == nil:
 			w.event(corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %s", c.Image, f.Message))
@@ -171,6 +180,23 @@ func (w *Worker) pull(ctx context.Context, a Action, p *corev1.Pod) func() {
 		}
 		w.s.Pulled(a, img.ID, f, time.Now())
 	}
+}
+
+// logins are those that the pod's Secrets hold, and what is to be said of Secrets that
+// are not there or hold none: the image may be had without them.
+func (w *Worker) logins(ctx context.Context, p *corev1.Pod) (out []runtime.Login, unusable []string) {
+	for _, ref := range p.Spec.ImagePullSecrets {
+		s, err := w.c.Volumes.Secret(ctx, p, ref.Name)
+		var some []runtime.Login
+		if err == nil {
+			some, err = pullsecret.Logins(s)
+		}
+		if err != nil {
+			unusable = append(unusable, fmt.Sprintf("Unable to use image pull secret %q: %v; attempting to pull the image may not succeed.", ref.Name, err))
+		}
+		out = append(out, some...)
+	}
+	return out, unusable
 }
 
 func (w *Worker) startContainer(ctx context.Context, a Action, p *corev1.Pod, sb runtime.Sandbox) func() {
@@ -209,7 +235,7 @@ func (w *Worker) startContainer(ctx context.Context, a Action, p *corev1.Pod, sb
 		w.s.ContainerStarted(a, it, f, time.Now())
 		if hook != nil {
 			w.event(corev1.EventTypeWarning, "FailedPostStartHook", hook.Error())
-			w.s.Containers[a.Container].Unhealthy = "failed its postStart hook"
+			w.s.Containers[a.Container].Unhealthy, w.s.Containers[a.Container].Grace = "failed its postStart hook", nil
 		}
 	}
 }
@@ -235,7 +261,7 @@ func (w *Worker) containerSpec(ctx context.Context, a Action, p *corev1.Pod, sb 
 	if err != nil {
 		return runtime.ContainerSpec{}, err
 	}
-	mounts, err := w.c.Volumes.Mounts(p, c, sb.Dir)
+	mounts, err := w.c.Volumes.Mounts(p, c, env, sb.Dir)
 	if err != nil {
 		return runtime.ContainerSpec{}, err
 	}

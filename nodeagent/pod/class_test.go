@@ -27,6 +27,7 @@ func TestClassOf(t *testing.T) {
 		"an init container":     {runtime.Runc, func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{{}} }},
 		"the host's network":    {runtime.Runc, func(p *corev1.Pod) { p.Spec.HostNetwork = true }},
 		"the host's processes":  {runtime.Runc, func(p *corev1.Pod) { p.Spec.HostPID = true }},
+		"shared processes":      {runtime.Runc, func(p *corev1.Pod) { p.Spec.ShareProcessNamespace = new(true) }},
 		"privileged":            {runtime.Runc, func(p *corev1.Pod) { p.Spec.Containers[0].SecurityContext.Privileged = new(true) }},
 		"all rights":            {runtime.Runc, func(p *corev1.Pod) { add(p, "ALL") }},
 		"power over processes":  {runtime.Runc, func(p *corev1.Pod) { add(p, "CAP_SYS_PTRACE") }},
@@ -39,7 +40,7 @@ func TestClassOf(t *testing.T) {
 			Spec:       corev1.PodSpec{Containers: []corev1.Container{{SecurityContext: &corev1.SecurityContext{}}}},
 		}
 		c.change(p)
-		if got := sandboxSpec(p, 1).Class; got != c.want {
+		if got := sandboxSpec(p, "h", 1).Class; got != c.want {
 			t.Errorf("%s: got %s, want %s", name, got, c.want)
 		}
 	}

@@ -77,5 +77,22 @@ func Renewed(p *corev1.Pod, container string, attempt int) bool {
 	return ran(cs) && int(cs.RestartCount) > attempt
 }
 
+// Final tells whether a container has ended and will not be started again.
+func Final(p *corev1.Pod, container string) bool {
+	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		return true
+	}
+	cs := statusOf(p, container)
+	if cs == nil || cs.State.Terminated == nil {
+		return false
+	}
+	for c, init := range all(&p.Spec) {
+		if c.Name == container {
+			return !again(p.Spec.RestartPolicy, c, init, int(cs.State.Terminated.ExitCode))
+		}
+	}
+	return true // an ephemeral one
+}
+
 // Grace is the time that a pod has between SIGTERM and SIGKILL.
 func Grace(p *corev1.Pod) time.Duration { return graceOf(p) }

@@ -48,7 +48,7 @@ func (w *Worker) write(ctx context.Context, now time.Time) time.Time {
 	w.writing, w.dirty = true, time.Time{}
 	p := w.base
 	w.ops.Go(func() {
-		newest, err := w.store(ctx, p, st)
+		newest, err := w.report(ctx, p, st)
 		w.post(func() {
 			w.writing = false
 			if err == nil {
@@ -86,13 +86,20 @@ func (w *Worker) again(err error, what string) {
 	w.log.Debug("objects", slog.String("what", what), slog.Any("error", err), slog.Duration("again_in", wait))
 }
 
-// store writes a status to the newest version of the object and answers with
+func (w *Worker) report(ctx context.Context, p *corev1.Pod, st corev1.PodStatus) (*corev1.Pod, error) {
+	if w.c.Objects == nil {
+		return p, nil
+	}
+	return Report(ctx, w.c.Objects, p, st)
+}
+
+// Report writes a status to the newest version of the object and answers with
 // what that is then. An object that is not there (any more) is no fault.
-func (w *Worker) store(ctx context.Context, p *corev1.Pod, st corev1.PodStatus) (*corev1.Pod, error) {
+func Report(ctx context.Context, o api.Objects, p *corev1.Pod, st corev1.PodStatus) (*corev1.Pod, error) {
 	for {
 		next := *p
-		next.Status = merge(st, p.Status)
-		got, err := api.Update(ctx, w.c.Objects, &next, api.UpdateOptions{Subresource: "status"})
+		next.Status = Merge(st, p.Status)
+		got, err := api.Update(ctx, o, &next, api.UpdateOptions{Subresource: "status"})
 		if err == nil {
 			return got, nil
 		}
@@ -102,7 +109,7 @@ func (w *Worker) store(ctx context.Context, p *corev1.Pod, st corev1.PodStatus) 
 		if !apierrors.IsConflict(err) {
 			return nil, err
 		}
-		newest, err := api.Get[*corev1.Pod](ctx, w.c.Objects, api.Pods, p.Namespace, p.Name)
+		newest, err := api.Get[*corev1.Pod](ctx, o, api.Pods, p.Namespace, p.Name)
 		if apierrors.IsNotFound(err) || err == nil && newest.UID != p.UID {
 			return p, nil
 		}
@@ -113,8 +120,8 @@ func (w *Worker) store(ctx context.Context, p *corev1.Pod, st corev1.PodStatus) 
 	}
 }
 
-// merge adds to a status what others own.
-func merge(st, newest corev1.PodStatus) corev1.PodStatus {
+// Merge adds to a status what others own.
+func Merge(st, newest corev1.PodStatus) corev1.PodStatus {
 	out := *st.DeepCopy()
 	for _, c := range newest.Conditions {
 		if !owned(c.Type) {
@@ -150,14 +157,14 @@ func (w *Worker) conclude(ctx context.Context, p *corev1.Pod, st corev1.PodStatu
 	if mode == Gone {
 		return nil
 	}
-	_, err := w.store(ctx, p, st)
+	_, err := w.report(ctx, p, st)
 	if mode == Keep {
 		// The node stops, perhaps with the store: the next agent sees anyhow
 		// that nothing runs.
 		w.warn("last status", err)
 		return nil
 	}
-	if err != nil || mode != Delete {
+	if err != nil || mode != Delete || w.c.Objects == nil {
 		return err
 	}
 	zero := int64(0)

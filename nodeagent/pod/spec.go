@@ -2,13 +2,13 @@ package pod
 
 import (
 	"math"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/nodeagent/runtime"
-	"github.com/podsnap/podsnap/nodeagent/volume"
 )
 
 // Labels of sandboxes and containers, known from Kubernetes.
@@ -28,10 +28,10 @@ func labels(p *corev1.Pod, container string) map[string]string {
 }
 
 // sandboxSpec is what the engine has to make for a pod.
-func sandboxSpec(p *corev1.Pod, pids int64) runtime.SandboxSpec {
+func sandboxSpec(p *corev1.Pod, hostname string, pids int64) runtime.SandboxSpec {
 	s := runtime.SandboxSpec{
-		UID: p.UID, Namespace: p.Namespace, Name: p.Name, Hostname: volume.Hostname(p),
-		HostNetwork: p.Spec.HostNetwork, NoNetwork: alone(p), HostPID: p.Spec.HostPID, Class: classOf(p),
+		UID: p.UID, Namespace: p.Namespace, Name: p.Name, Hostname: hostname,
+		HostNetwork: p.Spec.HostNetwork, NoNetwork: alone(p), HostPID: p.Spec.HostPID, HostIPC: p.Spec.HostIPC, SharePID: shares(p), Class: classOf(p),
 		Labels: labels(p, ""), Resources: podResources(p),
 	}
 	if f := p.Labels[api.LabelFunction]; f != "" {
@@ -41,10 +41,15 @@ func sandboxSpec(p *corev1.Pod, pids int64) runtime.SandboxSpec {
 	if sc := p.Spec.SecurityContext; sc != nil && len(sc.Sysctls) > 0 {
 		s.Sysctls = map[string]string{}
 		for _, c := range sc.Sysctls {
-			s.Sysctls[c.Name] = c.Value
+			s.Sysctls[strings.ReplaceAll(c.Name, "/", ".")] = c.Value
 		}
 	}
 	return s
+}
+
+// shares tells whether the containers of a pod see one another's processes.
+func shares(p *corev1.Pod) bool {
+	return p.Spec.ShareProcessNamespace != nil && *p.Spec.ShareProcessNamespace
 }
 
 // alone is a pod that has no network.
@@ -109,6 +114,7 @@ func security(p *corev1.Pod, c *corev1.Container) runtime.Security {
 		if ps.FSGroup != nil {
 			s.Supplemental = append(s.Supplemental, *ps.FSGroup)
 		}
+		s.OwnGroups = ps.SupplementalGroupsPolicy != nil && *ps.SupplementalGroupsPolicy == corev1.SupplementalGroupsPolicyStrict
 		s.SeccompUnconfined = unconfined(ps.SeccompProfile)
 	}
 	cs := c.SecurityContext

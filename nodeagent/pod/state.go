@@ -25,11 +25,12 @@ type State struct {
 	Containers map[string]*Container // each init, each regular and each ephemeral one
 	Garbage    []string              // ids of containers that nothing needs any more
 
-	Frozen bool            // its processes are stopped, or are about to be: it is idle
-	Stop   *Stop           // set: the pod has to end
-	Over   bool            // because it was active for longer than it may
-	Ending Fault           // of Finish
-	Busy   map[string]bool // keys of the actions under way
+	Frozen  bool            // its processes are stopped, or are about to be: it is idle
+	Stop    *Stop           // set: the pod has to end
+	Over    bool            // because it was active for longer than it may
+	Evicted string          // why it has to go though nobody deleted it; "" is not at all
+	Ending  Fault           // of Finish
+	Busy    map[string]bool // keys of the actions under way
 
 	Final  *corev1.PodStatus // set: it has ended for good, and so
 	Stored bool              // Final is in Objects
@@ -64,6 +65,7 @@ type Container struct {
 
 	Started, Ready bool   // what the probes say
 	Unhealthy      string // why the running instance has to go; "" if not
+	Grace          *int64 // the seconds that it has for that; nil is the pod's
 
 	Stopping bool      // SIGTERM is on its way to the running instance
 	Deadline time.Time // when it is killed
@@ -226,6 +228,17 @@ func (s *State) Expire(now time.Time) {
 	}
 	s.Over = true
 	s.End(Evict, graceOf(s.Pod), now)
+}
+
+// Exceed makes a pod stop that has more on disk than it may: at once, as with
+// kubelet. It does not come back.
+func (s *State) Exceed(what string, now time.Time) bool {
+	if s.Evicted != "" || s.Done || s.Stop != nil || s.Final != nil {
+		return false
+	}
+	s.Evicted = what
+	s.End(Evict, time.Second, now)
+	return true
 }
 
 // expiry is when a pod has been active for as long as it may; zero is never.

@@ -30,6 +30,9 @@ func (s *State) status(now time.Time) corev1.PodStatus {
 	if s.Over && st.Phase == corev1.PodFailed {
 		st.Reason, st.Message = "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"
 	}
+	if s.Evicted != "" && st.Phase == corev1.PodFailed {
+		st.Reason, st.Message = "Evicted", s.Evicted
+	}
 	if s.HostIP != "" {
 		st.HostIP = s.HostIP
 		for _, ip := range s.hostIPs() {
@@ -97,7 +100,7 @@ func (s *State) phase() corev1.PodPhase {
 		}
 	}
 	switch {
-	case s.Over && (over || !s.anyAlive()):
+	case (s.Over || s.Evicted != "") && (over || !s.anyAlive()):
 		return corev1.PodFailed
 	case kept && s.Prev.Phase != "":
 		return s.Prev.Phase

@@ -227,9 +227,13 @@ func (s *step) heal(c *Container) {
 		return
 	}
 	name, id := c.Current.Name, c.Current.ID
+	grace := graceOf(s.Pod)
+	if c.Grace != nil {
+		grace = time.Duration(*c.Grace) * time.Second
+	}
 	switch {
 	case !c.Stopping:
-		s.act(Action{Kind: StopContainer, Container: name, ID: id, Deadline: s.now.Add(graceOf(s.Pod))})
+		s.act(Action{Kind: StopContainer, Container: name, ID: id, Deadline: s.now.Add(grace)})
 	case !c.Killed && !s.wait(c.Deadline):
 		s.act(Action{Kind: KillContainer, Container: name, ID: id})
 	}

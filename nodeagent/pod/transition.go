@@ -148,8 +148,22 @@ func (s *State) Probed(name, id string, r probe.Result) {
 	case r.Kind == probe.Startup && r.OK:
 		c.Started = true
 	case !r.OK:
+		c.Grace = graceOfProbe(find(s.Pod, name), r.Kind)
 		c.Unhealthy = "failed " + map[probe.Kind]string{probe.Startup: "startup", probe.Liveness: "liveness"}[r.Kind] + " probe"
 	}
+}
+
+// graceOfProbe is how many seconds a container has to end in that a probe found at
+// fault; nil is as many as its pod.
+func graceOfProbe(c *corev1.Container, k probe.Kind) *int64 {
+	p := c.LivenessProbe
+	if k == probe.Startup {
+		p = c.StartupProbe
+	}
+	if p == nil {
+		return nil
+	}
+	return p.TerminationGracePeriodSeconds
 }
 
 // crash counts the end of the current instance.
@@ -203,14 +217,21 @@ func (f *Fault) set(next *Fault, now time.Time, b backoff) {
 
 // again says whether policy wants a container that has ended to run once more.
 func (s *State) again(spec *corev1.Container, init bool, code int) bool {
+	return again(s.Pod.Spec.RestartPolicy, spec, init, code)
+}
+
+func again(policy corev1.RestartPolicy, spec *corev1.Container, init bool, code int) bool {
+	if own := spec.RestartPolicy; own != nil { // the container's goes before the pod's
+		policy = corev1.RestartPolicy(*own)
+	}
 	switch {
 	case isSidecar(spec):
 		return true
 	case init:
-		return code != 0 && s.Pod.Spec.RestartPolicy != corev1.RestartPolicyNever
-	case s.Pod.Spec.RestartPolicy == corev1.RestartPolicyNever:
+		return code != 0 && policy != corev1.RestartPolicyNever
+	case policy == corev1.RestartPolicyNever:
 		return false
-	case s.Pod.Spec.RestartPolicy == corev1.RestartPolicyOnFailure:
+	case policy == corev1.RestartPolicyOnFailure:
 		return code != 0
 	}
 	return true

@@ -3,6 +3,7 @@ package pod
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -22,7 +23,7 @@ type Recorder interface {
 
 // Config is what all workers of a node share.
 type Config struct {
-	Objects api.Objects
+	Objects api.Objects // nil: the pod is not in them, and only Publish is told of it
 	Runtime runtime.Runtime
 	Images  runtime.Images
 	Volumes *volume.Manager
@@ -70,6 +71,10 @@ type Worker struct {
 	toldOf   *corev1.Pod      // the object that it was published of
 	accepted time.Time
 	wasReady bool
+	stale    bool      // what is mounted may be older than what it is of
+	renewing bool      // and is being brought up to date
+	weighing bool      // what the pod has on disk is being measured, or never is
+	measure  time.Time // when it is to be
 
 	mu      sync.Mutex
 	pod     *corev1.Pod   // with the published status
@@ -142,6 +147,7 @@ func (w *Worker) Await(stop <-chan struct{}, cond func(*corev1.Pod) bool) bool {
 // Update tells of a newer version of the object.
 func (w *Worker) Update(p *corev1.Pod) {
 	w.post(func() {
+		w.stale = w.stale || tellsOfItself(p) && (!maps.Equal(w.base.Labels, p.Labels) || !maps.Equal(w.base.Annotations, p.Annotations))
 		w.base = p
 		w.s.Observe(p, time.Now())
 	})
@@ -239,12 +245,17 @@ func (w *Worker) step(ctx context.Context) time.Time {
 	}
 	w.publish()
 	w.watch(ctx)
+	w.renew(ctx)
+	measure := w.weigh(ctx, now)
 	wake := r.Wake
 	if at := w.write(ctx, now); !at.IsZero() && (wake.IsZero() || at.Before(wake)) {
 		wake = at
 	}
 	if r.Final {
 		return now
+	}
+	if !measure.IsZero() && (wake.IsZero() || measure.Before(wake)) {
+		wake = measure
 	}
 	return wake
 }

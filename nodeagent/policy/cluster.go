@@ -23,7 +23,7 @@ type cluster struct {
 const byAddress = "address"
 
 // follow begins. The pods of other nodes have only what counts here, if this is
-// not the server itself: see access.Trim.
+// not the server itself: see access.View.
 func (e *Enforcer) follow(ctx context.Context) *cluster {
 	ctx, end := context.WithCancel(ctx)
 	o := mirror.Options{Log: e.log}

@@ -272,7 +272,7 @@ func (e *Enforcer) pass(ctx context.Context) error {
 	var err error
 	switch {
 	case e.over:
-	case !need && stale:
+	case !need && (stale || e.ledger != nil): // the mirror may have lost the last policy, and not said so yet
 		err = e.rest()
 	case !need:
 	case stale:

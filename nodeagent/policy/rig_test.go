@@ -347,7 +347,7 @@ func (r *rig) same(res *api.Resource, get func(ns, name string) (api.Object, boo
 // await waits for a condition that is looked at under the enforcer's lock.
 func (r *rig) await(what string, cond func() bool) {
 	r.Helper()
-	late := time.After(10 * time.Second)
+	late := time.After(time.Minute)
 	look := time.NewTicker(2 * time.Millisecond)
 	defer look.Stop()
 	for {

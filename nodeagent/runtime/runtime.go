@@ -58,8 +58,9 @@ type Images interface {
 	// Ensure makes the image available by the policy (Always, IfNotPresent,
 	// Never) and answers with what it holds. A PullError's Reason is the
 	// waiting reason of the container (ErrImagePull, ErrImageNeverPull,
-	// InvalidImageName).
-	Ensure(ctx context.Context, ref string, policy corev1.PullPolicy) (Image, error)
+	// InvalidImageName). Of the logins those that are for the image are tried one after
+	// the other.
+	Ensure(ctx context.Context, ref string, policy corev1.PullPolicy, logins ...Login) (Image, error)
 
 	// Import loads an OCI or Docker archive and answers with the names.
 	Import(ctx context.Context, archive io.Reader) ([]string, error)
@@ -69,6 +70,14 @@ type Images interface {
 
 	// Remove forgets an image; its content goes when nothing else uses it.
 	Remove(ctx context.Context, ref string) error
+}
+
+// Login is who one is at a registry of images, or in a part of it.
+type Login struct {
+	// Scope is host, host:port or either with /path; each label of the host may be a
+	// pattern, as in *.example.com.
+	Scope          string
+	User, Password string
 }
 
 // Stats reads a container's use of resources from its cgroup.
@@ -121,6 +130,8 @@ type SandboxSpec struct {
 	HostNetwork     bool
 	NoNetwork       bool // but the loopback
 	HostPID         bool
+	HostIPC         bool
+	SharePID        bool // its containers are in the process namespace of the sandbox
 	Class           Class
 	Labels          map[string]string // kept, for adoption
 	Resources       Resources         // of the whole pod; zero is no limit
@@ -204,6 +215,7 @@ type Security struct {
 	User                *int64 // nil is the image's
 	Group               *int64
 	Supplemental        []int64
+	OwnGroups           bool // none that the image knows the user in
 	RunAsNonRoot        bool // refuse an image that would run as uid 0
 	ReadOnlyRoot        bool
 	Privileged          bool

@@ -348,20 +348,7 @@ func TestAuditRepairs(t *testing.T) {
 	repaired := func(what string, harm func(k *kernel) error) {
 		t.Helper()
 		before, after := make(chan struct{}), make(chan struct{})
-		r.inside(r.host, func() error {
-			k, err := openKernel(r.config.Table, r.balancer.kernel.rules...)
-			if err != nil {
-				return err
-			}
-			defer k.close()
-			for i, rules := range k.rules {
-				_, k.live[i], err = k.generations(rules.family())
-				if err != nil || k.live[i] == nil {
-					return errors.Join(err, errors.New("there is no table"))
-				}
-			}
-			return harm(k)
-		})
+		r.harm(harm)
 		close(before)
 		go func() {
 			defer close(after)
@@ -413,10 +400,29 @@ func TestAuditRepairs(t *testing.T) {
 	})
 }
 
+// harm changes the tables as somebody else would.
+func (r *rig) harm(do func(k *kernel) error) {
+	r.Helper()
+	r.inside(r.host, func() error {
+		k, err := openKernel(r.config.Table, r.balancer.kernel.rules...)
+		if err != nil {
+			return err
+		}
+		defer k.close()
+		for i, rules := range k.rules {
+			_, k.live[i], err = k.generations(rules.family())
+			if err != nil || k.live[i] == nil {
+				return errors.Join(err, errors.New("there is no table"))
+			}
+		}
+		return do(k)
+	})
+}
+
 // eventually tries again until there is no error.
 func eventually(t *rig, what string, try func() error) {
 	t.Helper()
-	limit := time.After(10 * time.Second)
+	limit := time.After(time.Minute)
 	for {
 		err := try()
 		if err == nil {

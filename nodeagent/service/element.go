@@ -2,6 +2,8 @@ package service
 
 import (
 	"encoding/binary"
+	"net/netip"
+	"slices"
 )
 
 // set is one of the kernel's sets or maps: those of the IPv4 table, then the same
@@ -16,6 +18,8 @@ const (
 	exposed            // fronts outside of the Service network
 	own                // fronts for which outer counts
 	loops              // an endpoint's address, twice: it is led to itself
+	guarded            // fronts that not everybody may come to
+	allowed            // who may: a front with a network of clients
 	kinds
 
 	sets = 2 * kinds
@@ -36,7 +40,7 @@ func (s set) kind() set { return s % kinds }
 func (s set) six() bool { return s >= kinds }
 
 func (s set) String() string {
-	return [...]string{"slots", "outer", "many", "sticky", "exposed", "own", "loops"}[s.kind()]
+	return [...]string{"slots", "outer", "many", "sticky", "exposed", "own", "loops", "guarded", "allowed"}[s.kind()]
 }
 
 // isMap: an element has a value.
@@ -52,8 +56,9 @@ func allSets(six bool) (out []set) {
 
 // elementKey is an element's key as the kernel has it: each part begins at a
 // multiple of four bytes. A front's is address, protocol, port; a slot's has the
-// slot's number behind; a loop's is two addresses.
-type elementKey [32]byte
+// slot's number behind; a loop's is two addresses. That of who is allowed is a
+// front's, then the network's address and, for us alone, its length.
+type elementKey [44]byte
 
 // element is one of a set; value is that of maps.
 type element struct {
@@ -77,6 +82,39 @@ func slotKey(k key, slot int) elementKey {
 func loopKey(a ip) (e elementKey) {
 	n := copy(e[:], a.wire())
 	copy(e[n:], a.wire())
+	return e
+}
+
+func allowedKey(k key, from netip.Prefix) elementKey {
+	e := frontKey(k)
+	n := copy(e[len(k.ip.wire())+8:], from.Masked().Addr().AsSlice())
+	e[len(k.ip.wire())+8+n] = byte(from.Bits())
+	return e
+}
+
+// from is the network of who is allowed.
+func (s set) from(e elementKey) netip.Prefix {
+	n := s.addressSize()
+	a, _ := netip.AddrFromSlice(e[n+8 : 2*n+8])
+	return netip.PrefixFrom(a, int(e[2*n+8]))
+}
+
+// keyEnd is the key of the last client that is allowed, as the kernel has it.
+func (s set) keyEnd(e elementKey) []byte {
+	end, n := slices.Clone(e[:s.keySize()]), s.addressSize()
+	for bit := s.from(e).Bits(); bit < 8*n; bit++ {
+		end[n+8+bit/8] |= 0x80 >> (bit % 8)
+	}
+	return end
+}
+
+// withEnd is a key of who is allowed as the kernel tells it: first and last.
+func (s set) withEnd(e elementKey, end []byte) elementKey {
+	n, bits := s.addressSize(), 0
+	for bits < 8*n && (e[n+8+bits/8]^end[n+8+bits/8])&(0x80>>(bits%8)) == 0 {
+		bits++
+	}
+	e[2*n+8] = byte(bits)
 	return e
 }
 
@@ -105,6 +143,8 @@ func (s set) keySize() int {
 		return s.addressSize() + 12
 	case loops:
 		return 2 * s.addressSize()
+	case allowed:
+		return 2*s.addressSize() + 8
 	default:
 		return s.addressSize() + 8
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -34,9 +35,13 @@ type front struct {
 	exposed bool
 	// own: a client from outside of the cluster only gets endpoints of this node,
 	// and is seen under its own address (externalTrafficPolicy Local).
-	own   bool
-	slots []backend // what a number between 0 and their number leads to; none is a refusal
-	outer []backend // instead, for clients from outside, when own is set
+	own bool
+	// ranges are the clients that may come from outside, where not everybody may:
+	// networks of the front's family, none in another, sorted.
+	guarded bool
+	ranges  []netip.Prefix
+	slots   []backend // what a number between 0 and their number leads to; none is a refusal
+	outer   []backend // instead, for clients from outside, when own is set
 }
 
 // plan is all that the kernel has to know of a Service.
@@ -133,7 +138,13 @@ func (n node) port(svc *corev1.Service, port corev1.ServicePort, protocol uint8,
 	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
 		outside.own, outside.outer = true, share(here)
 	}
-	for _, a := range externalIPs(svc, six) {
+	balanced := outside
+	balanced.ranges, balanced.guarded = sourceRanges(svc, six)
+	for _, a := range balancerIPs(svc, six) {
+		balanced.key.ip = ipOf(a)
+		out = append(out, balanced)
+	}
+	for _, a := range addresses(svc.Spec.ExternalIPs, six) {
 		outside.key.ip = ipOf(a)
 		out = append(out, outside)
 	}
@@ -153,10 +164,35 @@ func clusterIPs(svc *corev1.Service, six bool) []netip.Addr {
 	return addresses(append([]string{svc.Spec.ClusterIP}, svc.Spec.ClusterIPs...), six)
 }
 
-// externalIPs are those of the Service's own list and what a load balancer is
-// said to have, unless that one ends connections itself.
-func externalIPs(svc *corev1.Service, six bool) []netip.Addr {
-	all := slices.Clone(svc.Spec.ExternalIPs)
+// sourceRanges are the networks of a family that may come by way of the load
+// balancer, if that is not open to everybody. A Service that names networks of one
+// family alone is closed in the other.
+func sourceRanges(svc *corev1.Service, six bool) (out []netip.Prefix, guarded bool) {
+	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer || len(svc.Spec.LoadBalancerSourceRanges) == 0 {
+		return nil, false
+	}
+	for _, s := range svc.Spec.LoadBalancerSourceRanges {
+		if p, err := netip.ParsePrefix(strings.TrimSpace(s)); err == nil && p.Addr().Is6() == six {
+			out = append(out, p.Masked())
+		}
+	}
+	// Of two that overlap one is part of the other: the kernel wants that one alone.
+	slices.SortFunc(out, func(a, b netip.Prefix) int {
+		return cmp.Or(cmp.Compare(a.Bits(), b.Bits()), a.Addr().Compare(b.Addr()))
+	})
+	var apart []netip.Prefix
+	for _, p := range out {
+		if !slices.ContainsFunc(apart, func(o netip.Prefix) bool { return o.Overlaps(p) }) {
+			apart = append(apart, p)
+		}
+	}
+	return apart, true
+}
+
+// balancerIPs are what a load balancer is said to have, unless that one ends
+// connections itself.
+func balancerIPs(svc *corev1.Service, six bool) []netip.Addr {
+	var all []string
 	for _, in := range svc.Status.LoadBalancer.Ingress {
 		if in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP {
 			all = append(all, in.IP)

@@ -202,6 +202,13 @@ func TestLedger(t *testing.T) {
 			n := rapid.IntRange(0, 15).Draw(t, "endpoints")
 			f.slots = spread(backends(16)[16-n:], width(n))
 			f.sticky, f.exposed, f.own = rapid.Bool().Draw(t, "sticky"), rapid.Bool().Draw(t, "exposed"), rapid.Bool().Draw(t, "own")
+			if f.guarded = rapid.Bool().Draw(t, "guarded"); f.guarded {
+				for _, p := range []string{"10.0.0.0/8", "192.0.2.0/24", "198.51.100.0/25"} {
+					if rapid.Bool().Draw(t, "range") {
+						f.ranges = append(f.ranges, netip.MustParsePrefix(p))
+					}
+				}
+			}
 			if f.own {
 				f.outer = spread(backends(n/2), width(n))
 			}

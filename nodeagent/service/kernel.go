@@ -162,6 +162,9 @@ func (r rules) set(t *nftables.Table, s set) *nftables.Set {
 		out.DataType = nftables.MustConcatSetType(address, nftables.TypeInetService)
 	case loops:
 		out.KeyType = nftables.MustConcatSetType(address, address)
+	case allowed:
+		out.KeyType = nftables.MustConcatSetType(append(front, address)...)
+		out.Concatenation, out.Interval = true, true
 	default:
 	}
 	return out
@@ -243,6 +246,9 @@ func encode(s set, in []element) []nftables.SetElement {
 	out := make([]nftables.SetElement, len(in))
 	for i := range in {
 		out[i].Key = in[i].key[:s.keySize():s.keySize()]
+		if s.kind() == allowed {
+			out[i].KeyEnd = s.keyEnd(in[i].key)
+		}
 		if s.isMap() {
 			out[i].Val = in[i].value.encode()
 		}

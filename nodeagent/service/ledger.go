@@ -1,6 +1,7 @@
 package service
 
 import (
+	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -135,6 +136,11 @@ func (l *ledger) has(s set, e element) bool {
 		return h.sticky
 	case exposed:
 		return h.exposed
+	case guarded:
+		return h.guarded
+	case allowed:
+		from := s.from(e.key)
+		return slices.Contains(h.ranges, from) && e.key == allowedKey(h.key, from)
 	default:
 		return h.own
 	}
@@ -148,6 +154,9 @@ func (f front) elements(each func(set, element)) {
 	for i, b := range f.outer {
 		each(outer.of(f.key.ip), element{key: slotKey(f.key, i), value: b})
 	}
+	for _, r := range f.ranges {
+		each(allowed.of(f.key.ip), element{key: allowedKey(f.key, r)})
+	}
 	for s, on := range f.flags() {
 		if on {
 			each(s.of(f.key.ip), element{key: frontKey(f.key)})
@@ -157,7 +166,7 @@ func (f front) elements(each func(set, element)) {
 
 // flags are the kinds of sets that a front is in, or not.
 func (f front) flags() map[set]bool {
-	return map[set]bool{many: max(len(f.slots), len(f.outer)) > narrow, sticky: f.sticky, exposed: f.exposed, own: f.own}
+	return map[set]bool{many: max(len(f.slots), len(f.outer)) > narrow, sticky: f.sticky, exposed: f.exposed, own: f.own, guarded: f.guarded}
 }
 
 // there says that the kernel knows the front at all.
@@ -208,6 +217,7 @@ func (c *changes) front(was, is front) {
 	}
 	c.slots(slots, is.key, was.slots, is.slots, away)
 	c.slots(outer, is.key, was.outer, is.outer, away)
+	c.ranges(is, was.ranges, away)
 	before := was.flags()
 	for s, on := range is.flags() {
 		switch {
@@ -233,6 +243,25 @@ func (c *changes) slots(s set, k key, was, is []backend, away phase) {
 		case was[i] != is[i]:
 			c.remove(phaseAdd, s, element{key: e, value: was[i]})
 			c.add(phaseAdd, s, element{key: e, value: is[i]})
+		}
+	}
+}
+
+// ranges brings who is allowed from one state to another. What goes because others
+// come, which it may overlap with, goes in the same transaction.
+func (c *changes) ranges(is front, was []netip.Prefix, away phase) {
+	if len(is.ranges) > 0 {
+		away = phaseAdd
+	}
+	s := allowed.of(is.key.ip)
+	for _, r := range was {
+		if !slices.Contains(is.ranges, r) {
+			c.remove(away, s, element{key: allowedKey(is.key, r)})
+		}
+	}
+	for _, r := range is.ranges {
+		if !slices.Contains(was, r) {
+			c.add(phaseAdd, s, element{key: allowedKey(is.key, r)})
 		}
 	}
 }

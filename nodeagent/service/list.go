@@ -78,8 +78,9 @@ func parse(msg []byte, s set, f func(element)) error {
 		}
 		return attributes(list, func(_ uint16, item []byte) error {
 			var e element
+			var end []byte
 			err := attributes(item, func(kind uint16, data []byte) error {
-				if kind != unix.NFTA_SET_ELEM_KEY && kind != unix.NFTA_SET_ELEM_DATA {
+				if kind != unix.NFTA_SET_ELEM_KEY && kind != unix.NFTA_SET_ELEM_DATA && kind != nftables.NFTA_SET_ELEM_KEY_END {
 					return nil
 				}
 				return attributes(data, func(inner uint16, value []byte) error {
@@ -89,6 +90,9 @@ func parse(msg []byte, s set, f func(element)) error {
 					case kind == unix.NFTA_SET_ELEM_KEY && len(value) == s.keySize():
 						copy(e.key[:], value)
 						return nil
+					case kind == nftables.NFTA_SET_ELEM_KEY_END && s.kind() == allowed && len(value) == s.keySize():
+						end = value
+						return nil
 					case kind == unix.NFTA_SET_ELEM_DATA && s.isMap() && len(value) == s.valueSize():
 						e.value = decodeBackend(value)
 						return nil
@@ -96,6 +100,9 @@ func parse(msg []byte, s set, f func(element)) error {
 					return errShort
 				})
 			})
+			if end != nil {
+				e.key = s.withEnd(e.key, end)
+			}
 			if err == nil {
 				f(e)
 			}

@@ -172,7 +172,7 @@ func (r *rig) start() {
 	r.Cleanup(r.stop)
 	select {
 	case <-r.balancer.Ready():
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		r.Fatal("the balancer does not get ready")
 	}
 }
@@ -186,7 +186,7 @@ func (r *rig) await(what string, cond func(*ledger) bool) {
 	r.balancer.touch(types.NamespacedName{}) // has it looked at
 	select {
 	case <-r.done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		r.Fatalf("not in the kernel: %s", what)
 	}
 }
@@ -315,8 +315,13 @@ func (r *rig) newPod(i int) *pod {
 
 // ask makes one connection and answers with the pod that took it and by whom it
 // was seen to be made.
-func ask(to netip.AddrPort) (pod, client string, err error) {
-	c, err := net.DialTimeout("tcp", to.String(), 3*time.Second)
+func ask(to netip.AddrPort) (pod, client string, err error) { return askFor(to, 3*time.Second) }
+
+// shortly is how long is waited for an answer that is not to come.
+const shortly = 300 * time.Millisecond
+
+func askFor(to netip.AddrPort, patience time.Duration) (pod, client string, err error) {
+	c, err := net.DialTimeout("tcp", to.String(), patience)
 	if err != nil {
 		return "", "", err
 	}

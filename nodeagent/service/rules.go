@@ -14,6 +14,16 @@ import (
 // The rules never change. In nft's words for IPv4, with K for `ip daddr . meta l4proto .
 // th dport` and N for the same with 0.0.0.0 for the address:
 //
+//	chain guard {                        # loadBalancerSourceRanges
+//	  type filter hook prerouting priority dstnat - 10;
+//	  ct state established,related accept # of this chain
+//	  K @guarded goto ranges
+//	}
+//	chain ranges {
+//	  K . ip saddr @allowed accept
+//	  K . ip saddr @allowed accept
+//	  drop
+//	}
 //	chain prerouting {
 //	  type nat hook prerouting priority dstnat;
 //	  ip daddr @services goto cluster
@@ -58,9 +68,9 @@ import (
 //	  ct state new ct status & dnat == 0 K or N @exposed reject
 //	}
 //
-// Each dnat is there twice: a packet that is looked up while a transaction is
-// being committed may find neither the old nor the new element of a key. It is
-// looked up again then, and finds the new one.
+// Each dnat is there twice, and so is who is allowed: a packet that is looked up
+// while a transaction is being committed may find neither the old nor the new
+// element of a key. It is looked up again then, and finds the new one.
 
 // regKey is the first register; the others depend on the size of addresses.
 const regKey = unix.NFT_REG32_00
@@ -140,6 +150,8 @@ func (r rules) chains() []chain {
 		member(byPort, exposed), r.inside(daddr, r.loopback(), expr.CmpOpNeq), r.local(expr.Fib{FlagDADDR: true}))
 	known := [][]expr.Any{slices.Concat(r.bits(expr.CtKeySTATE, connectionKnown, expr.CmpOpNeq), []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}})}
 	out := []chain{
+		{"guard", base(nftables.ChainTypeFilter, nftables.ChainHookPrerouting, new(*nftables.ChainPriorityNATDest-10)), slices.Concat(known, [][]expr.Any{jump(member(byAddress, guarded), "ranges")})},
+		{"ranges", nil, r.ranges()},
 		{"prerouting", base(nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest), [][]expr.Any{
 			jump(service, "cluster"), jump(member(byAddress, exposed), "outside"), jump(atNode, "port-outside"),
 		}},
@@ -169,6 +181,16 @@ func (r rules) chains() []chain {
 
 func base(t nftables.ChainType, hook *nftables.ChainHook, p *nftables.ChainPriority) *nftables.Chain {
 	return &nftables.Chain{Type: t, Hooknum: hook, Priority: p}
+}
+
+// ranges keeps away who may not come. Who is refused hears nothing, as at a machine
+// that is not there.
+func (r rules) ranges() [][]expr.Any {
+	may := slices.Concat(r.key(), []expr.Any{
+		r.header(saddr, r.regSlot()), &expr.Lookup{SourceRegister: regKey, SetName: allowed.String()},
+		&expr.Verdict{Kind: expr.VerdictAccept},
+	})
+	return [][]expr.Any{may, may, {&expr.Verdict{Kind: expr.VerdictDrop}}}
 }
 
 // outside tells clients from outside of the cluster from its pods.

@@ -119,6 +119,9 @@ func userOf(s runtime.Security, imageUser string, a Accounts) (_ specs.User, hom
 	if err != nil {
 		return specs.User{}, "", fmt.Errorf("user %q: %w", who, err)
 	}
+	if s.OwnGroups {
+		u.Sgids = nil
+	}
 	const maxID = 1<<31 - 1
 	out := specs.User{}
 	for i, id := range append([]int{u.Uid, u.Gid}, u.Sgids...) {

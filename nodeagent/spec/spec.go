@@ -30,7 +30,7 @@ type Input struct {
 	Cgroup    string
 	PausePid  int
 	TargetPid int                 // of the container whose process namespace it shares; 0 is none
-	Pod       runtime.SandboxSpec // Hostname, HostNetwork, HostPID count
+	Pod       runtime.SandboxSpec // Hostname, HostNetwork, HostPID, HostIPC, SharePID count
 	Shm       string              // the pod's /dev/shm on the host
 	Files     string              // directory of the pod's hosts, hostname and resolv.conf
 	Image     runtime.ImageConfig
@@ -101,16 +101,21 @@ func containerNamespaces(in Input) []specs.LinuxNamespace {
 	of := func(kind string) string { return fmt.Sprintf("/proc/%d/ns/%s", in.PausePid, kind) }
 	ns := []specs.LinuxNamespace{
 		{Type: specs.MountNamespace},
-		{Type: specs.IPCNamespace, Path: of("ipc")},
 		{Type: specs.UTSNamespace, Path: of("uts")},
+	}
+	if !in.Pod.HostIPC {
+		ns = append(ns, specs.LinuxNamespace{Type: specs.IPCNamespace, Path: of("ipc")})
 	}
 	if !in.Pod.HostNetwork {
 		ns = append(ns, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: of("net")})
 	}
 	if !in.Pod.HostPID {
 		pid := specs.LinuxNamespace{Type: specs.PIDNamespace}
-		if in.TargetPid != 0 {
+		switch {
+		case in.TargetPid != 0:
 			pid.Path = fmt.Sprintf("/proc/%d/ns/pid", in.TargetPid)
+		case in.Pod.SharePID:
+			pid.Path = of("pid")
 		}
 		ns = append(ns, pid)
 	}
@@ -130,12 +135,16 @@ func containerMounts(in Input) ([]specs.Mount, error) {
 	bind := func(target, source string, options ...string) specs.Mount {
 		return specs.Mount{Destination: target, Type: "bind", Source: source, Options: append([]string{"rbind", "rprivate", "nosuid", "nodev"}, options...)}
 	}
+	shm := in.Shm
+	if in.Pod.HostIPC {
+		shm = "/dev/shm"
+	}
 	all := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
-		bind("/dev/shm", in.Shm, "noexec"),
+		bind("/dev/shm", shm, "noexec"),
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: sys},
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: cgroup},
 		bind("/etc/hosts", filepath.Join(in.Files, "hosts")),

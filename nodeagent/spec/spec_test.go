@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -81,6 +82,7 @@ func TestUserOf(t *testing.T) {
 		{image: "-1", err: "range"},
 		{image: "1:4294967295", err: "range"},
 		{s: runtime.Security{User: id(-1)}, err: "range"},
+		{image: "app", s: runtime.Security{OwnGroups: true, Supplemental: []int64{8}}, want: specs.User{UID: 1000, GID: 2000, AdditionalGids: []uint32{8}}},
 		{s: runtime.Security{Supplemental: []int64{1 << 31}}, err: "not between"},
 		{s: runtime.Security{RunAsNonRoot: true}, err: "must not run as root"},
 		{image: "app", s: runtime.Security{RunAsNonRoot: true}, want: specs.User{UID: 1000, GID: 2000, AdditionalGids: []uint32{3000}}},
@@ -150,5 +152,21 @@ func TestResources(t *testing.T) {
 	}
 	if v2.Unified["memory.oom.group"] != "1" || v2.Memory.Swap != nil {
 		t.Errorf("version 2: got %+v", v2)
+	}
+}
+
+// TestHostIPC: a pod with the host's IPC has its shared memory too.
+func TestHostIPC(t *testing.T) {
+	for _, host := range []bool{false, true} {
+		in := Input{Shm: "/s", Files: "/f", PausePid: 7, Pod: runtime.SandboxSpec{HostIPC: host}}
+		own := slices.ContainsFunc(containerNamespaces(in), func(n specs.LinuxNamespace) bool { return n.Type == specs.IPCNamespace })
+		mounts, err := containerMounts(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(mounts, func(m specs.Mount) bool { return m.Destination == "/dev/shm" })
+		if want := map[bool]string{false: "/s", true: "/dev/shm"}[host]; own == host || mounts[i].Source != want {
+			t.Errorf("hostIPC %v: an IPC namespace of its own %v, /dev/shm from %s", host, own, mounts[i].Source)
+		}
 	}
 }

@@ -113,7 +113,7 @@ func point(target, folder string) error {
 // writable tells whether containers may write to a volume at all.
 func (m *Manager) writable(p *corev1.Pod, v *corev1.Volume) bool {
 	if v.PersistentVolumeClaim == nil {
-		return v.EmptyDir != nil
+		return v.EmptyDir != nil || v.HostPath != nil
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -57,7 +57,7 @@ func TestClaim(t *testing.T) {
 	if fi, err := os.Stat(folder); err != nil || fi.Mode().Perm() != 0o777 {
 		t.Fatalf("the folder is %v, %v; want one that everybody may write to", fi, err)
 	}
-	mounts, err := m.Mounts(p, &p.Spec.Containers[0], "")
+	mounts, err := m.Mounts(p, &p.Spec.Containers[0], nil, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestClaim(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(folder, "file")); err != nil || string(b) != "kept" {
 		t.Errorf("what the pod has left: %q, %v", b, err)
 	}
-	if mounts, err := m.Mounts(next, &next.Spec.Containers[0], ""); err != nil || !mounts[0].ReadOnly {
+	if mounts, err := m.Mounts(next, &next.Spec.Containers[0], nil, ""); err != nil || !mounts[0].ReadOnly {
 		t.Errorf("a claim that is asked for read-only is mounted %+v, %v", mounts, err)
 	}
 }
@@ -156,7 +156,7 @@ func TestReadOnlyClaim(t *testing.T) {
 	if err := m.Setup(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
-	if mounts, err := m.Mounts(p, &p.Spec.Containers[0], ""); err != nil || !mounts[0].ReadOnly {
+	if mounts, err := m.Mounts(p, &p.Spec.Containers[0], nil, ""); err != nil || !mounts[0].ReadOnly {
 		t.Errorf("a claim to read only is mounted %+v, %v", mounts, err)
 	}
 }

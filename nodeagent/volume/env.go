@@ -31,6 +31,16 @@ func (m *Manager) Env(ctx context.Context, p *corev1.Pod, c *corev1.Container, a
 		}
 		vars[k] = v
 	}
+	for _, kv := range m.server(p) {
+		set(kv[0], kv[1])
+	}
+	links, err := m.links(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	for _, kv := range links {
+		set(kv[0], kv[1])
+	}
 	for _, from := range c.EnvFrom {
 		data, err := m.envFrom(ctx, p, from)
 		if err != nil {
@@ -63,6 +73,26 @@ func (m *Manager) Env(ctx context.Context, p *corev1.Pod, c *corev1.Container, a
 	return out, nil
 }
 
+// server is where the API server is reached, as clients in pods look for it. A
+// function reaches it nowhere.
+func (m *Manager) server(p *corev1.Pod) [][2]string {
+	if !m.c.APIServer.IsValid() || p.Labels[api.LabelFunction] != "" {
+		return nil
+	}
+	host, port := m.c.APIServer.Addr().String(), strconv.Itoa(int(m.c.APIServer.Port()))
+	url := "tcp://" + m.c.APIServer.String()
+	return [][2]string{
+		{"KUBERNETES_SERVICE_HOST", host},
+		{"KUBERNETES_SERVICE_PORT", port},
+		{"KUBERNETES_SERVICE_PORT_HTTPS", port},
+		{"KUBERNETES_PORT", url},
+		{"KUBERNETES_PORT_443_TCP", url},
+		{"KUBERNETES_PORT_443_TCP_PROTO", "tcp"},
+		{"KUBERNETES_PORT_443_TCP_PORT", port},
+		{"KUBERNETES_PORT_443_TCP_ADDR", host},
+	}
+}
+
 func (m *Manager) envFrom(ctx context.Context, p *corev1.Pod, from corev1.EnvFromSource) (map[string]string, error) {
 	switch {
 	case from.ConfigMapRef != nil:
@@ -72,12 +102,12 @@ func (m *Manager) envFrom(ctx context.Context, p *corev1.Pod, from corev1.EnvFro
 		}
 		return obj.(*corev1.ConfigMap).Data, nil
 	case from.SecretRef != nil:
-		obj, err := m.get(ctx, p, api.Secrets, from.SecretRef.Name)
+		s, err := m.Secret(ctx, p, from.SecretRef.Name)
 		if err != nil {
 			return nil, unless(from.SecretRef.Optional, err)
 		}
 		out := map[string]string{}
-		for k, v := range obj.(*corev1.Secret).Data {
+		for k, v := range s.Data {
 			out[k] = string(v)
 		}
 		return out, nil
@@ -95,15 +125,15 @@ func (m *Manager) value(ctx context.Context, p *corev1.Pod, c *corev1.Container,
 		v, err := field(p, from.FieldRef.FieldPath, a)
 		return v, true, err
 	case from.ResourceFieldRef != nil:
-		v, err := resourceField(p, c, from.ResourceFieldRef)
+		v, err := m.resourceField(p, c, from.ResourceFieldRef)
 		return v, true, err
 	case from.SecretKeyRef != nil:
 		r := from.SecretKeyRef
-		obj, err := m.get(ctx, p, api.Secrets, r.Name)
+		s, err := m.Secret(ctx, p, r.Name)
 		if err != nil {
 			return "", false, unless(r.Optional, err)
 		}
-		v, ok := obj.(*corev1.Secret).Data[r.Key]
+		v, ok := s.Data[r.Key]
 		return string(v), ok, missingKey(ok, r.Optional, "secret", r.Name, r.Key)
 	case from.ConfigMapKeyRef != nil:
 		r := from.ConfigMapKeyRef
@@ -173,12 +203,14 @@ func lines(m map[string]string) string {
 	return b.String()
 }
 
-// resourceField is a request or limit in units of the divisor, rounded up; 0
-// where none is set.
-func resourceField(p *corev1.Pod, c *corev1.Container, r *corev1.ResourceFieldSelector) (string, error) {
-	for i := range p.Spec.Containers {
-		if p.Spec.Containers[i].Name == r.ContainerName {
-			c = &p.Spec.Containers[i]
+// resourceField is a request or limit in units of the divisor, rounded up. A limit
+// that is not set is what the node has for pods, a request 0.
+func (m *Manager) resourceField(p *corev1.Pod, c *corev1.Container, r *corev1.ResourceFieldSelector) (string, error) {
+	for _, cs := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range cs {
+			if cs[i].Name == r.ContainerName {
+				c = &cs[i]
+			}
 		}
 	}
 	kind, name, ok := strings.Cut(r.Resource, ".")
@@ -189,7 +221,11 @@ func resourceField(p *corev1.Pod, c *corev1.Container, r *corev1.ResourceFieldSe
 	if kind == "requests" {
 		list = c.Resources.Requests
 	}
-	q, divisor := list[corev1.ResourceName(name)], r.Divisor
+	q, set := list[corev1.ResourceName(name)]
+	if !set && kind == "limits" && m.c.Allocatable != nil {
+		q = m.c.Allocatable()[corev1.ResourceName(name)]
+	}
+	divisor := r.Divisor
 	if divisor.IsZero() {
 		divisor = resource.MustParse("1")
 	}
@@ -198,16 +234,6 @@ func resourceField(p *corev1.Pod, c *corev1.Container, r *corev1.ResourceFieldSe
 		n, d = q.MilliValue(), divisor.MilliValue()
 	}
 	return strconv.FormatInt((n+d-1)/d, 10), nil
-}
-
-func plainEnv(c *corev1.Container) map[string]string {
-	out := map[string]string{}
-	for _, e := range c.Env {
-		if e.ValueFrom == nil {
-			out[e.Name] = expand(e.Value, out)
-		}
-	}
-	return out
 }
 
 // Expand replaces $(NAME) in a command's words by the values of env ("K=v").

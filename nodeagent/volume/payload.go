@@ -41,7 +41,7 @@ func (m *Manager) payload(ctx context.Context, p *corev1.Pod, v *corev1.Volume) 
 		c := v.ConfigMap
 		return out, m.configMap(ctx, p, out, c.Name, c.Items, mode(c.DefaultMode), c.Optional)
 	case v.DownwardAPI != nil:
-		return out, downward(p, out, v.DownwardAPI.Items, mode(v.DownwardAPI.DefaultMode))
+		return out, m.downward(p, out, v.DownwardAPI.Items, mode(v.DownwardAPI.DefaultMode))
 	case v.Projected != nil:
 		for _, s := range v.Projected.Sources {
 			if err := m.project(ctx, p, out, s, mode(v.Projected.DefaultMode)); err != nil {
@@ -50,7 +50,7 @@ func (m *Manager) payload(ctx context.Context, p *corev1.Pod, v *corev1.Volume) 
 		}
 		return out, nil
 	}
-	return nil, configError("volumes of its kind are not supported: use emptyDir, secret, configMap, downwardAPI, projected or persistentVolumeClaim")
+	return nil, configError("volumes of its kind are not supported: use emptyDir, hostPath, secret, configMap, downwardAPI, projected or persistentVolumeClaim")
 }
 
 func (m *Manager) project(ctx context.Context, p *corev1.Pod, out map[string]file, s corev1.VolumeProjection, md fs.FileMode) error {
@@ -60,17 +60,33 @@ func (m *Manager) project(ctx context.Context, p *corev1.Pod, out map[string]fil
 	case s.ConfigMap != nil:
 		return m.configMap(ctx, p, out, s.ConfigMap.Name, s.ConfigMap.Items, md, s.ConfigMap.Optional)
 	case s.DownwardAPI != nil:
-		return downward(p, out, s.DownwardAPI.Items, md)
+		return m.downward(p, out, s.DownwardAPI.Items, md)
+	case s.ServiceAccountToken != nil:
+		text, err := m.token(ctx, p, s.ServiceAccountToken)
+		if err != nil {
+			return err
+		}
+		return put(out, s.ServiceAccountToken.Path, file{[]byte(text), md})
 	}
-	return configError("a projected volume can hold secret, configMap and downwardAPI only")
+	return configError("a projected volume can hold secret, configMap, downwardAPI and serviceAccountToken only")
+}
+
+// Secret is one that a pod names, of which it may have to do with what it was when it
+// was read last. One that is not there is a *ConfigError.
+func (m *Manager) Secret(ctx context.Context, p *corev1.Pod, name string) (*corev1.Secret, error) {
+	obj, err := m.get(ctx, p, api.Secrets, name)
+	if err != nil {
+		return nil, err
+	}
+	return obj.(*corev1.Secret), nil
 }
 
 func (m *Manager) secret(ctx context.Context, p *corev1.Pod, out map[string]file, name string, items []corev1.KeyToPath, md fs.FileMode, optional *bool) error {
-	obj, err := m.get(ctx, p, api.Secrets, name)
+	s, err := m.Secret(ctx, p, name)
 	if err != nil {
 		return unless(optional, err)
 	}
-	return pick(out, "secret", name, obj.(*corev1.Secret).Data, items, md, optional)
+	return pick(out, "secret", name, s.Data, items, md, optional)
 }
 
 func (m *Manager) configMap(ctx context.Context, p *corev1.Pod, out map[string]file, name string, items []corev1.KeyToPath, md fs.FileMode, optional *bool) error {
@@ -126,7 +142,7 @@ func pick(out map[string]file, kind, name string, data map[string][]byte, items 
 	return nil
 }
 
-func downward(p *corev1.Pod, out map[string]file, items []corev1.DownwardAPIVolumeFile, md fs.FileMode) error {
+func (m *Manager) downward(p *corev1.Pod, out map[string]file, items []corev1.DownwardAPIVolumeFile, md fs.FileMode) error {
 	for _, it := range items {
 		var v string
 		var err error
@@ -134,7 +150,7 @@ func downward(p *corev1.Pod, out map[string]file, items []corev1.DownwardAPIVolu
 		case it.FieldRef != nil:
 			v, err = field(p, it.FieldRef.FieldPath, Addresses{})
 		case it.ResourceFieldRef != nil:
-			v, err = resourceField(p, nil, it.ResourceFieldRef)
+			v, err = m.resourceField(p, nil, it.ResourceFieldRef)
 		}
 		if err != nil {
 			return err

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -32,28 +33,46 @@ type Getter interface {
 	Get(ctx context.Context, r *api.Resource, namespace, name string) (api.Object, error)
 }
 
+// Lister lists the Services that pods are told of; api.Objects is one.
+type Lister interface {
+	List(ctx context.Context, r *api.Resource, o api.ListOptions) (api.List, error)
+}
+
 // Config says where volumes are.
 type Config struct {
-	Root       string // folder of the pods' folders; made when missing
-	Disks      string // folder of the volumes of api.LocalProvisioner; made when missing
-	Node       string // name of this node, which those have to be of
-	Objects    Getter
-	ResolvConf string // what pods resolve names by; "" is the machine's
+	Root     string // folder of the pods' folders; made when missing
+	Disks    string // folder of the volumes of api.LocalProvisioner; made when missing
+	Node     string // name of this node, which those have to be of
+	Objects  Getter
+	Services Lister // nil: pods are not told of Services in their environment
+	// Allocatable is what the node has for pods: the limit of a container that names
+	// none; nil is not known.
+	Allocatable func() corev1.ResourceList
+	ResolvConf  string // what pods resolve names by; "" is the machine's
 	// ClusterDNS is the server with the cluster's names; zero is none.
 	ClusterDNS    netip.Addr
 	ClusterDomain string // "" is cluster.local
+	// Tokens hands out tokens of service accounts; nil: pods get none.
+	Tokens api.Tokens
+	// APIServer is where pods that are no functions' reach the API; zero is nowhere.
+	APIServer netip.AddrPort
+	Log       *slog.Logger // nil discards
 	// OnDisk keeps on disk what belongs in memory, for a process that may not
 	// mount.
 	OnDisk bool
 }
 
 // Manager makes and removes volumes. Its methods are safe for concurrent use
-// for different pods.
+// for different pods, and Refresh is with Setup of the same one.
 type Manager struct {
 	c Config
 
-	mu   sync.Mutex
-	seen map[types.UID]map[string]api.Object // what was read for a pod, for when Objects does not answer
+	tokens tokens
+
+	mu     sync.Mutex
+	seen   map[types.UID]map[string]api.Object // what was read for a pod, for when Objects does not answer
+	linked map[types.UID][][2]string           // what of Services a pod was told
+	busy   map[types.UID]chan struct{}         // of one place: held while a pod's volumes are written
 }
 
 // ConfigError is a pod that cannot have what it names until somebody changes
@@ -81,7 +100,13 @@ func New(c Config) (*Manager, error) {
 	if c.ClusterDomain == "" {
 		c.ClusterDomain = "cluster.local"
 	}
-	return &Manager{c: c, seen: map[types.UID]map[string]api.Object{}}, nil
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Manager{
+		c: c, seen: map[types.UID]map[string]api.Object{}, linked: map[types.UID][][2]string{}, busy: map[types.UID]chan struct{}{},
+		tokens: tokens{pods: map[types.UID]*holder{}, wake: make(chan struct{}, 1)},
+	}, nil
 }
 
 // Setup makes the pod's volumes, or brings those that are there up to date.
@@ -90,6 +115,11 @@ func (m *Manager) Setup(ctx context.Context, p *corev1.Pod) error {
 	dir, err := m.dir(p.UID)
 	if err != nil {
 		return err
+	}
+	defer m.hold(p.UID)()
+	if m.c.Tokens != nil && hasTokens(p) {
+		h := m.tokens.holder(p)
+		defer func() { m.tokens.schedule(h, h.due(nil)) }()
 	}
 	for i := range p.Spec.Volumes {
 		v := &p.Spec.Volumes[i]
@@ -103,6 +133,44 @@ func (m *Manager) Setup(ctx context.Context, p *corev1.Pod) error {
 	return nil
 }
 
+// Refresh brings what a running pod has of objects up to date: readers see the old
+// version or the new one. What cannot be read stays as it was.
+func (m *Manager) Refresh(ctx context.Context, p *corev1.Pod) error {
+	dir, err := m.dir(p.UID)
+	if err != nil {
+		return err
+	}
+	defer m.hold(p.UID)()
+	var errs []error
+	for i := range p.Spec.Volumes {
+		v := &p.Spec.Volumes[i]
+		if v.Secret == nil && v.ConfigMap == nil && v.DownwardAPI == nil && v.Projected == nil {
+			continue
+		}
+		files, err := m.payload(ctx, p, v)
+		if err == nil {
+			err = replace(filepath.Join(dir, base(v), v.Name), files, group(p))
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("volume %q: %w", v.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// hold lets one at a time write a pod's volumes.
+func (m *Manager) hold(uid types.UID) (release func()) {
+	m.mu.Lock()
+	l := m.busy[uid]
+	if l == nil {
+		l = make(chan struct{}, 1)
+		m.busy[uid] = l
+	}
+	m.mu.Unlock()
+	l <- struct{}{}
+	return func() { <-l }
+}
+
 func (m *Manager) setup(ctx context.Context, p *corev1.Pod, v *corev1.Volume, dir string) error {
 	if !filepath.IsLocal(v.Name) || strings.ContainsRune(v.Name, '/') {
 		return configError("the name is not one of a folder")
@@ -113,6 +181,12 @@ func (m *Manager) setup(ctx context.Context, p *corev1.Pod, v *corev1.Volume, di
 	}
 	if v.PersistentVolumeClaim != nil {
 		return m.claim(ctx, p, v.PersistentVolumeClaim.ClaimName, target)
+	}
+	if v.HostPath != nil {
+		if err := hostPath(v.HostPath); err != nil {
+			return err
+		}
+		return point(target, v.HostPath.Path)
 	}
 	files, err := m.payload(ctx, p, v)
 	if err != nil {
@@ -173,8 +247,8 @@ func openTo(p *corev1.Pod, target string) error {
 }
 
 // Mounts are a container's mounts: its volumes and the files of /etc. To be
-// called after Setup and Files, with the same etc.
-func (m *Manager) Mounts(p *corev1.Pod, c *corev1.Container, etc string) ([]runtime.Mount, error) {
+// called after Setup and Files, with the same etc; env is what Env has answered.
+func (m *Manager) Mounts(p *corev1.Pod, c *corev1.Container, env []string, etc string) ([]runtime.Mount, error) {
 	dir, err := m.dir(p.UID)
 	if err != nil {
 		return nil, err
@@ -186,7 +260,7 @@ func (m *Manager) Mounts(p *corev1.Pod, c *corev1.Container, etc string) ([]runt
 	var out []runtime.Mount
 	taken := map[string]bool{}
 	for _, vm := range c.VolumeMounts {
-		mt, err := m.mount(dir, p, c, vm)
+		mt, err := m.mount(dir, p, env, vm)
 		if err != nil {
 			return nil, configError("mount of volume %q at %s: %w", vm.Name, vm.MountPath, err)
 		}
@@ -205,7 +279,7 @@ func (m *Manager) Mounts(p *corev1.Pod, c *corev1.Container, etc string) ([]runt
 	return out, nil
 }
 
-func (m *Manager) mount(dir string, p *corev1.Pod, c *corev1.Container, vm corev1.VolumeMount) (runtime.Mount, error) {
+func (m *Manager) mount(dir string, p *corev1.Pod, env []string, vm corev1.VolumeMount) (runtime.Mount, error) {
 	var v *corev1.Volume
 	for i := range p.Spec.Volumes {
 		if p.Spec.Volumes[i].Name == vm.Name {
@@ -222,7 +296,10 @@ func (m *Manager) mount(dir string, p *corev1.Pod, c *corev1.Container, vm corev
 		Source: filepath.Join(dir, base(v), v.Name), Target: filepath.Clean(vm.MountPath),
 		ReadOnly: vm.ReadOnly || !m.writable(p, v),
 	}
-	if v.PersistentVolumeClaim != nil {
+	if vm.MountPropagation != nil {
+		out.Propagation = propagation(*vm.MountPropagation)
+	}
+	if v.PersistentVolumeClaim != nil || v.HostPath != nil {
 		folder, err := filepath.EvalSymlinks(out.Source)
 		if err != nil {
 			return runtime.Mount{}, err
@@ -231,7 +308,13 @@ func (m *Manager) mount(dir string, p *corev1.Pod, c *corev1.Container, vm corev
 	}
 	sub := vm.SubPath
 	if vm.SubPathExpr != "" {
-		sub = expand(vm.SubPathExpr, plainEnv(c))
+		sub = Expand([]string{vm.SubPathExpr}, env)[0]
+		if strings.Contains(sub, "$(") {
+			return runtime.Mount{}, fmt.Errorf("subPathExpr %q names a variable that the container has not", vm.SubPathExpr)
+		}
+		if strings.HasPrefix(sub, "/") || !filepath.IsLocal(sub) {
+			return runtime.Mount{}, fmt.Errorf("subPathExpr %q is %q: it must be a path in the volume", vm.SubPathExpr, sub)
+		}
 	}
 	if sub == "" {
 		return out, nil
@@ -239,6 +322,18 @@ func (m *Manager) mount(dir string, p *corev1.Pod, c *corev1.Container, vm corev
 	source, err := within(out.Source, sub, m.writable(p, v))
 	out.Source = source
 	return out, err
+}
+
+// propagation is a mount's in the words of the kernel.
+func propagation(m corev1.MountPropagationMode) string {
+	switch m {
+	case corev1.MountPropagationHostToContainer:
+		return "rslave"
+	case corev1.MountPropagationBidirectional:
+		return "rshared"
+	case corev1.MountPropagationNone:
+	}
+	return ""
 }
 
 // within is the path of sub in a volume. It never leaves the volume, whatever
@@ -251,7 +346,7 @@ func within(volume, sub string, create bool) (string, error) {
 	defer root.Close()
 	_, err = root.Stat(sub)
 	if errors.Is(err, fs.ErrNotExist) && create {
-		err = root.MkdirAll(sub, 0o777)
+		err = makeSub(root, sub)
 	}
 	if err != nil {
 		return "", fmt.Errorf("subPath %q: %w", sub, err)
@@ -270,6 +365,29 @@ func within(volume, sub string, create bool) (string, error) {
 	return full, nil
 }
 
+// makeSub makes a folder and those that it is in, with the mode of the volume itself, so
+// that whoever may write to that may write to them.
+func makeSub(root *os.Root, sub string) error {
+	top, err := root.Stat(".")
+	if err != nil {
+		return err
+	}
+	part := ""
+	for name := range strings.SplitSeq(filepath.Clean(sub), "/") {
+		part = filepath.Join(part, name)
+		switch err := root.Mkdir(part, 0o700); {
+		case errors.Is(err, fs.ErrExist):
+		case err != nil:
+			return err
+		default:
+			if err := root.Chmod(part, top.Mode().Perm()|top.Mode()&fs.ModeSetgid); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // Release unmounts what a pod has in memory and leaves its folder: the pod
 // comes back. It may be called at any time.
 func (m *Manager) Release(uid types.UID) error {
@@ -277,8 +395,12 @@ func (m *Manager) Release(uid types.UID) error {
 	if err != nil {
 		return err
 	}
+	defer m.hold(uid)()
+	m.tokens.drop(uid)
 	m.mu.Lock()
 	delete(m.seen, uid)
+	delete(m.linked, uid)
+	delete(m.busy, uid)
 	m.mu.Unlock()
 	return unmountBelow(dir)
 }

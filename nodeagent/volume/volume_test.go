@@ -215,7 +215,7 @@ func TestFaultsNameTheObject(t *testing.T) {
 		{"key out", secretVolume("v", "evil"), `volume "v": the path "../../x" leaves the volume`, true},
 		{"key like a version", secretVolume("v", "dots"), `volume "v": the path "..data" leaves the volume`, true},
 		{"name out", secretVolume("../v", "s"), `volume "../v": the name is not one of a folder`, true},
-		{"kind", corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/"}}}, "not supported", true},
+		{"kind", corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{NFS: &corev1.NFSVolumeSource{}}}, "not supported", true},
 		{"optional", corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "none", Optional: &optional}}}, "", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -367,7 +367,7 @@ func TestMounts(t *testing.T) {
 		{Name: "s", MountPath: "/etc/hosts", SubPath: "a"},
 		{Name: "s", MountPath: "/s"},
 	}
-	got, err := m.Mounts(p, c, "")
+	got, err := m.Mounts(p, c, []string{"WHO=me"}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -390,7 +390,7 @@ func TestMounts(t *testing.T) {
 	}
 	for _, sub := range []string{"out", "out/passwd", "../../etc", "/etc"} {
 		c.VolumeMounts = []corev1.VolumeMount{{Name: "d", MountPath: "/data", SubPath: sub}}
-		if got, err := m.Mounts(p, c, ""); err == nil {
+		if got, err := m.Mounts(p, c, nil, ""); err == nil {
 			t.Errorf("subPath %q leads to %v", sub, got[0])
 		}
 	}

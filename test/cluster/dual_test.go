@@ -128,17 +128,20 @@ func TestDualStack(t *testing.T) {
 			answered(from, "http://["+to+"]:8080/hostname")
 		}
 		hosts := map[string]bool{}
-		for _, url := range []string{
-			"http://[" + both.Spec.ClusterIPs[1] + "]/hostname", "http://" + both.Spec.ClusterIP + "/hostname",
-			"http://six/hostname", "http://six.openfaas-fn.svc.cluster.local/hostname", "http://both/hostname",
-		} {
-			for range 5 {
-				hosts[answered(from, url)] = true
+		platform.Eventually(t, patience, func() error { // a replica may only just be ready
+			for _, url := range []string{
+				"http://[" + both.Spec.ClusterIPs[1] + "]/hostname", "http://" + both.Spec.ClusterIP + "/hostname",
+				"http://six/hostname", "http://six.openfaas-fn.svc.cluster.local/hostname", "http://both/hostname",
+			} {
+				for range 5 {
+					hosts[answered(from, url)] = true
+				}
 			}
-		}
-		if len(hosts) != 3 {
-			t.Errorf("the Services led the pod on %s to %v, want three replicas", from, hosts)
-		}
+			if len(hosts) != 3 {
+				return fmt.Errorf("the Services led the pod on %s to %v, want three replicas", from, hosts)
+			}
+			return nil
+		})
 		answered(from, "http://["+gateways[from]+"]:8080/function/witness/hostname")
 		for at, gateway := range gateways {
 			if at != from {

@@ -170,7 +170,7 @@ func faults() []fault {
 		}},
 		{name: "servers: the leader is cut off 10 s", shape: together, through: followers(), limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) {
 			r.c.Hub.Isolate(r.nodes[0].Host.Name)
-			r.moved(t, 8*time.Second)
+			r.moved(t, 5*time.Second)
 			idle(t, 5*time.Second)
 			r.c.Hub.Heal()
 		}},
@@ -179,7 +179,7 @@ func faults() []fault {
 		{name: "servers: the leader is frozen 10 s", shape: together, through: followers(), limit: 8 * time.Second, lost: 30, do: func(t *testing.T, r *rig) { r.freeze(t, 0, 10*time.Second) }},
 		{name: "servers: power cut of the leader, on again", shape: together, through: followers(), limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) {
 			r.off(t, 0)
-			r.moved(t, 8*time.Second)
+			r.moved(t, 5*time.Second)
 			r.on(t, 0)
 		}},
 		{name: "servers: power cut of one that stands by, calls through the leader", shape: together, through: []int{0}, limit: 2 * time.Second, lost: 30, do: func(t *testing.T, r *rig) {

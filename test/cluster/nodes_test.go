@@ -211,6 +211,35 @@ func isolation(t *testing.T, client *http.Client, nodes []*Node) {
 	}
 }
 
+// opened has functions of all nodes reach a port of one machine while its Node says
+// so.
+func opened(t *testing.T, client *http.Client, nodes []*Node) {
+	t.Helper()
+	objects, url := nodes[0].Objects(), "http://"+nodes[0].Host.IP()+":8082/metrics"
+	say := func(ports string) {
+		t.Helper()
+		if _, err := api.Mutate(t.Context(), objects, api.Nodes, "", nodes[0].Host.Name, api.UpdateOptions{}, func(n *corev1.Node) (bool, error) {
+			n.Annotations = map[string]string{api.AnnotationFunctionPorts: ports}
+			return true, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, ports := range []string{"8082/tcp", "8082/udp"} {
+		say(ports)
+		want := ports == "8082/tcp"
+		for _, n := range nodes {
+			platform.Eventually(t, patience, func() error {
+				got, err := fetch(t.Context(), client, n, url)
+				if reached := strings.Contains(got, "go_goroutines"); reached != want {
+					return fmt.Errorf("%s open, the metrics through %s: %q, want reached %t: %s", ports, n.Host.Name, got, want, fmt.Sprint(err))
+				}
+				return nil
+			})
+		}
+	}
+}
+
 // addresses are those of the running pods of a namespace, by node.
 func addresses(t *testing.T, server *Node, namespace string, want int) map[string]string {
 	t.Helper()
@@ -369,6 +398,7 @@ func TestThreeNodes(t *testing.T) {
 
 	names(t, client, server, nodes)
 	ingress(t, client, server, nodes)
+	opened(t, client, nodes)
 	isolation(t, client, nodes)
 	policies(t, client, server, nodes)
 

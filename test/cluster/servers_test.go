@@ -55,6 +55,8 @@ func TestThreeServers(t *testing.T) {
 		}
 	}
 	put(others[0], "before")
+	kinds := &anyServer{t: t}
+	kinds.begin(others[0], others[1], node)
 
 	leader.Kill()
 	cut := time.Now()
@@ -70,6 +72,7 @@ func TestThreeServers(t *testing.T) {
 		}
 	}
 	serve("after the end of the leader", append(others, node)...)
+	kinds.still(others...)
 
 	leader.Start() // it stands by
 	if now := c.Leader(servers); now != next {

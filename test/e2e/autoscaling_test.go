@@ -20,11 +20,11 @@ func autoscaling(t *testing.T, p *platform.Platform) {
 		return kubectl("", append([]string{"-n", "busy"}, args...)...)
 	}
 	kubectl("", "create", "namespace", "busy")
-	t.Cleanup(func() { kubectl("", "delete", "namespace", "busy", "--timeout=60s") }) // with all that is in it
+	t.Cleanup(func() { kubectl("", "delete", "namespace", "busy", "--timeout=120s") }) // with all that is in it
 	kubectl(`{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "busy"}, "spec": {
 		"selector": {"matchLabels": {"app": "web"}}, "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"terminationGracePeriodSeconds": 1, "containers": [
 			{"name": "main", "image": "probe:latest", "ports": [{"containerPort": 8080}], "resources": {"requests": {"cpu": "20m"}, "limits": {"cpu": "300m"}}}]}}}}`, "apply", "-f", "-")
-	run("rollout", "status", "deployment/web", "--timeout=60s")
+	run("rollout", "status", "deployment/web", "--timeout=120s")
 	run("autoscale", "deployment", "web", "--cpu-percent=50", "--min=1", "--max=2")
 	address := run("get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].status.podIP}")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -59,7 +59,7 @@ func autoscaling(t *testing.T, p *platform.Platform) {
 		}
 		return nil
 	})
-	run("rollout", "status", "deployment/web", "--timeout=60s")
+	run("rollout", "status", "deployment/web", "--timeout=120s")
 	if out := run("get", "hpa"); !strings.Contains(out, "Deployment/web") || !strings.Contains(out, "%/50%") {
 		t.Errorf("kubectl get hpa:\n%s", out)
 	}

@@ -16,6 +16,7 @@ import (
 // With --containerd the platform uses one that runs already, and leaves it
 // running and clean.
 func TestExistingContainerd(t *testing.T) {
+	t.Parallel()
 	platform.NeedRoot(t)
 	dir, err := os.MkdirTemp("", "psc")
 	if err != nil {

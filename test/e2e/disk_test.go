@@ -17,6 +17,7 @@ import (
 // A disk that is full takes no more writes, and says so; what runs goes on, and
 // when there is room again everything that was accepted is there and is done.
 func TestStoreDiskFull(t *testing.T) {
+	t.Parallel()
 	p := platform.New(t)
 	store, mounted := filepath.Join(p.StateDir, "store"), false
 	t.Cleanup(func() {

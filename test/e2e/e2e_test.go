@@ -27,10 +27,11 @@ func TestPlatform(t *testing.T) {
 	secure := platform.FreePorts(t, 1)[0]
 	p := platform.New(t, "--tls-listen", secure)
 	build(t, p)
-	for _, c := range []struct {
+	type part struct {
 		name string
 		run  func(*testing.T, *platform.Platform)
-	}{
+	}
+	for _, c := range []part{
 		{"first function", firstFunction},
 		{"invocation", invocation},
 		{"burst from zero", burstFromZero},
@@ -51,13 +52,26 @@ func TestPlatform(t *testing.T) {
 		{"curl", curl},
 		{"kubectl", kubectl},
 		{"kubectl apply", kubectlApply},
+		{"access", accessByRoles},
+		{"certificates", certificates},
+		{"admission", admitted},
 		{"services", services},
 		{"host ports", ports},
 		{"guestbook", func(t *testing.T, p *platform.Platform) { guestbook(t, p, secure) }},
-		{"stateful", stateful},
-		{"jobs", jobs},
 		{"autoscaling", autoscaling},
 		{"dashboards", dashboards},
+		{"together", func(t *testing.T, p *platform.Platform) {
+			for _, c := range []part{ // those that mostly wait
+				{"stateful", stateful},
+				{"jobs", jobs},
+				{"stations", stations},
+			} {
+				t.Run(c.name, func(t *testing.T) {
+					t.Parallel()
+					c.run(t, p)
+				})
+			}
+		}},
 	} {
 		if !t.Run(c.name, func(t *testing.T) { c.run(t, p) }) {
 			t.Logf("the server's log:\n%s", tail(p.Log(), 60))
@@ -349,8 +363,8 @@ func deletedWhileStarting(t *testing.T, p *platform.Platform) {
 			t.Fatal(err)
 		}
 		platform.Eventually(t, 20*time.Second, func() error {
-			if n := len(pods(t, p, "hasty")); n > 0 {
-				return fmt.Errorf("%d pods are left", n)
+			if left := pods(t, p, "hasty"); len(left) > 0 {
+				return fmt.Errorf("%d pods are left; one is %+v, %+v", len(left), left[0].ObjectMeta, left[0].Status)
 			}
 			return nil
 		})
@@ -399,7 +413,7 @@ func logs(t *testing.T, p *platform.Platform) {
 		}
 		return nil
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	seen := make(chan string, 100)
 	go func() {

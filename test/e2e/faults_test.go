@@ -175,6 +175,7 @@ func badInput(t *testing.T, p *platform.Platform) {
 
 // A body over the limit is refused without being kept.
 func TestBodyLimit(t *testing.T) {
+	t.Parallel()
 	p := platform.New(t, "--max-body", "1048576")
 	build(t, p)
 	deploy(t, p, openfaas.FunctionDeployment{Service: "limited"})

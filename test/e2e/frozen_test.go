@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/controlplane/autoscale"
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/test/platform"
 )
@@ -16,6 +17,7 @@ import (
 // error by that: not of a call that meets it, not after the server was killed
 // or ended, not in a rolling update, and it ends as fast as a running one.
 func TestFrozen(t *testing.T) {
+	t.Parallel()
 	p := platform.New(t)
 	build(t, p)
 	f := openfaas.FunctionDeployment{Service: "sleepy", Image: "probe:latest", Labels: map[string]string{"com.openfaas.scale.zero": "true", "com.openfaas.scale.zero-duration": "10m", "com.openfaas.scale.max": "1"}}
@@ -39,12 +41,16 @@ func TestFrozen(t *testing.T) {
 			return nil
 		})
 	}
+	answered := time.Now()
 	call := func(thawed bool) {
 		t.Helper()
 		begin := time.Now()
 		code, body, header := invoke(t, p, "POST", "/function/sleepy", "x")
 		timing := header.Get("Server-Timing")
-		if code != 200 || body != "x" || strings.Contains(timing, "thaw;dur=") != thawed {
+		// On a busy machine it may have become idle again since the last call.
+		again := !thawed && time.Since(answered) >= autoscale.FreezeAfter
+		answered = time.Now()
+		if code != 200 || body != "x" || strings.Contains(timing, "thaw;dur=") != thawed && !again {
 			t.Errorf("got %d %q, timing %q, want thawed %v", code, body, timing, thawed)
 		}
 		t.Logf("answered after %s: %s", time.Since(begin), timing)
@@ -73,6 +79,7 @@ func TestFrozen(t *testing.T) {
 			if code != 200 || body != "x" {
 				t.Errorf("after a kill: %d %q", code, body)
 			}
+			answered = time.Now()
 			t.Logf("after a kill: %s", header.Get("Server-Timing"))
 			awake()
 			call(false)

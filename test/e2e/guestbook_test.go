@@ -38,7 +38,7 @@ func guestbook(t *testing.T, p *platform.Platform, secure string) {
 	}
 	manifest := filepath.Join(dir, "guestbook.yaml")
 	run("", "apply", "-f", manifest)
-	t.Cleanup(func() { run("", "delete", "namespace", "guestbook", "--timeout=60s") }) // with all that is in it
+	t.Cleanup(func() { run("", "delete", "namespace", "guestbook", "--timeout=120s") }) // with all that is in it
 	ask := func(method, path, body string) (int, string) {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), method, p.URL+path, strings.NewReader(body))

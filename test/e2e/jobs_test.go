@@ -28,17 +28,17 @@ func jobs(t *testing.T, p *platform.Platform) {
 		}
 	}
 	run("apply", "-f", filepath.Join(dir, "cronjob.yaml"))
-	t.Cleanup(func() { kubectl("", "delete", "namespace", "reports", "--timeout=60s") }) // with all that is in it
+	t.Cleanup(func() { kubectl("", "delete", "namespace", "reports", "--timeout=120s") }) // with all that is in it
 
 	begin := time.Now()
 	run("create", "job", "now", "--from=cronjob/minutely")
-	run("wait", "--for=condition=complete", "job/now", "--timeout=60s")
+	run("wait", "--for=condition=complete", "job/now", "--timeout=120s")
 	t.Logf("a Job took %s", time.Since(begin).Round(time.Millisecond))
 	if out := run("logs", "job/now"); !strings.HasPrefix(out, "report of part all, ") {
 		t.Errorf("the log of the Job: %q", out)
 	}
 
-	run("wait", "--for=condition=failed", "job/parts", "--timeout=60s")
+	run("wait", "--for=condition=failed", "job/parts", "--timeout=120s")
 	if got, want := run("get", "job", "parts", "-o", "jsonpath={.status.completedIndexes} {.status.failedIndexes} {.status.succeeded} {.status.failed} {.status.conditions[?(@.type=='Failed')].reason}"), "0,1,3 2 3 1 FailedIndexes"; got != want {
 		t.Errorf("the Job of parts: %s, want %s", got, want)
 	}
@@ -72,7 +72,7 @@ func jobs(t *testing.T, p *platform.Platform) {
 			t.Errorf("kubectl %s does not show %q:\n%s", c.args, c.want, out)
 		}
 	}
-	run("delete", "job", "now", "parts", "--timeout=30s")
+	run("delete", "job", "now", "parts", "--timeout=120s")
 	platform.Eventually(t, 20*time.Second, func() error {
 		if out := run("get", "pods", "-l", "job-name in (now, parts)", "-o", "name"); out != "" {
 			return fmt.Errorf("pods of deleted Jobs are left: %s", out)

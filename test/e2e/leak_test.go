@@ -83,18 +83,17 @@ func manyStarts(t *testing.T, p *platform.Platform) {
 
 // gone waits until a function has no pod. It asks seldom: many wait.
 func gone(t *testing.T, p *platform.Platform, name string) error {
-	limit := time.After(30 * time.Second)
+	watch := platform.StartWatch()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		if len(pods(t, p, name)) == 0 {
 			return nil
 		}
-		select {
-		case <-tick.C:
-		case <-limit:
+		if watch.Spent() > 30*time.Second {
 			return fmt.Errorf("a pod of %s does not go", name)
 		}
+		<-tick.C
 	}
 }
 

@@ -70,7 +70,7 @@ func (l *members) keeps(pod, edition string, lines ...string) error {
 
 func (l *members) settled() {
 	l.t.Helper()
-	l.kubectl("rollout", "status", "statefulset/ledger", "--timeout=90s")
+	l.kubectl("rollout", "status", "statefulset/ledger", "--timeout=120s")
 }
 
 // stateful does what deploy/examples/statefulset/README.md says, and walks through what
@@ -89,7 +89,7 @@ func stateful(t *testing.T, p *platform.Platform) {
 	l.run("", "apply", "-f", filepath.Join(dir, "statefulset.yaml"))
 	disks := filepath.Join(p.StateDir, "node", "disks")
 	t.Cleanup(func() {
-		l.run("", "delete", "namespace", "ledger", "--timeout=60s")
+		l.run("", "delete", "namespace", "ledger", "--timeout=120s")
 		platform.Eventually(t, 30*time.Second, func() error {
 			left, err := os.ReadDir(disks)
 			if err == nil && len(left) > 0 {

@@ -81,6 +81,7 @@ func secureEtcd(t *testing.T, dir, crt, key string) (endpoint string) {
 // With --etcd and --nats the platform uses servers that are not its own, by the
 // same code as several servers do: it leads, for there is no other.
 func TestExternalStores(t *testing.T) {
+	t.Parallel()
 	platform.NeedRoot(t)
 	dir, err := os.MkdirTemp("", "psx")
 	if err != nil {

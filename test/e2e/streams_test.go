@@ -21,11 +21,13 @@ import (
 
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/test/platform"
+	"github.com/podsnap/podsnap/test/terminal"
 )
 
 // TestStreams has kubectl, unmodified, get into pods and at their ports.
 func TestStreams(t *testing.T) {
-	p := platform.New(t)
+	manifests := t.TempDir()
+	p := platform.New(t, "--pod-manifest-path", manifests)
 	k := newStreaming(t, p)
 	p.MustFaas("", "login")
 	dir, err := filepath.Abs("testdata/tools")
@@ -39,7 +41,7 @@ func TestStreams(t *testing.T) {
 	}
 	// One pod of each runtime: containerd with runc, and the fast one.
 	k.must("", "run", "tool", "--image=tools:latest", "--restart=Never", "--command", "--", "sh", "-c", "mkdir -p /tmp/www && echo page > /tmp/www/index.html && exec httpd -f -p 127.0.0.1:8000 -h /tmp/www")
-	k.must("", "wait", "--for=condition=Ready", "pod/tool", "--timeout=60s")
+	k.must("", "wait", "--for=condition=Ready", "pod/tool", "--timeout=120s")
 	deploy(t, p, openfaas.FunctionDeployment{Service: "fasttool", Image: "tools:latest"})
 	platform.Eventually(t, 30*time.Second, available(t, p, "fasttool", 1))
 	k.pods = map[string][]string{
@@ -64,6 +66,12 @@ func TestStreams(t *testing.T) {
 		{"run", runs},
 		{"debug", debugs},
 		{"refused", refusals},
+		{"static pods", func(t *testing.T, k *streaming) { staticPods(t, k, manifests) }},
+		{"features", podFeatures},
+		{"script", scripted},
+		{"charts", charts},
+		{"k9s", k9s},
+		{"discovery", func(t *testing.T, k *streaming) { discovered(t, k, p) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			k := *k
@@ -207,38 +215,12 @@ func large(t *testing.T, k *streaming) {
 	}
 }
 
-// typed runs kubectl in a terminal of its own, and types.
+// typed runs kubectl in a terminal of its own, types, and answers with what the screen
+// shows in the end.
 func (k *streaming) typed(lines string, args ...string) string {
-	k.Helper()
-	if _, err := exec.LookPath("script"); err != nil {
-		k.Skip("no script on this machine")
-	}
-	cmd := k.command(args...)
-	quoted := make([]string, len(cmd.Args))
-	for i, a := range cmd.Args {
-		quoted[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
-	}
-	ctx, cancel := context.WithTimeout(k.Context(), 2*time.Minute)
-	k.Cleanup(cancel)
-	inTerminal := exec.CommandContext(ctx, "script", "-qfec", "stty cols 97 rows 31; "+strings.Join(quoted, " "), "/dev/null")
-	in, err := inTerminal.StdinPipe()
-	if err != nil {
-		k.Fatal(err)
-	}
-	var out bytes.Buffer
-	inTerminal.Stdout, inTerminal.Stderr = &out, &out
-	if err := inTerminal.Start(); err != nil {
-		k.Fatal(err)
-	}
-	if _, err := io.WriteString(in, lines); err != nil {
-		k.Fatal(err)
-	}
-	err = inTerminal.Wait() // the input stays open: it is the command that ends
-	in.Close()
-	if err != nil {
-		k.Logf("script: %v", err)
-	}
-	return out.String()
+	s := terminal.Start(k.T, k.command(args...), 31, 97)
+	s.Type(lines)
+	return s.End()
 }
 
 func terminals(t *testing.T, k *streaming) {
@@ -246,7 +228,8 @@ func terminals(t *testing.T, k *streaming) {
 		t.Run(name, func(t *testing.T) {
 			k := *k
 			k.T = t
-			out := k.typed("tty; stty size; echo term=$TERM; exit 3\n", args([]string{"exec", "-it"}, pod, "--", "sh")...)
+			// As with Kubernetes, the size is told when the shell runs already.
+			out := k.typed("tty; until stty size | grep -qx '31 97'; do sleep 0.1; done; stty size; echo term=$TERM; exit 3\n", args([]string{"exec", "-it"}, pod, "--", "sh")...)
 			for _, want := range []string{"/dev/pts/", "31 97", "term=xterm", "exit code 3"} {
 				if !strings.Contains(out, want) {
 					t.Errorf("the terminal does not show %q:\n%s", want, out)
@@ -293,7 +276,7 @@ func hangsUp(t *testing.T, k *streaming) {
 func attachesTo(t *testing.T, k *streaming) {
 	// What a function's replica writes, and nothing is typed.
 	k.must("", "run", "ticker", "--image=tools:latest", "--restart=Never", "--command", "--", "sh", "-c", "i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.2; done")
-	k.must("", "wait", "--for=condition=Ready", "pod/ticker", "--timeout=60s")
+	k.must("", "wait", "--for=condition=Ready", "pod/ticker", "--timeout=120s")
 	cmd := k.command("attach", "ticker")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -326,7 +309,7 @@ func attachesTo(t *testing.T, k *streaming) {
 		t.Fatal(err)
 	}
 	k.must(string(b), "apply", "-f", "-")
-	k.must("", "wait", "--for=condition=Ready", "pod/reader", "--timeout=60s")
+	k.must("", "wait", "--for=condition=Ready", "pod/reader", "--timeout=120s")
 	data := strings.Repeat("0123456789abcdef", 64<<10)
 	got := k.must(data, "attach", "-i", "reader")
 	if want := fmt.Sprintf("%x", sha256.Sum256([]byte(data))); !strings.Contains(got, want) {
@@ -350,7 +333,7 @@ func forwards(t *testing.T, k *streaming) {
 	}
 	k.must(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "hosted"}, "spec": {"hostNetwork": true, "containers": [{"name": "c", "image": "tools:latest",
 		"command": ["sh", "-c", "mkdir -p /tmp/www && echo hosted > /tmp/www/index.html && exec httpd -f -p 127.0.0.1:`+port+` -h /tmp/www"]}]}}`, "apply", "-f", "-")
-	k.must("", "wait", "--for=condition=Ready", "pod/hosted", "--timeout=60s")
+	k.must("", "wait", "--for=condition=Ready", "pod/hosted", "--timeout=120s")
 	defer k.must("", "delete", "pod", "hosted", "--grace-period=1", "--wait=false")
 	for name, c := range map[string]struct {
 		pod  []string
@@ -457,7 +440,7 @@ func debugs(t *testing.T, k *streaming) {
 
 func refusals(t *testing.T, k *streaming) {
 	k.must("", "run", "done", "--image=tools:latest", "--restart=Never", "--command", "--", "true")
-	k.must("", "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/done", "--timeout=60s")
+	k.must("", "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/done", "--timeout=120s")
 	for _, c := range []struct {
 		args []string
 		says string

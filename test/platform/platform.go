@@ -4,6 +4,7 @@ package platform
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -51,6 +52,8 @@ type Platform struct {
 	// Prepare is called with the server's command before each start, to change it;
 	// nil is as it is.
 	Prepare func(*exec.Cmd)
+	// Patience is how long a start may take; 0 is a minute.
+	Patience time.Duration
 
 	t    T
 	args []string
@@ -163,7 +166,8 @@ func (p *Platform) Start() {
 	cmd := p.cmd
 	p.mu.Unlock()
 	go func() { end <- cmd.Wait() }()
-	deadline := time.After(60 * time.Second)
+	patience := cmp.Or(p.Patience, time.Minute)
+	deadline := time.After(patience)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	c := &openfaas.Client{URL: p.URL}
@@ -179,7 +183,7 @@ func (p *Platform) Start() {
 			end <- err
 			p.t.Fatalf("the platform ended at once: %v\n%s", err, out)
 		case <-deadline:
-			p.t.Fatalf("the platform did not answer in 60 s\n%s", out)
+			p.t.Fatalf("the platform did not answer in %v\n%s", patience, out)
 		case <-tick.C:
 		}
 	}
@@ -292,11 +296,11 @@ func (p *Platform) MustFaas(stdin string, args ...string) string {
 	return out
 }
 
-// Eventually waits until check answers nil, looking again every 20 ms.
+// Eventually waits until check answers nil, looking again every 20 ms. limit is when
+// to give up, by a Stopwatch.
 func Eventually(t T, limit time.Duration, check func() error) {
 	t.Helper()
-	deadline := time.NewTimer(limit)
-	defer deadline.Stop()
+	watch := StartWatch()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -304,40 +308,54 @@ func Eventually(t T, limit time.Duration, check func() error) {
 		if err == nil {
 			return
 		}
-		select {
-		case <-deadline.C:
-			t.Fatalf("after %s still: %v", limit, err)
-		case <-tick.C:
+		if watch.Spent() > limit {
+			t.Fatalf("after %s (%s really) still: %v", limit, time.Since(watch.begun).Round(time.Millisecond), err)
 		}
+		<-tick.C
 	}
 }
 
-// FreePorts finds loopback addresses that nobody listens on.
+// given is what tests of this process have got, which may run beside one another:
+// between a look and the use of what was found free there is time.
+var given = struct {
+	sync.Mutex
+	ports map[string]bool
+	nets  int
+}{ports: map[string]bool{}}
+
+// FreePorts finds loopback addresses that nobody listens on. None is given twice.
 func FreePorts(t T, n int) []string {
 	t.Helper()
+	given.Lock()
+	defer given.Unlock()
 	var out []string
-	for range n {
+	for len(out) < n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer l.Close()
-		out = append(out, l.Addr().String())
+		if a := l.Addr().String(); !given.ports[a] {
+			given.ports[a] = true
+			out = append(out, a)
+		}
 	}
 	return out
 }
 
 // FreeCIDRs finds a pod network and a Service network to which no route of this
-// machine leads.
+// machine leads. Those that were given last are not given again soon.
 func FreeCIDRs(t T) (pods, services string) {
 	t.Helper()
 	b, err := os.ReadFile("/proc/net/route")
 	if err != nil {
 		t.Fatal(err)
 	}
-	start := os.Getpid() % 200
-	for i := range 200 {
-		second := 20 + (start+i)%200
+	given.Lock()
+	defer given.Unlock()
+	for range 200 {
+		second := 20 + (os.Getpid()+given.nets)%200
+		given.nets++
 		// Destinations are written in the host's byte order.
 		if !strings.Contains(string(b), fmt.Sprintf("%02X0A\t", second)) {
 			net := "10." + strconv.Itoa(second)

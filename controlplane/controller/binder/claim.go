@@ -80,7 +80,7 @@ func (r *Controller) bind(ctx context.Context, c *corev1.PersistentVolumeClaim, 
 		return true, nil
 	})
 	if err != nil {
-		return gone(err)
+		return fmt.Errorf("give volume %s to claim %s: %w", v.Name, view.Key(c), err) // one that is gone too: another may do
 	}
 	if !storage.Promised(got, c) || got.Spec.ClaimRef.UID != c.UID {
 		return fmt.Errorf("volume %s was given to another claim than %s", v.Name, view.Key(c)) // try the next one

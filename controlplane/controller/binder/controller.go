@@ -25,6 +25,13 @@ import (
 // DefaultClass is the storage class that is there from the beginning.
 const DefaultClass = "local"
 
+// Indexes of claims: by the node that the volume that one waits for is to be on, and by
+// the volume that one names.
+const (
+	byNode   = "node"
+	byVolume = "volume"
+)
+
 // Config says what the controller works with. Objects, View and Record have to be
 // set.
 type Config struct {
@@ -59,8 +66,25 @@ func New(c Config) *Controller {
 			r.wakeUnbound()
 		}
 	})
-	c.View.Nodes.OnChange(func(t api.EventType, old, _ *corev1.Node) {
+	c.View.PersistentVolumeClaims.Index(byNode, func(c *corev1.PersistentVolumeClaim) []string {
+		if n := c.Annotations[api.AnnotationSelectedNode]; n != "" && c.Spec.VolumeName == "" {
+			return []string{n}
+		}
+		return nil
+	})
+	c.View.PersistentVolumeClaims.Index(byVolume, func(c *corev1.PersistentVolumeClaim) []string {
+		if c.Spec.VolumeName != "" {
+			return []string{c.Spec.VolumeName}
+		}
+		return nil
+	})
+	c.View.Nodes.OnChange(func(t api.EventType, old, now *corev1.Node) {
 		if t != api.Deleted {
+			if old == nil { // the scheduler, whose mirror is another, may have known it before us
+				for _, c := range c.View.PersistentVolumeClaims.By(byNode, now.Name) {
+					r.claims.Add(view.Key(c))
+				}
+			}
 			return
 		}
 		for _, v := range c.View.PersistentVolumes.List() {
@@ -99,6 +123,12 @@ func (r *Controller) volumeChanged(t api.EventType, old, now *corev1.PersistentV
 		if v != nil && v.Spec.ClaimRef != nil {
 			r.claims.Add(keyOf(v.Spec.ClaimRef))
 		}
+	}
+	if t == api.Deleted {
+		now = old
+	}
+	for _, c := range r.c.View.PersistentVolumeClaims.By(byVolume, now.Name) {
+		r.claims.Add(view.Key(c)) // it may name a volume that was not there
 	}
 	if t == api.Deleted {
 		return

@@ -1,10 +1,12 @@
 package daemon
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
@@ -240,7 +242,11 @@ func roll(d *appsv1.DaemonSet, old []*corev1.Pod, s *appsv1.DaemonSetStatus, now
 		return nil // the API refuses those
 	}
 	room := most - int(s.NumberUnavailable)
-	slices.SortFunc(old, func(a, b *corev1.Pod) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
+	// In one order always: a look before the mirror shows the last deletion has to
+	// come to the same pod.
+	slices.SortFunc(old, func(a, b *corev1.Pod) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
+	})
 	var out []*corev1.Pod
 	for _, p := range old {
 		ok, _ := podstate.Available(p, time.Duration(d.Spec.MinReadySeconds)*time.Second, now)

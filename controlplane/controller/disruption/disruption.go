@@ -14,7 +14,6 @@ import (
 	"github.com/podsnap/podsnap/controlplane/view"
 	"github.com/podsnap/podsnap/internal/loop"
 	"github.com/prometheus/client_golang/prometheus"
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -61,11 +60,14 @@ func New(c Config) *Controller {
 			}
 		}
 	})
-	c.View.Deployments.OnChange(func(_ api.EventType, old, now *appsv1.Deployment) {
-		if now == nil || old == nil || old.Generation != now.Generation {
-			r.wakeAll(old, now)
-		}
-	})
+	// How many pods there are to be, says who keeps them: it may be seen after them.
+	for _, kind := range []*api.Resource{api.Deployments, api.ReplicaSets, api.StatefulSets, api.ReplicationControllers} {
+		c.View.Kind(kind).OnChange(func(_ api.EventType, old, now api.Object) {
+			if now == nil || old == nil || old.GetGeneration() != now.GetGeneration() {
+				r.wakeAll(old, now)
+			}
+		})
+	}
 	return r
 }
 
@@ -79,11 +81,11 @@ func (r *Controller) wake(p *corev1.Pod) {
 }
 
 // wakeAll looks at the budgets of a namespace.
-func (r *Controller) wakeAll(old, now *appsv1.Deployment) {
+func (r *Controller) wakeAll(old, now api.Object) {
 	if now == nil {
 		now = old
 	}
-	for _, o := range r.c.View.Kind(api.PodDisruptionBudgets).By(view.Namespace, now.Namespace) {
+	for _, o := range r.c.View.Kind(api.PodDisruptionBudgets).By(view.Namespace, now.GetNamespace()) {
 		r.loop.Add(view.Key(o))
 	}
 }

@@ -93,9 +93,10 @@ func (r *Controller) podChanged(t api.EventType, old, now *corev1.Pod) {
 	}
 }
 
-// nodeChanged has the endpoints on a node looked at when it comes to another zone.
+// nodeChanged has the endpoints on a node looked at when it comes to another zone, or
+// is seen after its pods.
 func (r *Controller) nodeChanged(t api.EventType, old, now *corev1.Node) {
-	if t != api.Modified || zoneOf(old) == zoneOf(now) {
+	if t == api.Deleted || zoneOf(old) == zoneOf(now) {
 		return
 	}
 	for _, p := range r.c.View.Pods.By(view.Node, now.Name) {
@@ -112,7 +113,13 @@ func (r *Controller) zone(node string) string {
 	return zoneOf(n)
 }
 
-func zoneOf(n *corev1.Node) string { return n.Labels[corev1.LabelTopologyZone] }
+// zoneOf is the zone of a node; nil is in none.
+func zoneOf(n *corev1.Node) string {
+	if n == nil {
+		return ""
+	}
+	return n.Labels[corev1.LabelTopologyZone]
+}
 
 // wake has the services that select a pod looked at.
 func (r *Controller) wake(p *corev1.Pod) {

@@ -75,9 +75,9 @@ func New(c Config) *Controller {
 	r := &Controller{c: c, missing: map[string]time.Time{}}
 	r.owners = loop.New(loop.Config{Name: "garbage", Workers: c.Workers, Log: c.Log, Metrics: c.Metrics}, r.reconcile)
 	r.pods = loop.New(loop.Config{Name: "garbage-pods", Log: c.Log, Metrics: c.Metrics}, r.reconcilePods)
-	for _, k := range c.View.Kinds {
+	c.View.Each(func(k view.Kind) {
 		k.OnChange(func(t api.EventType, old, now api.Object) { r.changed(k.Resource(), t, old, now) })
-	}
+	})
 	r.watchPods()
 	return r
 }
@@ -111,7 +111,7 @@ func (r *Controller) changed(res *api.Resource, t api.EventType, old, now api.Ob
 // wakeOwners looks at owners that wait for this dependent to go.
 func (r *Controller) wakeOwners(dep api.Object) {
 	for _, ref := range dep.GetOwnerReferences() {
-		k := r.c.View.Kind(resourceOf(ref))
+		k := r.c.View.Kind(r.resourceOf(ref))
 		if k == nil {
 			continue
 		}
@@ -122,7 +122,7 @@ func (r *Controller) wakeOwners(dep api.Object) {
 }
 
 func (r *Controller) dependents(owner types.UID, f func(key, api.Object)) {
-	for _, k := range r.c.View.Kinds {
+	for _, k := range r.c.View.All() {
 		for _, o := range k.By(view.Dependents, string(owner)) {
 			f(keyOf(k.Resource(), o), o)
 		}
@@ -130,7 +130,11 @@ func (r *Controller) dependents(owner types.UID, f func(key, api.Object)) {
 }
 
 func (r *Controller) reconcile(ctx context.Context, k key) (time.Duration, error) {
-	o, ok := r.c.View.Kind(k.resource).Get(k.namespace, k.name)
+	m := r.c.View.Kind(k.resource)
+	if m == nil {
+		return 0, nil // the kind has gone, and its objects with it
+	}
+	o, ok := m.Get(k.namespace, k.name)
 	if !ok || o.GetUID() != k.uid {
 		return 0, nil
 	}
@@ -183,7 +187,7 @@ func (r *Controller) judge(ctx context.Context, k key, o api.Object) (verdict, e
 // standing finds an owner: in the mirror, and, where that has none, in the
 // store, as the mirror of one kind may be behind that of another.
 func (r *Controller) standing(ctx context.Context, ref metav1.OwnerReference, dep api.Object) (standing, error) {
-	res := resourceOf(ref)
+	res := r.resourceOf(ref)
 	if res == nil || res.Namespaced && dep.GetNamespace() == "" {
 		return present, nil
 	}
@@ -250,7 +254,7 @@ func (r *Controller) foreground(ctx context.Context, k key) error {
 // orphan lets the dependents go, then the owner. It asks the store, not the
 // mirror: a dependent that is overlooked here would be deleted.
 func (r *Controller) orphan(ctx context.Context, k key) error {
-	for _, res := range api.Resources {
+	for _, res := range r.c.View.Resources() {
 		if res == api.Events {
 			continue
 		}
@@ -281,12 +285,12 @@ func keyOf(r *api.Resource, o api.Object) key {
 	return key{r, o.GetNamespace(), o.GetName(), o.GetUID()}
 }
 
-func resourceOf(ref metav1.OwnerReference) *api.Resource {
+func (r *Controller) resourceOf(ref metav1.OwnerReference) *api.Resource {
 	gv, err := schema.ParseGroupVersion(ref.APIVersion)
 	if err != nil {
 		return nil
 	}
-	return api.ResourceForKind(gv.WithKind(ref.Kind))
+	return r.c.View.ResourceFor(gv.WithKind(ref.Kind))
 }
 
 func namespaceOf(owner *api.Resource, dep api.Object) string {

@@ -67,7 +67,7 @@ func (r *Controller) absent(ctx context.Context, node string) (time.Duration, er
 	}
 	_, err := r.c.Objects.Get(ctx, api.Nodes, "", node)
 	if err == nil {
-		return -1, nil
+		return r.c.NodeGone, nil // the mirror is behind
 	}
 	if !apierrors.IsNotFound(err) {
 		return 0, err

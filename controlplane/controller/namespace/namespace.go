@@ -49,9 +49,9 @@ func New(c Config) *Controller {
 			r.loop.Add(now.Name)
 		}
 	})
-	for _, k := range c.View.Kinds {
+	c.View.Each(func(k view.Kind) {
 		if !k.Resource().Namespaced {
-			continue
+			return
 		}
 		k.OnChange(func(t api.EventType, old, _ api.Object) {
 			if t != api.Deleted {
@@ -61,7 +61,7 @@ func New(c Config) *Controller {
 				r.loop.Add(ns.Name)
 			}
 		})
-	}
+	})
 	return r
 }
 
@@ -97,11 +97,14 @@ func (r *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 // empty deletes everything in a namespace and answers with how much is still
 // there: pods that are being stopped, objects with finalizers.
 func (r *Controller) empty(ctx context.Context, name string) (left int, err error) {
-	for _, res := range api.Resources {
+	for _, res := range r.c.View.Resources() {
 		if !res.Namespaced {
 			continue
 		}
 		n, err := r.purge(ctx, res, name)
+		if res.Definition != nil && apierrors.IsNotFound(err) {
+			continue // the kind has gone, and its objects with it
+		}
 		if err != nil {
 			return 0, fmt.Errorf("empty namespace %s of %s: %w", name, res, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/rules"
@@ -36,6 +37,17 @@ func (r *Controller) claims(ctx context.Context, s *appsv1.StatefulSet, ordinal 
 		}
 	}
 	return nil
+}
+
+// uses tells whether a claim of the name is one of the set's.
+func uses(s *appsv1.StatefulSet, claim string) bool {
+	for i := range s.Spec.VolumeClaimTemplates {
+		pod, ok := strings.CutPrefix(claim, s.Spec.VolumeClaimTemplates[i].Name+"-")
+		if _, is := ordinalOf(s, pod); ok && is {
+			return true
+		}
+	}
+	return false
 }
 
 // keep brings the owners of the claims in line with what is to become of them when the

@@ -63,6 +63,16 @@ func New(c Config) *Controller {
 		}
 		r.wake(now)
 	})
+	c.View.PersistentVolumeClaims.OnChange(func(t api.EventType, old, _ *corev1.PersistentVolumeClaim) {
+		if t != api.Deleted {
+			return
+		}
+		for _, o := range c.View.Kind(api.StatefulSets).By(view.Namespace, old.Namespace) {
+			if s := o.(*appsv1.StatefulSet); uses(s, old.Name) {
+				r.loop.Add(view.Key(s)) // its pod may wait for another one
+			}
+		}
+	})
 	c.View.Pods.OnChange(func(t api.EventType, old, now *corev1.Pod) {
 		if t == api.Modified && podstate.Same(old, now) {
 			return
@@ -149,8 +159,11 @@ func (r *Controller) create(ctx context.Context, s *appsv1.StatefulSet, h histor
 		return nil // all of it ends
 	case apierrors.IsAlreadyExists(err):
 		there, gerr := api.Get[*corev1.Pod](ctx, r.c.Objects, api.Pods, pod.Namespace, pod.Name)
-		if apierrors.IsNotFound(gerr) || gerr == nil && metav1.IsControlledBy(there, s) {
+		switch {
+		case gerr == nil && metav1.IsControlledBy(there, s):
 			return nil // the mirror is behind
+		case apierrors.IsNotFound(gerr): // it may have been anybody's
+			return fmt.Errorf("create pod %s: one of that name has just gone", view.Key(pod))
 		}
 	}
 	r.c.Record.Eventf(s, corev1.EventTypeWarning, "FailedCreate", "create Pod %s in StatefulSet %s failed error: %v", pod.Name, s.Name, err)

@@ -105,7 +105,7 @@ func (l *lines) String() string {
 // await returns when the log has a line.
 func (l *lines) await(t *testing.T, part string) {
 	t.Helper()
-	late := time.After(20 * time.Second)
+	late := time.After(time.Minute)
 	for {
 		l.mu.Lock()
 		has, more := strings.Contains(l.text.String(), part), l.more

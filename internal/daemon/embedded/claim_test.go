@@ -1,8 +1,10 @@
 package embedded
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -71,6 +73,52 @@ func TestClaim(t *testing.T) {
 		if k.says == "" && err != nil || k.says != "" && (err == nil || !strings.Contains(err.Error(), k.says)) {
 			t.Errorf("%s: %v, want %q", k.name, err, k.says)
 		}
+	}
+}
+
+// Members that have changed are those that count, whether a member is started with the
+// list that it began with or with the new one.
+func TestClaimAfterChange(t *testing.T) {
+	dir := t.TempDir()
+	next := []string{"10.0.0.1", "10.0.0.2", "10.0.0.4"}
+	if err := claim(dir, three(nil)); err != nil {
+		t.Fatal(err)
+	}
+	if err := Remember(dir, next); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []*Cluster{three(nil), three(func(c *Cluster) { c.Members = next })} {
+		if err := claim(dir, c); err != nil || !slices.Equal(c.Members, next) || c.name != NATSName("10.0.0.1") {
+			t.Errorf("%v: the members are %v, NATS is %s; want %v", err, c.Members, c.name, next)
+		}
+	}
+	if err := claim(dir, three(func(c *Cluster) { c.Members[2] = "10.0.0.5" })); err == nil || !strings.Contains(err.Error(), "10.0.0.4") {
+		t.Errorf("others: %v, want it to name the members of now", err)
+	}
+}
+
+// One that joins is called by the same name at its next start, however many members
+// there are by then.
+func TestClaimOfOneThatJoins(t *testing.T) {
+	dir := t.TempDir()
+	joins := func(members ...string) *Cluster {
+		return three(func(c *Cluster) { c.Members, c.Joining, c.NATSName = members, true, NewNATSName(c.Self) })
+	}
+	first, second := joins("10.0.0.1", "10.0.0.2", "10.0.0.3"), joins("10.0.0.1", "10.0.0.2")
+	for _, c := range []*Cluster{first, second} {
+		if err := errors.Join(c.Validate(), claim(dir, c)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if k, err := Look(dir); err != nil || k.NATS != first.NATSName || second.name != first.NATSName || k.Data || !slices.Equal(k.Members, second.Members) {
+		t.Errorf("known is %+v, %v; want the name %s", k, err, first.NATSName)
+	}
+	alone := t.TempDir()
+	if err := os.Mkdir(filepath.Join(alone, "nats"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := claim(alone, first); err == nil {
+		t.Error("one server's data joins others")
 	}
 }
 

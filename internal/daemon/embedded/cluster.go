@@ -4,16 +4,13 @@ import (
 	"cmp"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
 	"net/url"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,18 +22,29 @@ import (
 )
 
 // Cluster makes the servers members of those of several machines: what is
-// acknowledged is then on the disks of most of them. All start with the same
-// Members on empty disks.
+// acknowledged is then on the disks of most of them. Those that begin it start with
+// the same Members on empty disks; others come later, one by one.
 type Cluster struct {
 	Self     string   // this machine's address, one of Members
-	Members  []string // addresses (IP) of all machines, at least three
+	Members  []string // addresses (IP) of all machines, at least three to begin with
+	NATSName string   // of one that joins, what its NATS is called: see NewNATSName
+	Joining  bool     // the cluster was there before this machine: the others have taken it in, with no data
 	EtcdPort int      // at which members reach one another's etcd; 0 is 2380
 	NATSPort int      // likewise for NATS; 0 is 6222
 	// Cert, Key and CA are PEM files. Between members both sides show a
 	// certificate: it must be good for a server and for a client, be signed by CA
-	// and have the member's address. They are read for each connection, CA once.
+	// and have the member's address. They are read for each connection, CA once. CA
+	// signs nobody but servers: etcd asks no more.
 	Cert, Key, CA string
 	Secret        string // that all members have
+
+	dir  string // where their list is kept
+	name string // of this one's NATS
+}
+
+// PeerURL is where members reach the etcd of one of them.
+func (c *Cluster) PeerURL(member string) string {
+	return "https://" + net.JoinHostPort(member, strconv.Itoa(c.etcdPort()))
 }
 
 func (c *Cluster) etcdPort() int { return cmp.Or(c.EtcdPort, 2380) }
@@ -49,7 +57,7 @@ func (c *Cluster) Ports() []int { return []int{c.etcdPort(), c.natsPort()} }
 func (c *Cluster) Validate() error {
 	var faults []error
 	fault := func(format string, a ...any) { faults = append(faults, fmt.Errorf(format, a...)) }
-	if len(c.Members) < 3 {
+	if len(c.Members) < 3 && !c.Joining {
 		fault("a cluster of servers has at least three: with %d, one that is lost stops all", len(c.Members))
 	}
 	for i, m := range c.Members {
@@ -74,68 +82,9 @@ func (c *Cluster) Validate() error {
 	return errors.Join(faults...)
 }
 
-// claim lets the data in dir be used by the members that it was begun with,
-// and by nobody else. One server's data can't become that of several by
-// starting it: NATS would take its streams for forgotten ones and remove them,
-// and etcd would go on alone beside the others.
-func claim(dir string, c *Cluster) error {
-	path := filepath.Join(dir, "members.json")
-	b, err := os.ReadFile(path)
-	begun := true
-	if errors.Is(err, fs.ErrNotExist) {
-		begun, err = begunAlone(dir)
-	}
-	if err != nil {
-		return fmt.Errorf("whose data %s holds: %w", dir, err)
-	}
-	var old struct {
-		Self    string
-		Members []string
-	}
-	if len(b) > 0 {
-		if err := json.Unmarshal(b, &old); err != nil {
-			return fmt.Errorf("whose data %s holds: %s: %w", dir, path, err)
-		}
-	}
-	now := old
-	now.Self, now.Members = "", nil
-	if c != nil {
-		now.Self, now.Members = c.Self, slices.Sorted(slices.Values(c.Members))
-	}
-	switch {
-	case begun && old.Self == now.Self && slices.Equal(old.Members, now.Members):
-		return nil
-	case begun && old.Self == "":
-		return fmt.Errorf("the data in %s is one server's alone and can't become a cluster's: start without the others, or with an empty folder", dir)
-	case begun:
-		return fmt.Errorf("the data in %s is that of %s, a member of %s: start with these, or with an empty folder", dir, old.Self, strings.Join(old.Members, ", "))
-	case c == nil:
-		return nil
-	}
-	if b, err = json.Marshal(now); err != nil {
-		return err
-	}
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
-}
-
-func begunAlone(dir string) (bool, error) {
-	for _, d := range []string{"etcd", "nats"} {
-		if _, err := os.Stat(filepath.Join(dir, d)); !errors.Is(err, fs.ErrNotExist) {
-			return err == nil, err
-		}
-	}
-	return false, nil
-}
-
 // etcd makes e a member. Its clients stay on the socket.
 func (c *Cluster) etcd(e *embed.Config) {
-	at := func(member string) string {
-		return "https://" + net.JoinHostPort(member, strconv.Itoa(c.etcdPort()))
-	}
-	own, err := url.Parse(at(c.Self))
+	own, err := url.Parse(c.PeerURL(c.Self))
 	if err != nil {
 		panic(err) // Validate has parsed the address
 	}
@@ -143,17 +92,19 @@ func (c *Cluster) etcd(e *embed.Config) {
 	e.ListenPeerUrls, e.AdvertisePeerUrls = []url.URL{*own}, []url.URL{*own}
 	all := make([]string, 0, len(c.Members))
 	for _, m := range c.Members {
-		all = append(all, m+"="+at(m))
+		all = append(all, m+"="+c.PeerURL(m))
 	}
 	e.InitialCluster = strings.Join(all, ",")
 	e.InitialClusterToken = c.Secret
+	if c.Joining {
+		e.ClusterState = embed.ClusterStateFlagExisting
+	}
 	e.TickMs, e.ElectionMs = 100, 1000
 	t := &e.PeerTLSInfo
 	t.CertFile, t.KeyFile, t.TrustedCAFile, t.ClientCertAuth = c.Cert, c.Key, c.CA, true
-	// The authority may sign others as well, such as the cluster's nodes, so a
-	// member shows a member's address. It need not be the one that the connection
-	// comes from: a machine may have several.
-	t.AllowedHostnames, t.SkipClientSANVerify = c.Members, true
+	// A member's address need not be the one that its connection comes from: a machine
+	// may have several.
+	t.SkipClientSANVerify = true
 }
 
 // nats makes o a member. Clients of one server are not told about others: each
@@ -163,7 +114,7 @@ func (c *Cluster) nats(o *natsserver.Options) error {
 	if err != nil {
 		return err
 	}
-	o.ServerName = natsName(c.Self)
+	o.ServerName = c.name
 	o.ReconnectErrorReports = 600 // tries, one a second and route: a server that is away is told of every few minutes
 	o.Cluster = natsserver.ClusterOpts{
 		Name: "podsnap", Host: c.Self, Port: c.natsPort(), NoAdvertise: true,
@@ -179,9 +130,9 @@ func (c *Cluster) nats(o *natsserver.Options) error {
 	return nil
 }
 
-// natsName is what a member is called for as long as its data lives: the others
-// keep it as the place of their copies.
-func natsName(member string) string { return "podsnap-" + member }
+// NATSName is what a member of the first hour is called for as long as its data
+// lives: the others keep it as the place of their copies.
+func NATSName(member string) string { return "podsnap-" + member }
 
 // tls is for both ends of a connection between members.
 func (c *Cluster) tls() (*tls.Config, error) {
@@ -206,7 +157,11 @@ func (c *Cluster) tls() (*tls.Config, error) {
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() },
 		VerifyConnection: func(s tls.ConnectionState) error {
 			leaf := s.PeerCertificates[0]
-			if slices.ContainsFunc(c.Members, func(m string) bool { return leaf.VerifyHostname(m) == nil }) {
+			now, err := Look(c.dir) // they change
+			if err != nil {
+				return err
+			}
+			if slices.ContainsFunc(now.Members, func(m string) bool { return leaf.VerifyHostname(m) == nil }) {
 				return nil
 			}
 			return fmt.Errorf("the certificate of %s is no member's", leaf.Subject)

@@ -30,6 +30,7 @@ type Config struct {
 	Socket    string       // etcd's client socket; its peer socket is beside it
 	NATS      string       // host:port of NATS, loopback
 	NATSToken string       // what clients must present
+	NATSAdmin string       // what a client presents that changes NATS' members; "": nobody may
 	NoEtcd    bool         // an external one is used
 	NoNATS    bool         // likewise
 	Cluster   *Cluster     // nil: alone
@@ -168,12 +169,17 @@ func startNATS(c Config, free int64) (stop func(), err error) {
 		SyncAlways: true, SyncInterval: time.Minute,
 		MaxPayload: 8 << 20, NoSigs: true, NoLog: true,
 	}
+	var doors *doorkeeper
+	if c.NATSAdmin != "" {
+		doors = &doorkeeper{token: c.NATSToken, admin: c.NATSAdmin}
+		o.Authorization, o.CustomClientAuthentication = "", doors
+	}
 	if c.Cluster != nil {
 		if err := c.Cluster.nats(o); err != nil {
 			return nil, fmt.Errorf("NATS as one of several: %w", err)
 		}
 	}
-	n := &queueServer{c: c, o: o}
+	n := &queueServer{c: c, o: o, doors: doors}
 	if err := n.start(); err != nil {
 		return nil, err
 	}
@@ -189,10 +195,11 @@ func startNATS(c Config, free int64) (stop func(), err error) {
 
 // queueServer is NATS, which does not store again by itself once a disk was full.
 type queueServer struct {
-	c    Config
-	o    *natsserver.Options
-	s    *natsserver.Server
-	quit func() // ends watchLeader
+	c     Config
+	o     *natsserver.Options
+	s     *natsserver.Server
+	doors *doorkeeper // nil: NATS looks at tokens itself
+	quit  func()      // ends watchLeader
 }
 
 func (n *queueServer) start() (err error) {
@@ -200,6 +207,9 @@ func (n *queueServer) start() (err error) {
 		return fmt.Errorf("start NATS: %w", err)
 	}
 	n.s.SetLoggerV2(natsLog{n.c.Log}, false, false, false)
+	if n.doors != nil {
+		n.doors.server.Store(n.s)
+	}
 	n.s.Start()
 	n.quit = func() {}
 	if !n.s.ReadyForConnections(20 * time.Second) {

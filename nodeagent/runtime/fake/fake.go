@@ -28,6 +28,7 @@ import (
 type Script struct {
 	PullDelay  time.Duration // of every Ensure
 	PullErr    error         // the image can't be had
+	PullAs     string        // the user who alone gets it; "" is everybody
 	StartDelay time.Duration
 	StartErr   error         // a container can't be started
 	Runs       []Run         // the n-th instance of a container; the last one repeats; none runs until signalled

@@ -20,7 +20,7 @@ var ErrUnknownImage = &runtime.PullError{Reason: "ErrImagePull", Err: errors.New
 
 // Ensure implements runtime.Images: every image is there unless its script
 // says otherwise.
-func (r *Runtime) Ensure(ctx context.Context, ref string, _ corev1.PullPolicy) (runtime.Image, error) {
+func (r *Runtime) Ensure(ctx context.Context, ref string, _ corev1.PullPolicy, logins ...runtime.Login) (runtime.Image, error) {
 	if err := r.begin(ctx, "Ensure", ref); err != nil {
 		return runtime.Image{}, err
 	}
@@ -32,6 +32,9 @@ func (r *Runtime) Ensure(ctx context.Context, ref string, _ corev1.PullPolicy) (
 	}
 	if script.PullErr != nil {
 		return runtime.Image{}, script.PullErr
+	}
+	if script.PullAs != "" && !slices.ContainsFunc(logins, func(l runtime.Login) bool { return l.User == script.PullAs }) {
+		return runtime.Image{}, ErrUnknownImage
 	}
 	return runtime.Image{Ref: ref, ID: "sha256:" + ref, Size: 1 << 20}, nil
 }

@@ -159,7 +159,7 @@ func TestTAP(t *testing.T) {
 	}
 	h.Heal()
 
-	const size = 64 << 20
+	const size = 16 << 20
 	bulk, err := a.dial(b, 10*time.Second)
 	if err != nil {
 		t.Fatal(err)

@@ -68,6 +68,9 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 		defer resp.Body.Close()
 		_, _ = io.Copy(w, resp.Body)
 		return
+	case "/api":
+		askAPI(w, q.Get("path"), q.Get("at"))
+		return
 	case "/hostname":
 		h, _ := os.Hostname()
 		fmt.Fprint(w, h)
