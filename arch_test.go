@@ -244,16 +244,18 @@ func TestNoInitNoSleep(t *testing.T) {
 				t.Errorf("%s has an init function: what runs must be called by somebody", s.file)
 			}
 		}
-		if slices.Contains(s.imports, "testing/synctest") {
-			continue
-		}
+		bubbles := slices.Contains(s.imports, module+"/test/bubble") || slices.Contains(s.imports, "testing/synctest")
 		ast.Inspect(s.ast, func(n ast.Node) bool {
 			sel, ok := n.(*ast.SelectorExpr)
 			if !ok {
 				return true
 			}
-			if x, ok := sel.X.(*ast.Ident); ok && x.Name == "time" && sel.Sel.Name == "Sleep" {
-				t.Errorf("%s sleeps: wait for the event, or test in a synctest bubble", s.file)
+			x, ok := sel.X.(*ast.Ident)
+			if ok && x.Name == "synctest" && sel.Sel.Name == "Test" && s.dir != "test/bubble" {
+				t.Errorf("%s calls synctest.Test: test/bubble has what does not crash the race detector", s.file)
+			}
+			if ok && x.Name == "time" && sel.Sel.Name == "Sleep" && !bubbles {
+				t.Errorf("%s sleeps: wait for the event, or test in a bubble (test/bubble)", s.file)
 			}
 			return true
 		})

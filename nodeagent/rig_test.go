@@ -21,6 +21,7 @@ import (
 	"github.com/podsnap/podsnap/api/memory"
 	"github.com/podsnap/podsnap/nodeagent"
 	"github.com/podsnap/podsnap/nodeagent/runtime/fake"
+	"github.com/podsnap/podsnap/test/bubble"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -135,7 +136,7 @@ func (n *notes) has(part string) bool {
 func node(t *testing.T, test func(r *rig)) {
 	t.Helper()
 	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := &rig{t: t, o: &shaky{Objects: memory.New()}, engine: fake.New(), dir: dir, events: &notes{}, stall: make(chan struct{})}
 		r.available.Store(60)
 		r.start()

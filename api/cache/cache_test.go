@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/test/bubble"
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -34,7 +35,7 @@ func put(c *Cache, rev int64, name, node string) {
 // Aged changes are gone for who resumes, not for a watch that has yet to read
 // them; the numbers of changes go on.
 func TestAge(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := New(api.Pods, Config{})
 		c.Load(nil, 1)
 		behind, err := c.Watch(t.Context(), api.WatchOptions{ResourceVersion: "1"})
@@ -122,7 +123,7 @@ func TestSeveralChangesOfOneRevision(t *testing.T) {
 // A reader that takes nothing is cut off while its last event can still be
 // resumed from; one that reads is not.
 func TestSlowReaderIsCutOff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := New(api.Pods, Config{History: 400})
 		c.Load(nil, 1)
 		slow, err := c.Watch(t.Context(), api.WatchOptions{ResourceVersion: "1"})
@@ -172,7 +173,7 @@ func TestSlowReaderIsCutOff(t *testing.T) {
 // A watch that is concerned by nothing for long moves on all the same: it is
 // neither cut off nor can it not resume.
 func TestUnconcernedWatchMovesOn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := New(api.Pods, Config{History: 1000})
 		c.Load(nil, 1)
 		w, err := c.Watch(t.Context(), api.WatchOptions{ResourceVersion: "1", Fields: fields.OneTermEqualSelector("spec.nodeName", "mine")})
@@ -360,7 +361,7 @@ func TestHistoryGrowsWithObjects(t *testing.T) {
 // Each of many watches of one node is woken by changes of its node alone, and
 // sees them all.
 func TestWatchesOfNodes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		const nodes = 20
 		c := New(api.Pods, Config{History: 4096})
 		c.Load(nil, 1)

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/test/bubble"
 )
 
 // onNodes sees of pods on which node they are.
@@ -23,7 +24,7 @@ func onNodes() *api.View {
 // but how far it has come; resumed from anywhere it is told the same. Others are told
 // of everything.
 func TestWatchOfAView(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		c := New(api.Pods, Config{})
@@ -102,7 +103,7 @@ func TestWatchOfAView(t *testing.T) {
 
 // What a change is in a view is decided once, however many see it.
 func TestAViewIsAskedOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := New(api.Pods, Config{})
 		c.Load(nil, 1)
 		asked := 0

@@ -3,13 +3,13 @@ package relay_test
 import (
 	"context"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/memory"
 	"github.com/podsnap/podsnap/api/relay"
 	"github.com/podsnap/podsnap/api/seamtest"
+	"github.com/podsnap/podsnap/test/bubble"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -57,7 +57,7 @@ func namespaced(name string) *memory.Objects {
 // A call waits for the next leader, streams of the one before end, and after that
 // the new one's are seen.
 func TestLeadershipMoves(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := relay.New()
 		r.Set(&relay.Seams{Objects: namespaced("first")})
 		o := r.Objects()

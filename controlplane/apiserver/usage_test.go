@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/memory"
+	"github.com/podsnap/podsnap/test/bubble"
 )
 
 // usageRig has two nodes, one of which does not answer, and pods that use a core
@@ -62,7 +62,7 @@ func usageRig(t *testing.T) (get func(path string, into any) int) {
 }
 
 func TestUsage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		get := usageRig(t)
 		time.Sleep(time.Minute)
 		var nodes metricsv1.NodeMetricsList

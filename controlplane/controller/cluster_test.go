@@ -19,6 +19,7 @@ import (
 	"github.com/podsnap/podsnap/controlplane/podstate"
 	"github.com/podsnap/podsnap/controlplane/scheduler"
 	"github.com/podsnap/podsnap/internal/mirror"
+	"github.com/podsnap/podsnap/test/bubble"
 	"go.uber.org/goleak"
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -49,7 +50,7 @@ func start(t *testing.T, c controller.Config, f func(c *cluster)) {
 // startLate is start with mirrors of which some are behind the others.
 func startLate(t *testing.T, c controller.Config, l late, f func(c *cluster)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		c.Kinds = &custom.Kinds{}
 		store := &faulty{Objects: memory.New(memory.Config{Namespaces: true, Admit: admission.Admit, Define: c.Kinds.Define})}

@@ -13,6 +13,7 @@ import (
 	"github.com/podsnap/podsnap/controlplane/autoscale"
 	"github.com/podsnap/podsnap/controlplane/fleet"
 	"github.com/podsnap/podsnap/functions"
+	"github.com/podsnap/podsnap/test/bubble"
 	"go.uber.org/goleak"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -37,7 +38,7 @@ type rig struct {
 
 func in(t *testing.T, f func(*rig)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		r := &rig{T: t, ctx: ctx, objects: memory.New(memory.Config{}), agent: memory.NewAgent()}
 		r.agents = func(context.Context, string) (api.Agent, error) { return r.agent, nil }

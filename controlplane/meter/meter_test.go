@@ -5,11 +5,11 @@ import (
 	"errors"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/controlplane/meter"
+	"github.com/podsnap/podsnap/test/bubble"
 	"go.uber.org/goleak"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -56,7 +56,7 @@ func (f *fake) times() int {
 
 func with(t *testing.T, f func(t *testing.T, m *meter.Meter, node *fake)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		node := &fake{since: map[types.UID]time.Time{}}
 		m, err := meter.New(meter.Config{Agents: func(_ context.Context, name string) (api.Agent, error) {
 			if name != "n" {

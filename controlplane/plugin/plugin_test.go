@@ -22,6 +22,7 @@ import (
 	"github.com/podsnap/podsnap/api/rules"
 	"github.com/podsnap/podsnap/controlplane/admission"
 	"github.com/podsnap/podsnap/controlplane/plugin"
+	"github.com/podsnap/podsnap/test/bubble"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -40,7 +41,7 @@ func run(t *testing.T, f func(t *testing.T, r *rig)) {
 
 func runWith(t *testing.T, log *slog.Logger, f func(t *testing.T, r *rig)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := plugin.New(plugin.Config{Log: log})
 		store := memory.New(memory.Config{Admit: p.Admit(admission.Admit)})
 		ctx, cancel := context.WithCancel(t.Context())

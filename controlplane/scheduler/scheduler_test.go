@@ -13,6 +13,7 @@ import (
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/memory"
 	"github.com/podsnap/podsnap/controlplane/scheduler"
+	"github.com/podsnap/podsnap/test/bubble"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
@@ -53,7 +54,7 @@ func (s *store) Update(ctx context.Context, o api.Object, u api.UpdateOptions) (
 
 func run(t *testing.T, f func(b *bench)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		b := &bench{t: t, ctx: ctx, store: &store{Objects: memory.New()}, reg: prometheus.NewRegistry()}
 		b.s = scheduler.New(scheduler.Config{Objects: b.store, Metrics: b.reg})

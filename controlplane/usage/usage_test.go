@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/memory"
 	"github.com/podsnap/podsnap/controlplane/autoscale"
+	"github.com/podsnap/podsnap/test/bubble"
 	"go.uber.org/goleak"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -37,7 +37,7 @@ type rig struct {
 
 func in(t *testing.T, f func(*rig)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := &rig{T: t, objects: memory.New(memory.Config{}), agents: map[string]*memory.Agent{}, away: map[string]bool{}, asked: map[string]int{}, told: map[string]int{}}
 		for _, n := range []string{"n1", "n2"} {
 			r.agents[n] = memory.NewAgent()

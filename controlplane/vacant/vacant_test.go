@@ -13,6 +13,7 @@ import (
 	"github.com/podsnap/podsnap/api/memory"
 	"github.com/podsnap/podsnap/api/seamtest"
 	"github.com/podsnap/podsnap/controlplane/vacant"
+	"github.com/podsnap/podsnap/test/bubble"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -26,7 +27,7 @@ func TestSeam(t *testing.T) {
 
 // Of a vacant kind there is nothing, at a revision that one may watch from.
 func TestVacant(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		o := vacant.Objects{Objects: memory.New()}
 		if _, err := o.Create(t.Context(), &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "local"}}); err != nil {
 			t.Fatal(err)

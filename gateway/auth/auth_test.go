@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/gateway/auth"
+	"github.com/podsnap/podsnap/test/bubble"
 )
 
 func guard(t *testing.T, c auth.Config) http.Handler {
@@ -88,7 +89,7 @@ func TestFiles(t *testing.T) {
 }
 
 func TestGuessing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h := guard(t, auth.Config{User: "admin", Password: "secret"})
 		start := time.Now()
 		for range 5 {

@@ -11,6 +11,7 @@ import (
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/memory"
 	"github.com/podsnap/podsnap/internal/openfaas"
+	"github.com/podsnap/podsnap/test/bubble"
 	"go.uber.org/goleak"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -43,7 +44,7 @@ func (q *queue) set(waiting uint64, err error) (looks int) {
 }
 
 func TestReports(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		q, c := &queue{}, memory.NewCapacity()
 		b := New(Config{Capacity: c, Gateway: "g", Pending: q.pending})
 		ctx, cancel := context.WithCancel(t.Context())

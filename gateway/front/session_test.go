@@ -11,13 +11,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/podsnap/podsnap/gateway/front"
 	"github.com/podsnap/podsnap/gateway/invoke"
 	"github.com/podsnap/podsnap/gateway/route"
 	"github.com/podsnap/podsnap/gateway/wire"
+	"github.com/podsnap/podsnap/test/bubble"
 )
 
 // function is an Invoker made of a func.
@@ -293,7 +293,7 @@ func TestTimeouts(t *testing.T) {
 		}, 7*time.Second + 500*time.Millisecond}, // and it lingers
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				near, far := net.Pipe()
 				l := &one{c: make(chan net.Conn, 1), done: make(chan struct{})}
 				l.c <- far
@@ -347,7 +347,7 @@ func (l *one) Addr() net.Addr { return &net.TCPAddr{} }
 // TestReaderThatStops: a client that takes nothing of its answer ends after a
 // while.
 func TestReaderThatStops(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		l := &one{c: make(chan net.Conn, 1), done: make(chan struct{})}
 		l.c <- far

@@ -5,10 +5,10 @@ import (
 	"net/http"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/test/bubble"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -85,7 +85,7 @@ func TestHopeless(t *testing.T) {
 // one whose limit the queue's pace can meet waits, and so does everybody while
 // the queue is young.
 func TestHopelessRequestIsTurnedAway(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f := newFunction(New(Config{}), types.NamespacedName{Namespace: "n", Name: "slow"})
 		f.deploy(Spec{UID: "u"})
 		f.ready(api.Endpoint{Pod: "p", Address: "127.0.0.1:9", Concurrency: 1})

@@ -4,12 +4,14 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/podsnap/podsnap/test/bubble"
 )
 
 // The last requests of a crowd are told, though each is little growth; one that
 // comes long after it is left to the regular report.
 func TestCrowdIsTold(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := &Invoker{}
 		v.demand = newReporter(v)
 		f := &function{v: v, inFlight: 10, told: 10}

@@ -6,8 +6,9 @@ import (
 	"log/slog"
 	"net/http"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/podsnap/podsnap/test/bubble"
 )
 
 // Who joins asks again while there is hope: a server that is full says that there is,
@@ -50,7 +51,7 @@ func TestPatiently(t *testing.T) {
 		{"a token that is not known", func(int, time.Duration) error { return &Refused{Code: http.StatusUnauthorized} }, 0, 0, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				begun, asked := time.Now(), 0
 				_, err := Patiently(t.Context(), patience, slog.New(slog.DiscardHandler), func(context.Context) (Answer, error) {
 					asked++
@@ -65,7 +66,7 @@ func TestPatiently(t *testing.T) {
 }
 
 func TestPatientlyEndsWithItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		begun := time.Now()

@@ -9,10 +9,11 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/internal/loop"
+	"github.com/podsnap/podsnap/test/bubble"
 )
 
 func TestRetryAndAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		start := time.Now()
 		var times []time.Duration
@@ -49,7 +50,7 @@ func TestRetryAndAgain(t *testing.T) {
 // One key is never worked on twice at a time, and what is added meanwhile is
 // not lost.
 func TestOneWorkerAKey(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var now, most, runs atomic.Int32
 		l := loop.New(loop.Config{Name: "test", Workers: 8}, func(context.Context, string) (time.Duration, error) {
@@ -80,7 +81,7 @@ func TestOneWorkerAKey(t *testing.T) {
 // Nothing is worked on before what it needs is there, and a loop that ends
 // before that leaves nothing behind: synctest fails if a goroutine stays.
 func TestWorkBeginsAfter(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var runs atomic.Int32
 		run := func(ctx context.Context, after <-chan struct{}) <-chan error {
 			l := loop.New(loop.Config{Name: "test"}, func(context.Context, string) (time.Duration, error) {

@@ -11,6 +11,7 @@ import (
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/memory"
 	"github.com/podsnap/podsnap/internal/mirror"
+	"github.com/podsnap/podsnap/test/bubble"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -36,7 +37,7 @@ func (c *change) take(t api.EventType, old, now *corev1.ConfigMap) {
 }
 
 func TestMirrorFollows(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		objects := memory.New(memory.Config{})
 		must(t)(objects.Create(ctx, configMap("a", "x")))
@@ -99,7 +100,7 @@ func (c *cut) end() {
 func TestMirrorResumesAndBeginsAgain(t *testing.T) {
 	for _, expire := range []bool{false, true} {
 		t.Run(fmt.Sprint("expired=", expire), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				objects := &cut{Objects: memory.New(memory.Config{}), expire: expire}
 				must(t)(objects.Create(ctx, configMap("gone", "x")))

@@ -10,6 +10,7 @@ import (
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/memory"
 	"github.com/podsnap/podsnap/internal/mirror"
+	"github.com/podsnap/podsnap/test/bubble"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
@@ -20,7 +21,7 @@ import (
 func TestSharedFollowsOnce(t *testing.T) {
 	for _, expire := range []bool{false, true} {
 		t.Run(fmt.Sprint("expired=", expire), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { followShared(t, expire) })
+			bubble.Test(t, func(t *testing.T) { followShared(t, expire) })
 		})
 	}
 }
@@ -83,7 +84,7 @@ func followShared(t *testing.T, expire bool) {
 
 // A kind that is not shared is watched as it is.
 func TestOthersAreNotShared(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		from := &cut{Objects: memory.New(memory.Config{})}
 		shared := mirror.Share(from, nil, api.Services)
 		for range 2 {

@@ -3,14 +3,14 @@ package pause_test
 import (
 	"context"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/podsnap/podsnap/internal/pause"
+	"github.com/podsnap/podsnap/test/bubble"
 )
 
 func TestFor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(90*time.Second, cancel)
 		begun := time.Now()

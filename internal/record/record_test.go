@@ -11,6 +11,7 @@ import (
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/api/memory"
 	"github.com/podsnap/podsnap/internal/record"
+	"github.com/podsnap/podsnap/test/bubble"
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,7 +21,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func with(t *testing.T, c record.Config, f func(r *record.Recorder, events func() []*corev1.Event)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		c.Objects, c.Component, c.Host = memory.New(), "test", "h"
 		r := record.New(c)
@@ -84,7 +85,7 @@ func TestClusterScopedGoToDefault(t *testing.T) {
 }
 
 func TestBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		o := memory.New()
 		r := record.New(record.Config{Objects: o, Component: "test", Limit: 10})
 		for i := range 100 { // before anybody writes them

@@ -11,9 +11,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/podsnap/podsnap/test/bubble"
 	"go.uber.org/goleak"
 )
 
@@ -137,7 +137,7 @@ func TestInput(t *testing.T) {
 
 // A reader who is slow is waited for, an output that only stays open is not.
 func TestLast(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		for _, c := range []struct {
 			name string
 			slow time.Duration // each write

@@ -6,9 +6,9 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/podsnap/podsnap/test/bubble"
 	"go.uber.org/goleak"
 )
 
@@ -17,7 +17,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // A pool that is to keep nothing makes each when it is asked for, however many
 // were asked for lately, and keeps nothing that comes back.
 func TestNone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		y := &yard{}
 		c := y.config()
 		c.Least = -1
@@ -85,7 +85,7 @@ func (y *yard) config() Config[int] {
 
 func run(t *testing.T, c Config[int], f func(t *testing.T, p *Pool[int])) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		p := New(c)
 		done := make(chan error, 1)

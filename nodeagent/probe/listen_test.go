@@ -5,9 +5,9 @@ import (
 	"errors"
 	"net"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/podsnap/podsnap/test/bubble"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
@@ -28,7 +28,7 @@ func TestListening(t *testing.T) {
 		{"nobody can tell", false, 3 * time.Millisecond, 5 * time.Millisecond, 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				begin, attempts := time.Now(), 0
 				p := &Prober{Dial: func(context.Context, string, string) (net.Conn, error) {
 					attempts++

@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/test/bubble"
 )
 
 // desk numbers the tokens that it hands out.
@@ -73,7 +74,7 @@ func TestTokenIsRenewed(t *testing.T) {
 		}
 		return string(b)
 	}
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m.tokens.wake = make(chan struct{}, 1) // of the bubble
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)

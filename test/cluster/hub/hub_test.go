@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/podsnap/podsnap/test/bubble"
 )
 
 // wire is a port whose other end is the test.
@@ -105,7 +107,7 @@ func TestForward(t *testing.T) {
 		{"unplugged", func(h *Hub) { h.Unplug("b") }, everybody, map[string]int{"c": 1}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				h, wires := rig(t, 1)
 				c.fault(h)
 				wires["a"].in <- frameTo(c.to, 7)
@@ -123,7 +125,7 @@ func TestForward(t *testing.T) {
 // A frame arrives when its delay is over, in one direction only, and never
 // before one that was sent earlier.
 func TestDelay(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h, wires := rig(t, 1)
 		start := time.Now()
 		send := func(from, to string, number uint32) {
@@ -160,7 +162,7 @@ func TestDelay(t *testing.T) {
 
 // A line that is full loses what comes, and its buffers do not grow.
 func TestLineIsFull(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h, wires := rig(t, 1)
 		h.Delay("a", "b", time.Hour)
 		for i := range uint32(longest + 10) {
@@ -181,7 +183,7 @@ func TestLineIsFull(t *testing.T) {
 // The same seed loses the same frames, whatever is sent elsewhere.
 func TestSeed(t *testing.T) {
 	run := func(seed uint64, noise bool) (out []uint32) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			h, wires := rig(t, seed)
 			h.Loss("a", "b", 0.2)
 			h.Loss("c", All, 0.5)

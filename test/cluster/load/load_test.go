@@ -8,10 +8,10 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/podsnap/podsnap/test/bubble"
 )
 
 const ms = time.Millisecond
@@ -74,7 +74,7 @@ var refused = &net.OpError{Op: "dial", Err: errors.New("refused")}
 // run sends 100 calls a second for a second.
 func run(t *testing.T, c Config, w world) (calls []Call) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c.Gateways, c.Rate, c.Name, c.Client = []string{"http://a", "http://b"}, 100, "n", &http.Client{Transport: w}
 		l := Start(t.Context(), c)
 		time.Sleep(time.Second + ms)
