@@ -7,6 +7,7 @@ import (
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/internal/pause"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // taker keeps what a follower is told.
@@ -46,7 +47,7 @@ func (f *follower) run(ctx context.Context) {
 		if err != nil {
 			f.o.Log.Debug("watch ended", slog.String("resource", f.resource.String()), slog.Any("error", err))
 		}
-		if err != nil && before == f.rv {
+		if err != nil && before == f.rv && !passing(err) {
 			f.rv = "" // it may be too old: begin again
 		}
 		if !pause.For(ctx, wait) {
@@ -56,11 +57,19 @@ func (f *follower) run(ctx context.Context) {
 	}
 }
 
+// passing says that an error tells nothing of the place in a watch: the server was not
+// reached, is not ready yet, or has ended the watch as it ends itself. Thousands of
+// nodes that list again whenever a server restarts would be its largest load.
+func passing(err error) bool { return apierrors.IsServiceUnavailable(err) || apierrors.IsTimeout(err) }
+
 func (f *follower) follow(ctx context.Context) error {
 	w, err := f.objects.Watch(ctx, f.resource, api.WatchOptions{
 		Namespace: f.o.Namespace, Labels: f.o.Labels, Fields: f.o.Fields, ResourceVersion: f.rv,
 	})
 	if err != nil {
+		if apierrors.IsTimeout(err) {
+			f.rv = "" // it lies in the future: of a store that was put back from a backup
+		}
 		return err
 	}
 	defer w.Stop()

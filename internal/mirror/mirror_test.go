@@ -13,6 +13,7 @@ import (
 	"github.com/podsnap/podsnap/internal/mirror"
 	"github.com/podsnap/podsnap/test/bubble"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -75,6 +76,8 @@ type cut struct {
 	mu      sync.Mutex
 	watches []api.Watch
 	expire  bool
+	away    int // watches that are still to be refused, as of a server that restarts
+	lists   int
 }
 
 func (c *cut) Watch(ctx context.Context, r *api.Resource, o api.WatchOptions) (api.Watch, error) {
@@ -82,6 +85,13 @@ func (c *cut) Watch(ctx context.Context, r *api.Resource, o api.WatchOptions) (a
 	defer c.mu.Unlock()
 	if c.expire && o.ResourceVersion != "" {
 		return nil, errors.New("too old")
+	}
+	if c.away > 0 {
+		c.away--
+		return nil, apierrors.NewServiceUnavailable("connection refused")
+	}
+	if o.ResourceVersion == "" {
+		c.lists++
 	}
 	w, err := c.Objects.Watch(ctx, r, o)
 	c.watches = append(c.watches, w)
@@ -133,6 +143,39 @@ func TestMirrorResumesAndBeginsAgain(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A server that restarts is away for some tries; its watches go on where they were.
+func TestMirrorGoesOnAfterARestart(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		objects := &cut{Objects: memory.New(memory.Config{})}
+		must(t)(objects.Create(ctx, configMap("a", "x")))
+		m := mirror.New[*corev1.ConfigMap](objects, api.ConfigMaps, mirror.Options{})
+		done := make(chan error)
+		go func() { done <- m.Run(ctx) }()
+		<-m.Synced()
+		for round := range 2 { // the second one without an event since the first
+			objects.mu.Lock()
+			objects.away = 3
+			objects.mu.Unlock()
+			objects.end()
+			for range 1000 {
+				synctest.Wait()
+				tick(ctx)
+			}
+			if objects.away > 0 {
+				t.Fatalf("round %d: the mirror has not tried again", round)
+			}
+		}
+		must(t)(objects.Create(ctx, configMap("b", "x")))
+		synctest.Wait()
+		if !has(m, "b") || objects.lists != 1 {
+			t.Errorf("has b: %v, after %d lists of all, want true after 1", has(m, "b"), objects.lists)
+		}
+		cancel()
+		<-done
+	})
 }
 
 func has(m *mirror.Mirror[*corev1.ConfigMap], name string) bool {
