@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"github.com/podsnap/podsnap/internal/daemon"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 )
 
 func (o *options) serverStart(s *serverFlags, parent *cobra.Command) *cobra.Command {
@@ -163,6 +165,11 @@ func (b *background) launch(ctx context.Context) error {
 	child := exec.Command(self, b.args()...) //nolint:noctx // it outlives this command
 	child.Stdout, child.Stderr = out, out
 	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	// What else this command was given, such as a lock that a script holds or a pipe that
+	// somebody reads to its end, would be held for as long as the platform runs.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("close the files of whoever started this: %w", err)
+	}
 	if err := child.Start(); err != nil {
 		return err
 	}

@@ -9,7 +9,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -271,14 +273,27 @@ func (p *Platform) FaasIn(dir, stdin string, args ...string) (string, error) {
 
 // Background has another build of the faas command start this platform in the
 // background, or replace it there, and answers with what it says. flags are all that
-// it is given besides the state directory.
+// it is given besides the state directory. A file that the command has beside its
+// three must not stay open in the platform.
 func (p *Platform) Background(binary string, flags ...string) string {
 	p.t.Helper()
+	rest, held, err := os.Pipe()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer rest.Close()
 	cmd := exec.Command(binary, append([]string{"server", "start"}, flags...)...)
-	cmd.Env = p.env
+	cmd.Env, cmd.ExtraFiles = p.env, []*os.File{held}
 	out, err := cmd.CombinedOutput()
+	held.Close()
 	if err != nil {
 		p.t.Fatalf("faas server start: %v\n%s", err, out)
+	}
+	if err := rest.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+		p.t.Fatal(err)
+	}
+	if _, err := rest.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		p.t.Errorf("the platform keeps a file open that its starter was given: %v", err)
 	}
 	return string(out)
 }
