@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/metadata"
 )
 
 // Why a watch of etcd has to be replaced.
@@ -157,10 +158,17 @@ func (s *Store) read(kv *mvccpb.KeyValue) (state, bool) {
 	return state{i, obj, kv.CreateRevision, kv.ModRevision}, true
 }
 
+// ownStream is a context whose watches share no stream with those of others on the
+// same client, such as elections: etcd tells the progress of a stream as a whole, and
+// tells none while one watch on it begins in the future, until somebody writes.
+func ownStream(ctx context.Context) context.Context {
+	return metadata.AppendToOutgoingContext(clientv3.WithRequireLeader(ctx), "podsnap-stream", "store")
+}
+
 // follow takes in changes after the caches' revision until the watch ends, and
 // says why it did.
 func (s *Store) follow(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	ctx, cancel := context.WithCancel(ownStream(ctx))
 	defer cancel()
 	// From the revision that is there, not the next: etcd says nothing of the
 	// progress of a watch that begins in the future, so that one would seem

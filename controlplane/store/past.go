@@ -30,7 +30,7 @@ func (s *Store) head(ctx context.Context) (int64, error) {
 // again, and see what came between as one. So nothing is wrong if there is none.
 func (s *Store) past(ctx context.Context, head int64) ([]*clientv3.Event, int64) {
 	from := max(head-memory, 1) // the revision of an empty etcd is 1
-	ctx, cancel := context.WithTimeout(ctx, s.patience())
+	ctx, cancel := context.WithTimeout(ctx, s.c.Timeout) // who starts waits for it
 	defer cancel()
 	for from < head {
 		events, before, err := s.recall(ctx, from, head)
@@ -57,7 +57,7 @@ func (e compactedError) Error() string { return "etcd has dropped the history" }
 // of more than memory the newest, in whole revisions. It answers with the revision
 // before them, too.
 func (s *Store) recall(ctx context.Context, from, head int64) ([]*clientv3.Event, int64, error) {
-	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	ctx, cancel := context.WithCancel(ownStream(ctx))
 	defer cancel()
 	ch := s.etcd.Watch(ctx, s.c.Prefix+"/", clientv3.WithPrefix(), clientv3.WithRev(from+1),
 		clientv3.WithCreatedNotify(), clientv3.WithFragment())

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/controlplane/custom"
@@ -43,6 +44,31 @@ func TestWatchFromBeforeTheStart(t *testing.T) {
 	told := watched(t, second, made.GetResourceVersion(), 5)
 	if want := "MODIFIED x 1, MODIFIED x 2, MODIFIED x 3, ADDED y 0, DELETED x 3"; told != want {
 		t.Errorf("told were %s, want %s", told, want)
+	}
+}
+
+// A watch of somebody else on the same client, from a revision that is not there yet,
+// keeps etcd from telling how far its stream has come, but not how far the store's has.
+// A leader that has just been elected watches its key so.
+func TestBeginsBesideAnotherWatch(t *testing.T) {
+	e := startEtcd(t)
+	prepare(t, e.open(Config{CompactEvery: -1}))
+	client := e.client()
+	put, err := client.Put(t.Context(), "/leader", "1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := client.Watch(clientv3.WithRequireLeader(t.Context()), "/leader", clientv3.WithRev(put.Header.Revision+1), clientv3.WithCreatedNotify())
+	if resp := <-other; !resp.Created {
+		t.Fatalf("the other watch: %+v", resp)
+	}
+	begun := time.Now()
+	s := open(t, Config{Client: client, CompactEvery: -1})
+	if _, err := api.Get[*corev1.ConfigMap](t.Context(), s, api.ConfigMaps, "a", "none"); !apierrors.IsNotFound(err) {
+		t.Fatal(err)
+	}
+	if d := time.Since(begun); d > 5*time.Second {
+		t.Errorf("it was loaded after %v", d)
 	}
 }
 

@@ -411,7 +411,7 @@ func (s *Store) catchUp(ctx context.Context, rev int64) {
 // ask asks etcd for the watch's progress, and gives it some time to answer; false
 // when there is nothing more to wait for.
 func (s *Store) ask(ctx context.Context, w waiter) bool {
-	if err := s.etcd.RequestProgress(clientv3.WithRequireLeader(ctx)); err != nil {
+	if err := s.etcd.RequestProgress(ownStream(ctx)); err != nil {
 		return false
 	}
 	t := time.NewTimer(lastWait)
