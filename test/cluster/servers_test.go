@@ -59,10 +59,7 @@ func TestThreeServers(t *testing.T) {
 	kinds.begin(others[0], others[1], node)
 
 	leader.Kill()
-	cut := time.Now()
-	next := c.Leader(others)
-	took := time.Since(cut)
-	t.Logf("%s leads %.1f s after the end of %s", next.Host.Name, took.Seconds(), leader.Host.Name)
+	next := c.follows(others, leader)
 	put(next, "after")
 	for _, n := range others {
 		for _, name := range []string{"before", "after"} {
@@ -81,8 +78,19 @@ func TestThreeServers(t *testing.T) {
 	serve("with all again", all...)
 
 	next.Terminate() // and gives its place away
-	cut = time.Now()
-	last := c.Leader(slices.DeleteFunc(slices.Clone(servers), func(n *Node) bool { return n == next }))
-	t.Logf("%s leads %.2f s after %s was told to end", last.Host.Name, time.Since(cut).Seconds(), next.Host.Name)
+	last := c.follows(slices.DeleteFunc(slices.Clone(servers), func(n *Node) bool { return n == next }), next)
 	serve("after the end of the second", last, node)
+}
+
+// follows is who of the nodes leads after another one, which has just ended.
+func (c *Cluster) follows(nodes []*Node, ended *Node) *Node {
+	c.t.Helper()
+	watch, begun := platform.StartWatch(), time.Now()
+	next := c.Leader(nodes)
+	took := watch.Spent()
+	c.t.Logf("%s leads %.2f s after the end of %s", next.Host.Name, time.Since(begun).Seconds(), ended.Host.Name)
+	if took > 5*time.Second {
+		c.t.Errorf("%s leads %v after the end of %s, want 5s", next.Host.Name, took, ended.Host.Name)
+	}
+	return next
 }
