@@ -50,7 +50,7 @@ func (r *rig) endpoints6(service string, protocol corev1.Protocol, pods ...*pod)
 	svc := types.NamespacedName{Namespace: ns, Name: service}
 	r.await(service+"'s endpoints in IPv6", func(l *ledger) bool {
 		seen, ok := r.balancer.slices.Get(ns, s.Name)
-		return ok && seen.ResourceVersion == now.GetResourceVersion() && reflect.DeepEqual(l.plans[svc], r.balancer.decide(svc))
+		return ok && seen.ResourceVersion == now.GetResourceVersion() && len(l.plans[svc].fronts) > 0 && reflect.DeepEqual(l.plans[svc], r.balancer.decide(svc))
 	})
 }
 
