@@ -52,10 +52,14 @@ const (
 	// of all nodes reach, as in "5432/tcp,53/udp"; see FunctionPorts.
 	AnnotationFunctionPorts = "podsnap.dev/function-ports"
 	// AnnotationNetwork on a pod says what network it has where that is not the
-	// cluster's: NetworkNone.
+	// cluster's, or not that alone: NetworkNone or NetworkBridge. It counts when the
+	// pod's sandbox is made; a change of it on a pod that runs means nothing.
 	AnnotationNetwork = "podsnap.dev/network"
 	// NetworkNone is a network namespace with nothing in it but the loopback.
 	NetworkNone = "none"
+	// NetworkBridge is the cluster's network, and in addition the broadcast and
+	// multicast of the pods of its namespace on its node that ask for it too.
+	NetworkBridge = "bridge"
 	// AnnotationConcurrency on a pod of a function is its per-replica limit of
 	// concurrent requests, a whole number; absent or 0 means no limit.
 	AnnotationConcurrency = "podsnap.dev/concurrency"

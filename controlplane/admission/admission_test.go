@@ -65,6 +65,8 @@ func TestValidPasses(t *testing.T) {
   volumes: [{name: v}]
   tolerations: [{operator: Exists}, {key: a, effect: NoExecute, tolerationSeconds: 3}]
 `},
+		{api.Pods, `{metadata: {name: p, annotations: {podsnap.dev/network: none}}, spec: {containers: [{name: c, image: i}]}}`},
+		{api.Pods, `{metadata: {name: p, annotations: {podsnap.dev/network: bridge}}, spec: {containers: [{name: c, image: i, ports: [{containerPort: 80, hostPort: 80}]}]}}`},
 		{api.ReplicationControllers, `{metadata: {name: x}, spec: {template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}}}`},
 		{api.ReplicaSets, `{metadata: {name: x}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}}}`},
 		{api.Deployments, `{metadata: {name: x}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}}}`},
@@ -187,8 +189,11 @@ func TestInvalid(t *testing.T) {
 		{"no template", api.ReplicationControllers, `{metadata: {name: d}, spec: {selector: {a: c}}}`, []string{"spec.template: Required"}},
 		{"template that ends", api.ReplicaSets, `{metadata: {name: d}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {restartPolicy: Never, activeDeadlineSeconds: 5, containers: [{name: c, image: i}]}}}}`, []string{"spec.template.spec.activeDeadlineSeconds: Forbidden", "spec.template.spec.restartPolicy: NotSupported"}},
 
-		{"another network than none", api.Pods, `{metadata: {name: x, annotations: {podsnap.dev/network: bridge}}, spec: {hostNetwork: true, containers: [{name: c, image: i, ports: [{containerPort: 80, hostPort: 80}]}]}}`, []string{"metadata.annotations[podsnap.dev/network]: NotSupported", "metadata.annotations[podsnap.dev/network]: Forbidden", "metadata.annotations[podsnap.dev/network]: Forbidden"}},
+		{"no network, and the host's", api.Pods, `{metadata: {name: x, annotations: {podsnap.dev/network: none}}, spec: {hostNetwork: true, containers: [{name: c, image: i, ports: [{containerPort: 80, hostPort: 80}]}]}}`, []string{"metadata.annotations[podsnap.dev/network]: Forbidden", "metadata.annotations[podsnap.dev/network]: Forbidden"}},
+		{"a bridge, and the host's", api.Pods, `{metadata: {name: x, annotations: {podsnap.dev/network: bridge}}, spec: {hostNetwork: true, containers: [{name: c, image: i, ports: [{containerPort: 80, hostPort: 80}]}]}}`, []string{"metadata.annotations[podsnap.dev/network]: Forbidden"}},
+		{"another network", api.Pods, `{metadata: {name: x, annotations: {podsnap.dev/network: macvlan}}, spec: {hostNetwork: true, containers: [{name: c, image: i, ports: [{containerPort: 80, hostPort: 80}]}]}}`, []string{"metadata.annotations[podsnap.dev/network]: NotSupported", "metadata.annotations[podsnap.dev/network]: Forbidden"}},
 		{"functions without a network", api.ReplicaSets, `{metadata: {name: d}, spec: {selector: {matchLabels: {faas_function: b}}, template: {metadata: {labels: {faas_function: b}, annotations: {podsnap.dev/network: none}}, spec: {containers: [{name: c, image: i}]}}}}`, []string{"spec.template.metadata.annotations[podsnap.dev/network]: Forbidden"}},
+		{"functions on a bridge", api.ReplicaSets, `{metadata: {name: d}, spec: {selector: {matchLabels: {faas_function: b}}, template: {metadata: {labels: {faas_function: b}, annotations: {podsnap.dev/network: bridge}}, spec: {containers: [{name: c, image: i}]}}}}`, []string{"spec.template.metadata.annotations[podsnap.dev/network]: Forbidden"}},
 
 		{"mirror", api.Pods, `{metadata: {name: x, annotations: {kubernetes.io/config.mirror: h}}, spec: {serviceAccountName: a, imagePullSecrets: [{name: s}], containers: [{name: c, image: i,
 			env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}], envFrom: [{configMapRef: {name: m}}]}],

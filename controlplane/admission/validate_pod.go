@@ -35,15 +35,15 @@ func validateNetwork(m *metav1.ObjectMeta, s *corev1.PodSpec, at *field.Path) fi
 		return nil
 	}
 	p := at.Child("metadata", "annotations").Key(api.AnnotationNetwork)
-	errs := oneOf(mode, p, api.NetworkNone)
+	errs := oneOf(mode, p, api.NetworkNone, api.NetworkBridge)
 	if s.HostNetwork {
 		errs = append(errs, field.Forbidden(p, "may not be set when 'hostNetwork' is true"))
 	}
 	if m.Labels[api.LabelFunction] != "" {
-		errs = append(errs, field.Forbidden(p, "a function is called over its network"))
+		errs = append(errs, field.Forbidden(p, "a function has the cluster's network"))
 	}
 	for i := range s.Containers {
-		if slices.ContainsFunc(s.Containers[i].Ports, func(c corev1.ContainerPort) bool { return c.HostPort != 0 }) {
+		if mode == api.NetworkNone && slices.ContainsFunc(s.Containers[i].Ports, func(c corev1.ContainerPort) bool { return c.HostPort != 0 }) {
 			errs = append(errs, field.Forbidden(p, "a container has a host port"))
 		}
 	}

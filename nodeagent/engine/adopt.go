@@ -84,10 +84,8 @@ func (e *Engine) adoptSandbox(r record, t *tasktypes.Process) error {
 		if sb.info.IP6 != network.Text(e.c.Network.Second(ip)) {
 			sb.info.IP6 = "" // of a time when the cluster had other networks
 		}
-		if sb.spec.Owner != "" {
-			if err := e.c.Network.Confine(sb.info.ID); err != nil {
-				return err
-			}
+		if err := e.settle(sb); err != nil {
+			return err
 		}
 	}
 	e.sandboxes[sb.info.ID] = sb

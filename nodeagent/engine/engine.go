@@ -62,6 +62,8 @@ type Network interface {
 	Detach(ctx context.Context, id string) error
 	// Confine keeps a sandbox away from the machines until it is detached.
 	Confine(id string) error
+	// Share has it hear the broadcast and multicast of a segment, likewise.
+	Share(id, segment string) error
 	Sweep(ctx context.Context) error
 	Teardown(ctx context.Context) error
 }

@@ -123,8 +123,18 @@ func (e *Engine) join(ctx context.Context, sb *sandbox, ns *os.File, path string
 		return err
 	}
 	sb.info.IP, sb.info.IP6 = ip.String(), network.Text(e.c.Network.Second(ip))
+	return e.settle(sb)
+}
+
+// settle has the network treat a sandbox that it knows as the pod is to be treated.
+func (e *Engine) settle(sb *sandbox) error {
 	if sb.spec.Owner != "" { // a function
-		return e.c.Network.Confine(sb.info.ID)
+		if err := e.c.Network.Confine(sb.info.ID); err != nil {
+			return err
+		}
+	}
+	if sb.spec.Segment != "" {
+		return e.c.Network.Share(sb.info.ID, sb.spec.Segment)
 	}
 	return nil
 }

@@ -40,8 +40,8 @@ type sandboxRecord struct {
 // StartSandbox implements runtime.Runtime. It takes a parked sandbox.
 func (r *Runtime) StartSandbox(ctx context.Context, s runtime.SandboxSpec) (runtime.Sandbox, error) {
 	begin := time.Now()
-	if s.HostNetwork || s.NoNetwork || s.HostPID || s.SharePID {
-		return runtime.Sandbox{}, errors.New("start sandbox: the fast runtime has no pods in the host's namespaces, nor any whose containers share one of processes")
+	if s.HostNetwork || s.NoNetwork || s.Segment != "" || s.HostPID || s.SharePID {
+		return runtime.Sandbox{}, errors.New("start sandbox: the fast runtime has no pods in the host's namespaces or on a segment, nor any whose containers share one of processes")
 	}
 	if err := r.ready(ctx); err != nil {
 		return runtime.Sandbox{}, err

@@ -16,6 +16,10 @@
 // address when both are on one link and through a VXLAN device otherwise. It
 // keeps the addresses it has.
 //
+// Pods that ask for it share a segment with those of their namespace on the node:
+// they hear one another's broadcast and multicast (segment.go). Nothing else of
+// theirs is different, least of all the way of what is sent to one pod.
+//
 // Everything is done in the network namespace of the calling thread.
 package network
 
@@ -76,8 +80,10 @@ type Network struct {
 	mu       sync.Mutex
 	pool     *pool
 	confined map[string]bool // sandboxes, by id
+	sharing  map[string]bool // those that share a segment, by id
 
 	crossing sync.Mutex // one SetPeers at a time
+	segments sync.Mutex // one change of them at a time
 }
 
 // New makes the node's part of the network: forwarding, the host's address in
@@ -106,7 +112,7 @@ func New(c Config) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Network{c: c, pool: p, confined: map[string]bool{}}
+	n := &Network{c: c, pool: p, confined: map[string]bool{}, sharing: map[string]bool{}}
 	if err := n.span(); err != nil {
 		return nil, err
 	}
@@ -338,12 +344,18 @@ func (n *Network) Detach(_ context.Context, id string) error {
 	n.mu.Lock()
 	ip, ok := n.pool.byOwner[id]
 	confined := n.confined[id] && ok
+	shares := n.sharing[id]
 	delete(n.confined, id)
+	delete(n.sharing, id)
 	n.mu.Unlock()
 	// The address is somebody else's only after that.
 	var err error
 	if confined {
 		err = n.setElements(confinedSet, nil, n.all(ip))
+	}
+	if shares {
+		own := n.linkName(id)
+		err = errors.Join(err, n.leave(func(link string) bool { return link == own }))
 	}
 	n.release(id)
 	return err
@@ -364,14 +376,15 @@ func (n *Network) Sweep(_ context.Context) error {
 		keep[n.linkName(id)] = true
 	}
 	n.mu.Unlock()
-	return errors.Join(n.deleteLinks(func(name string) bool { return !keep[name] }), n.sweepConfined())
+	return errors.Join(n.deleteLinks(func(name string) bool { return !keep[name] }), n.sweepConfined(), n.sweepSegments())
 }
 
 // Teardown removes everything the network made on the host, but for
 // forwarding, which others may rely on by now.
 func (n *Network) Teardown(_ context.Context) error {
 	_, err := n.setPeers(nil)
-	err = errors.Join(err, n.deleteLinks(func(string) bool { return true }), deleteTable(nftables.TableFamilyIPv4, n.c.Table))
+	err = errors.Join(err, n.deleteLinks(func(string) bool { return true }),
+		deleteTable(nftables.TableFamilyIPv4, n.c.Table), deleteTable(nftables.TableFamilyNetdev, n.c.Table))
 	lo, e := netlink.LinkByName("lo")
 	if e != nil {
 		return errors.Join(err, e)

@@ -28,6 +28,10 @@ func (n *Network) Recycle(_ context.Context, id, netns string) (netip.Addr, erro
 	}
 	defer ns.Close()
 	n.mu.Lock()
+	if n.sharing[id] {
+		n.mu.Unlock()
+		return netip.Addr{}, fmt.Errorf("%w: sandbox %s shares a segment", ErrUsed, id)
+	}
 	old, ok := n.pool.byOwner[id]
 	var next netip.Addr
 	if ok {

@@ -16,7 +16,7 @@ func classOf(p *corev1.Pod) runtime.Class {
 	if name := s.RuntimeClassName; name != nil && *name != string(runtime.Fast) {
 		return runtime.Runc
 	}
-	if !isFunction(p) || len(s.InitContainers) > 0 || len(s.Containers) != 1 || s.HostNetwork || alone(p) || s.HostPID || s.HostIPC || shares(p) {
+	if !isFunction(p) || len(s.InitContainers) > 0 || len(s.Containers) != 1 || s.HostNetwork || alone(p) || segment(p) != "" || s.HostPID || s.HostIPC || shares(p) {
 		return runtime.Runc
 	}
 	c := &s.Containers[0]

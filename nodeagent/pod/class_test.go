@@ -26,6 +26,8 @@ func TestClassOf(t *testing.T) {
 		"a sidecar":             {runtime.Runc, func(p *corev1.Pod) { p.Spec.Containers = append(p.Spec.Containers, corev1.Container{}) }},
 		"an init container":     {runtime.Runc, func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{{}} }},
 		"the host's network":    {runtime.Runc, func(p *corev1.Pod) { p.Spec.HostNetwork = true }},
+		"no network":            {runtime.Runc, func(p *corev1.Pod) { p.Annotations = map[string]string{api.AnnotationNetwork: api.NetworkNone} }},
+		"a segment":             {runtime.Runc, func(p *corev1.Pod) { p.Annotations = map[string]string{api.AnnotationNetwork: api.NetworkBridge} }},
 		"the host's processes":  {runtime.Runc, func(p *corev1.Pod) { p.Spec.HostPID = true }},
 		"shared processes":      {runtime.Runc, func(p *corev1.Pod) { p.Spec.ShareProcessNamespace = new(true) }},
 		"privileged":            {runtime.Runc, func(p *corev1.Pod) { p.Spec.Containers[0].SecurityContext.Privileged = new(true) }},
@@ -36,12 +38,35 @@ func TestClassOf(t *testing.T) {
 		"mounts that propagate": {runtime.Runc, func(p *corev1.Pod) { mount(p, "/d").MountPropagation = new(corev1.MountPropagationHostToContainer) }},
 	} {
 		p := &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{api.LabelFunction: "f"}},
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Labels: map[string]string{api.LabelFunction: "f"}},
 			Spec:       corev1.PodSpec{Containers: []corev1.Container{{SecurityContext: &corev1.SecurityContext{}}}},
 		}
 		c.change(p)
 		if got := sandboxSpec(p, "h", 1).Class; got != c.want {
 			t.Errorf("%s: got %s, want %s", name, got, c.want)
+		}
+	}
+}
+
+// Pods that ask for a bridge share a segment with their namespace, if their network
+// is their own.
+func TestNetworkOf(t *testing.T) {
+	for _, c := range []struct {
+		annotation string
+		host       bool
+		alone      bool
+		segment    string
+	}{
+		{annotation: ""},
+		{annotation: api.NetworkNone, alone: true},
+		{annotation: api.NetworkBridge, segment: "shop"},
+		{annotation: api.NetworkBridge, host: true},
+		{annotation: "macvlan"},
+	} {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Annotations: map[string]string{api.AnnotationNetwork: c.annotation}}}
+		p.Spec.HostNetwork = c.host
+		if got := sandboxSpec(p, "h", 1); got.NoNetwork != c.alone || got.Segment != c.segment {
+			t.Errorf("%q, host's network %t: got none %t, segment %q", c.annotation, c.host, got.NoNetwork, got.Segment)
 		}
 	}
 }

@@ -31,7 +31,7 @@ func labels(p *corev1.Pod, container string) map[string]string {
 func sandboxSpec(p *corev1.Pod, hostname string, pids int64) runtime.SandboxSpec {
 	s := runtime.SandboxSpec{
 		UID: p.UID, Namespace: p.Namespace, Name: p.Name, Hostname: hostname,
-		HostNetwork: p.Spec.HostNetwork, NoNetwork: alone(p), HostPID: p.Spec.HostPID, HostIPC: p.Spec.HostIPC, SharePID: shares(p), Class: classOf(p),
+		HostNetwork: p.Spec.HostNetwork, NoNetwork: alone(p), Segment: segment(p), HostPID: p.Spec.HostPID, HostIPC: p.Spec.HostIPC, SharePID: shares(p), Class: classOf(p),
 		Labels: labels(p, ""), Resources: podResources(p),
 	}
 	if f := p.Labels[api.LabelFunction]; f != "" {
@@ -50,6 +50,15 @@ func sandboxSpec(p *corev1.Pod, hostname string, pids int64) runtime.SandboxSpec
 // shares tells whether the containers of a pod see one another's processes.
 func shares(p *corev1.Pod) bool {
 	return p.Spec.ShareProcessNamespace != nil && *p.Spec.ShareProcessNamespace
+}
+
+// segment is what pods share that are to hear one another's broadcast: those of one
+// namespace, on one node.
+func segment(p *corev1.Pod) string {
+	if p.Annotations[api.AnnotationNetwork] != api.NetworkBridge || p.Spec.HostNetwork {
+		return ""
+	}
+	return p.Namespace
 }
 
 // alone is a pod that has no network.

@@ -148,8 +148,9 @@ func address(l netlink.Link, cidr string) error {
 	return netlink.AddrAdd(l, a)
 }
 
-// box makes a sandbox.
-func (r *rig) box(name string) *box {
+// box makes a sandbox. Every other one shares its namespace's segment, which is to
+// make no difference to what policies say.
+func (r *rig) box(namespace, name string) *box {
 	r.Helper()
 	b := &box{}
 	var err error
@@ -157,8 +158,12 @@ func (r *rig) box(name string) *box {
 	r.must(err)
 	r.Cleanup(func() { b.ns.Close() })
 	r.inside(r.host, func() (err error) {
-		b.ip, err = r.net.Attach(r.Context(), fmt.Sprintf("%010d", len(r.who)), fmt.Sprintf("/proc/self/fd/%d", b.ns.Fd()))
+		id := fmt.Sprintf("%010d", len(r.who))
+		b.ip, err = r.net.Attach(r.Context(), id, fmt.Sprintf("/proc/self/fd/%d", b.ns.Fd()))
 		b.ip6 = r.net.Second(b.ip)
+		if err == nil && len(r.who)%2 == 0 {
+			err = r.net.Share(id, namespace)
+		}
 		return err
 	})
 	r.serve(b)
@@ -225,7 +230,7 @@ func (r *rig) pod(namespace, name string, labels map[string]string, ports ...cor
 // unknown makes one of which the API knows no address.
 func (r *rig) unknown(namespace, name string, labels map[string]string, ports ...corev1.ContainerPort) *corev1.Pod {
 	r.Helper()
-	b := r.box(name)
+	b := r.box(namespace, name)
 	made, err := api.Create(r.Context(), r.objects, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels},
 		Spec:       corev1.PodSpec{NodeName: "here", Containers: []corev1.Container{{Name: "c", Image: "i", Ports: ports}}},

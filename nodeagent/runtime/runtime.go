@@ -128,7 +128,8 @@ type SandboxSpec struct {
 	Namespace, Name string // of the pod
 	Hostname        string
 	HostNetwork     bool
-	NoNetwork       bool // but the loopback
+	NoNetwork       bool   // but the loopback
+	Segment         string // whose broadcast and multicast it hears, with others of its node; "" is none
 	HostPID         bool
 	HostIPC         bool
 	SharePID        bool // its containers are in the process namespace of the sandbox

@@ -263,6 +263,8 @@ type pod struct {
 	ip6 netip.Addr // invalid in a cluster of IPv4 alone
 }
 
+// newPod makes one that answers. Every other one shares a segment, which is to make
+// no difference to Services.
 func (r *rig) newPod(i int) *pod {
 	r.Helper()
 	p := &pod{}
@@ -271,8 +273,12 @@ func (r *rig) newPod(i int) *pod {
 	r.must(err)
 	r.Cleanup(func() { p.ns.Close() })
 	r.inside(r.host, func() (err error) {
-		p.ip, err = r.net.Attach(r.Context(), fmt.Sprintf("%010d", i), fmt.Sprintf("/proc/self/fd/%d", p.ns.Fd()))
+		id := fmt.Sprintf("%010d", i)
+		p.ip, err = r.net.Attach(r.Context(), id, fmt.Sprintf("/proc/self/fd/%d", p.ns.Fd()))
 		p.ip6 = r.net.Second(p.ip)
+		if err == nil && i%2 == 0 {
+			err = r.net.Share(id, ns)
+		}
 		return err
 	})
 	var tcp net.Listener
