@@ -29,7 +29,7 @@ func (s *Store) head(ctx context.Context) (int64, error) {
 // process goes on, and is told each single change; without it would have to list
 // again, and see what came between as one. So nothing is wrong if there is none.
 func (s *Store) past(ctx context.Context, head int64) ([]*clientv3.Event, int64) {
-	from := max(head-memory, 1) // the revision of an empty etcd is 1
+	from := max(head-memory, 1)                          // the revision of an empty etcd is 1
 	ctx, cancel := context.WithTimeout(ctx, s.c.Timeout) // who starts waits for it
 	defer cancel()
 	for from < head {
