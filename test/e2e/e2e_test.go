@@ -57,6 +57,7 @@ func TestPlatform(t *testing.T) {
 		{"admission", admitted},
 		{"services", services},
 		{"host ports", ports},
+		{"segment", onSegment},
 		{"guestbook", func(t *testing.T, p *platform.Platform) { guestbook(t, p, secure) }},
 		{"autoscaling", autoscaling},
 		{"dashboards", dashboards},

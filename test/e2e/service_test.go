@@ -112,6 +112,58 @@ func ports(t *testing.T, p *platform.Platform) {
 	})
 }
 
+// Pods that ask for it find one another by multicast, and others hear nothing.
+func onSegment(t *testing.T, p *platform.Platform) {
+	run := kubectlOf(t, p)
+	t.Cleanup(func() {
+		run("", "delete", "pod", "near", "here", "apart", "-n", "openfaas-fn", "--ignore-not-found")
+	})
+	for name, network := range map[string]string{"near": `"podsnap.dev/network": "bridge"`, "here": `"podsnap.dev/network": "bridge"`, "apart": ""} {
+		run(fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": %q, "namespace": "openfaas-fn", "annotations": {%s}}, "spec": {"containers": [
+			{"name": "c", "image": "probe:latest"}]}}`, name, network), "apply", "-f", "-")
+	}
+	at := map[string]string{}
+	for _, name := range []string{"near", "here", "apart"} {
+		run("", "wait", "--for=condition=Ready", "pod/"+name, "-n", "openfaas-fn", "--timeout=60s")
+		at[name] = run("", "get", "pod", name, "-n", "openfaas-fn", "-o", "jsonpath={.status.podIP}")
+	}
+	type heard struct {
+		by, what string
+		err      error
+	}
+	said := make(chan heard, 100) // those of a try that ended early too
+	listen := func(name string) {
+		got, err := fetch(t, "http://"+at[name]+":8080/hear")
+		said <- heard{name, got, err}
+	}
+	platform.Eventually(t, 20*time.Second, func() error {
+		go listen("near")
+		go listen("apart")
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for left := 2; ; {
+			select {
+			case h := <-said:
+				switch {
+				case h.err != nil:
+					return h.err
+				case h.by == "apart" && strings.HasPrefix(h.what, "hello"):
+					t.Errorf("a pod that is on no segment hears %q", h.what)
+				case h.by == "near" && h.what != "hello "+at["here"]:
+					return fmt.Errorf("a pod on the segment hears %q, want hello by %s", h.what, at["here"])
+				}
+				if left--; left == 0 {
+					return nil
+				}
+			case <-tick.C:
+				if _, err := fetch(t, "http://"+at["here"]+":8080/tell?what=hello"); err != nil {
+					return err
+				}
+			}
+		}
+	})
+}
+
 // fetch makes a connection of its own.
 func fetch(t *testing.T, at string) (string, error) {
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, at, nil)

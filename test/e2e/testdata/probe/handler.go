@@ -71,6 +71,12 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 	case "/api":
 		askAPI(w, q.Get("path"), q.Get("at"))
 		return
+	case "/hear":
+		hearGroup(w)
+		return
+	case "/tell":
+		tellGroup(w, q.Get("what"))
+		return
 	case "/hostname":
 		h, _ := os.Hostname()
 		fmt.Fprint(w, h)
