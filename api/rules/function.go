@@ -179,6 +179,7 @@ func readStatus(data []byte, s *api.FunctionStatus) error {
 		case 7:
 			s.LastTermination = &api.FunctionTermination{}
 			return readTermination(v, s.LastTermination)
+		default: // of a later version
 		}
 		return nil
 	})
@@ -195,6 +196,7 @@ func readTermination(data []byte, t *api.FunctionTermination) error {
 			t.ExitCode = int32(x) //nolint:gosec // it was one when it was written
 		case 4:
 			return t.Time.Unmarshal(v)
+		default: // of a later version
 		}
 		return nil
 	})
@@ -208,6 +210,7 @@ func readPair(data []byte, m *map[string]string) error {
 			key = string(v)
 		case 2:
 			value = string(v)
+		default: // of a later version
 		}
 		return nil
 	})

@@ -14,7 +14,7 @@ import (
 func TestTimersDueTogether(t *testing.T) {
 	before := runtime.GOMAXPROCS(0)
 	for range 40 {
-		bubble.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(*testing.T) {
 			var all sync.WaitGroup
 			for range 50 {
 				all.Go(func() {

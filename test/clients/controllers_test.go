@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"regexp"
@@ -292,10 +293,13 @@ func (k theirs) tokens() {
 	}
 	k.until(func() error {
 		_, err := secrets.Get(ctx, "bootstrap-token-abcdef", metav1.GetOptions{})
+		if err == nil {
+			return errors.New("the token is there")
+		}
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
-		return fmt.Errorf("the token is there, %v", err)
+		return err
 	})
 }
 
