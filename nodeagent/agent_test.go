@@ -236,6 +236,26 @@ func TestRenewals(t *testing.T) {
 	})
 }
 
+// A server that holds a heartbeat, such as one that led until just now, does not have
+// the node taken for lost.
+func TestUnansweredRenewal(t *testing.T) {
+	node(t, func(r *rig) {
+		t := r.t
+		r.after(30 * time.Second)
+		r.o.mu.Lock()
+		r.o.silent = 1
+		r.o.mu.Unlock()
+		r.after(4200 * time.Millisecond) // what is in the lease is from before for up to a beat
+		l, err := api.Get[*coordinationv1.Lease](t.Context(), r.o, api.Leases, api.SystemNamespace, "n1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if age := time.Since(l.Spec.RenewTime.Time); age > time.Second {
+			t.Errorf("the lease is %s old", age)
+		}
+	})
+}
+
 func TestEvict(t *testing.T) {
 	node(t, func(r *rig) {
 		t := r.t

@@ -33,6 +33,12 @@ const (
 // node: all of a cluster's at once are what kept the server from answering.
 const firstAgain = 200 * time.Millisecond
 
+// answerIn is for how many beats a heartbeat is waited for, once there was one. Within
+// that a server answers, or it is none any more: one that does not lead holds a request
+// for longer than a node may be silent, while another one that leads is known already.
+// The first one has all the time it needs: with it come those of the whole cluster.
+const answerIn = 3
+
 // adoptWithin is how long an agent may take to learn what runs on its node until it
 // says that the node is not ready. Most know at once; on a machine that is busy, such
 // as during an upgrade, the pods that it has would be taken away for nothing.
@@ -59,7 +65,7 @@ func (a *Agent) register(ctx context.Context) {
 	var next time.Time // when the Node's status is told again
 	patience := time.Now().Add(adoptWithin)
 	var memory pressure.Gauge
-	stalled := false
+	stalled, known := false, false
 	again := min(firstAgain, a.c.HeartbeatEvery)
 	for {
 		ready := isClosed(a.adopted)
@@ -72,15 +78,21 @@ func (a *Agent) register(ctx context.Context) {
 			a.log.InfoContext(ctx, "memory", slog.Bool("short", now.short))
 		}
 		var err error
+		beat, answered := ctx, func() {}
+		if known {
+			beat, answered = context.WithTimeout(ctx, answerIn*a.c.HeartbeatEvery)
+		}
 		news := now != told || !time.Now().Before(next)
 		if news && (ready || !time.Now().Before(patience)) {
-			if err = a.tell(ctx, now); err == nil {
+			if err = a.tell(beat, now); err == nil {
 				told, next = now, time.Now().Add(statusEvery)
 			}
 		}
 		if err == nil {
-			err = a.renew(ctx)
+			err = a.renew(beat)
 		}
+		answered()
+		known = known || err == nil
 		pace := a.c.HeartbeatEvery
 		switch {
 		case ctx.Err() != nil:

@@ -54,6 +54,7 @@ type shaky struct {
 	down   bool
 	writes int
 	asked  int // requests of all kinds but watches
+	silent int // updates that are still to get no answer
 }
 
 // count answers with the writes since the last count.
@@ -103,7 +104,15 @@ func (s *shaky) Update(ctx context.Context, obj api.Object, o api.UpdateOptions)
 	}
 	s.mu.Lock()
 	s.writes++
+	mute := s.silent > 0
+	if mute {
+		s.silent--
+	}
 	s.mu.Unlock()
+	if mute {
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	}
 	return s.Objects.Update(ctx, obj, o)
 }
 
