@@ -162,6 +162,7 @@ func unwrap(data []byte) (raw []byte, kind schema.GroupVersionKind, err error) {
 			if len(value) > 0 {
 				return fmt.Errorf("the content encoding %q is not known", value)
 			}
+		default: // the content type, which says nothing that the key does not
 		}
 		return nil
 	})
@@ -176,6 +177,7 @@ func typeOf(data []byte) (schema.GroupVersionKind, error) {
 			apiVersion = string(value)
 		case 2:
 			kind = string(value)
+		default: // there is nothing else
 		}
 		return nil
 	})
