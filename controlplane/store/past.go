@@ -13,6 +13,10 @@ import (
 // most. They are decoded before it serves, each in some 0.1 ms.
 const memory = 1000
 
+// worth is how long a start waits for its past. It has it after a tenth of a second,
+// unless the last revisions are of very many keys each.
+const worth = 2 * time.Second
+
 // head is etcd's revision.
 func (s *Store) head(ctx context.Context) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.patience())
@@ -29,8 +33,8 @@ func (s *Store) head(ctx context.Context) (int64, error) {
 // process goes on, and is told each single change; without it would have to list
 // again, and see what came between as one. So nothing is wrong if there is none.
 func (s *Store) past(ctx context.Context, head int64) ([]*clientv3.Event, int64) {
-	from := max(head-memory, 1)                          // the revision of an empty etcd is 1
-	ctx, cancel := context.WithTimeout(ctx, s.c.Timeout) // who starts waits for it
+	from := max(head-memory, 1) // the revision of an empty etcd is 1
+	ctx, cancel := context.WithTimeout(ctx, min(s.c.Timeout, worth))
 	defer cancel()
 	for from < head {
 		events, before, err := s.recall(ctx, from, head)
