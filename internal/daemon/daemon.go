@@ -31,6 +31,7 @@ import (
 	"github.com/podsnap/podsnap/internal/disposition"
 	"github.com/podsnap/podsnap/internal/doze"
 	"github.com/podsnap/podsnap/internal/handover"
+	"github.com/podsnap/podsnap/internal/headroom"
 	"github.com/podsnap/podsnap/internal/openfaas"
 	"github.com/podsnap/podsnap/internal/record"
 	"github.com/podsnap/podsnap/internal/skew"
@@ -117,6 +118,7 @@ func Run(ctx context.Context, c Config) error {
 	// What the start alone needed goes back to the machine.
 	trim := time.AfterFunc(embedded.Settled, embedded.Trim)
 	defer trim.Stop()
+	defer headroom.Run()()
 	p.stack.start(ctx, "sleep", func(ctx context.Context) error { doze.Run(ctx, maxLate); return nil })
 	err = p.stack.wait(ctx)
 	if p.forGood() {
