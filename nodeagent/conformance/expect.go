@@ -186,7 +186,7 @@ func (x expectation) network() {
 }
 
 // sysctls are as in namespaces that nobody has touched, but for the one that
-// lets a function serve port 80.
+// lets a function serve port 80, and what package network says.
 func (x expectation) sysctls() {
 	got, fresh := x.f.under("sysctl."), x.host.under("sysctl.")
 	if len(got) < 100 {
@@ -197,6 +197,8 @@ func (x expectation) sysctls() {
 		switch {
 		case k == "net.ipv4.ip_unprivileged_port_start":
 			want = "0"
+		case k == "net.ipv4.tcp_no_metrics_save":
+			want = "1" // what the kernel does not remember need not be forgotten, see package network
 		case k == "kernel.hostname":
 			want = "probe-host"
 		case k == "net.ipv4.tcp_ehash_entries":

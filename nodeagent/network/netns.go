@@ -17,6 +17,10 @@ import (
 // takes milliseconds.
 const connections = "8192"
 
+// noMetrics keeps the kernel from remembering how a namespace's connections were,
+// for the next ones with the same host: see forgetConnections.
+const noMetrics = "tcp_no_metrics_save"
+
 // nursery is a namespace that others are made in: what they begin with follows
 // from where they are made. Without one they are as the kernel makes them.
 type nursery struct {
@@ -57,8 +61,14 @@ func (n *nursery) make() error {
 			return err
 		}
 	}
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil || n == nil {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return err
+	}
+	if err := os.WriteFile("/proc/sys/net/ipv4/"+noMetrics, []byte("1"), 0o644); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if n == nil {
+		return nil
 	}
 	for key, value := range n.limits {
 		if err := os.WriteFile("/proc/sys/net/ipv4/"+key, value, 0o644); err != nil {

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -95,8 +98,13 @@ var metricsFamily = sync.OnceValues(func() (uint16, error) {
 
 // forgetConnections clears what the kernel remembers of former connections: it
 // would tell the next pod with whom they were (`ip tcp_metrics`), and anybody
-// may ask. It runs inside the namespace.
+// may ask. It runs inside the namespace. The kernel goes through the whole
+// machine's table for it, which takes as long as everything else here, so that it
+// is only asked to where there can be anything.
 func forgetConnections() error {
+	if remembersNothing() {
+		return nil
+	}
 	family, err := metricsFamily()
 	if errors.Is(err, unix.ENOENT) {
 		return nil // a kernel that remembers nothing
@@ -111,6 +119,44 @@ func forgetConnections() error {
 		return fmt.Errorf("%w: forget connections: %w", ErrUsed, err)
 	}
 	return nil
+}
+
+// remembersNothing is whether the kernel cannot have remembered a connection of the
+// thread's namespace: those that others began are not remembered there (noMetrics),
+// and it began none itself, which could have left a cookie of TCP Fast Open.
+func remembersNothing() bool {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/" + noMetrics)
+	if err != nil || strings.TrimSpace(string(b)) != "1" {
+		return false
+	}
+	b, err = os.ReadFile("/proc/thread-self/net/snmp")
+	if err != nil {
+		return false
+	}
+	began, ok := counter(string(b), "Tcp:", "ActiveOpens")
+	return ok && began == 0
+}
+
+// counter reads one number of a file of two lines a group: its names, its values.
+func counter(file, group, name string) (uint64, bool) {
+	var names []string
+	for line := range strings.Lines(file) {
+		f := strings.Fields(line)
+		if len(f) == 0 || f[0] != group {
+			continue
+		}
+		if names == nil {
+			names = f
+			continue
+		}
+		i := slices.Index(names, name)
+		if i < 1 || i >= len(f) {
+			return 0, false
+		}
+		n, err := strconv.ParseUint(f[i], 10, 64)
+		return n, err == nil
+	}
+	return 0, false
 }
 
 // genlmsg is the head of a generic netlink message: command, version, two bytes of

@@ -1,12 +1,15 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -161,5 +164,119 @@ func BenchmarkListening(b *testing.B) {
 		if _, err := ports.Listening(8080); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// What the kernel remembers of a namespace's connections is none of those that came
+// in, so that only a namespace that began some has to be cleaned of it.
+func TestRemembersNothing(t *testing.T) {
+	n := newTestNetwork(t)
+	p := attach(t, n, "aaaaaaaaaaaaaaaa")
+	nothing := func() (is bool) {
+		t.Helper()
+		if err := Inside(p.ns, func() error { is = remembersNothing(); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return is
+	}
+	p.serve(t)
+	if _, err := ask(p.ip); err != nil {
+		t.Fatal(err)
+	}
+	if !nothing() {
+		t.Error("a connection that came in is said to be remembered")
+	}
+	if err := Inside(p.ns, func() error {
+		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", p.ip.String()+":0")
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", l.Addr().String())
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if nothing() {
+		t.Error("a connection that the pod began is said to be nothing")
+	}
+}
+
+func TestCounter(t *testing.T) {
+	const file = "Ip: Forwarding\nIp: 1\nTcp: RtoMin ActiveOpens\nTcp: 200 7\n"
+	for _, c := range []struct {
+		group, name string
+		want        uint64
+		ok          bool
+	}{{"Tcp:", "ActiveOpens", 7, true}, {"Ip:", "Forwarding", 1, true}, {"Tcp:", "Other", 0, false}, {"Udp:", "ActiveOpens", 0, false}} {
+		if got, ok := counter(file, c.group, c.name); got != c.want || ok != c.ok {
+			t.Errorf("%s %s: %d, %v", c.group, c.name, got, ok)
+		}
+	}
+	if _, ok := counter("Tcp: A B\nTcp: 1\n", "Tcp:", "B"); ok {
+		t.Error("a line that is cut off has all values")
+	}
+}
+
+// Where the kernel does remember connections, a namespace that is used again is
+// cleaned of them.
+func TestForgetConnections(t *testing.T) {
+	n := newTestNetwork(t)
+	p := attach(t, n, "aaaaaaaaaaaaaaaa")
+	remembered := func() int {
+		t.Helper()
+		family, err := metricsFamily()
+		if err != nil {
+			t.Skipf("the kernel has no tcp_metrics: %v", err)
+		}
+		const get = 1 // TCP_METRICS_CMD_GET
+		var all [][]byte
+		if err := Inside(p.ns, func() error {
+			req := nl.NewNetlinkRequest(int(family), unix.NLM_F_DUMP)
+			req.AddData(genlmsg{get, 1})
+			all, err = req.Execute(unix.NETLINK_GENERIC, 0)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	if err := Inside(p.ns, func() error {
+		if err := os.WriteFile("/proc/sys/net/ipv4/"+noMetrics, []byte("0"), 0o644); err != nil {
+			return err
+		}
+		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", p.ip.String()+":0")
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		for range 4 {
+			c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", l.Addr().String())
+			if err != nil {
+				return err
+			}
+			other, err := l.Accept()
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(other.Close(), c.Close()); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if remembered() == 0 {
+		t.Fatal("the kernel remembers nothing, so this says nothing")
+	}
+	if err := Inside(p.ns, forgetConnections); err != nil {
+		t.Fatal(err)
+	}
+	if n := remembered(); n != 0 {
+		t.Errorf("%d connections are remembered", n)
 	}
 }
