@@ -202,6 +202,10 @@ func (c *Cache) press() {
 	}
 }
 
+// Fresh is how often a cache is to be aged: a change is kept for so long at least,
+// and twice as long at most. It is what Kubernetes' own watch caches keep.
+const Fresh = 75 * time.Second
+
 // Age drops the changes that were there at its last call already. Called now and
 // then, it bounds the history by time, as Config.History does by number: what a
 // busy hour has left behind is not kept for ever. A watch loses nothing by it.

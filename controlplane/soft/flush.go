@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/podsnap/podsnap/api"
+	"github.com/podsnap/podsnap/api/cache"
 	"github.com/podsnap/podsnap/api/rules"
 	"github.com/podsnap/podsnap/internal/pause"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,15 +18,11 @@ const (
 	lastWait  = 2 * time.Second
 )
 
-// ageEvery is how often the histories for watches are aged: a change is kept
-// for so long at least, and twice as long at most.
-const ageEvery = 5 * time.Minute
-
 // flush stores what is behind until ctx is done. A write waits for Config.Delay
 // for others to go with it.
 func (s *Store) flush(ctx context.Context) {
 	wait := s.c.Delay
-	age := time.NewTicker(ageEvery)
+	age := time.NewTicker(cache.Fresh)
 	defer age.Stop()
 	for {
 		select {

@@ -7,22 +7,27 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/podsnap/podsnap/api/cache"
 )
 
-// compact drops old revisions every Config.CompactEvery: its own caches', and
-// etcd's in turn with the other processes on the same etcd.
+// compact drops etcd's old revisions every Config.CompactEvery, in turn with the
+// other processes on the same etcd, and its own caches' when they are not fresh.
 func (s *Store) compact(ctx context.Context) {
 	t := time.NewTicker(s.c.CompactEvery)
 	defer t.Stop()
+	age := time.NewTicker(min(cache.Fresh, s.c.CompactEvery))
+	defer age.Stop()
 	var turn turn
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-t.C:
+		case <-age.C:
 			for _, c := range s.kinds() {
 				c.Age()
 			}
+		case <-t.C:
 			bounded, cancel := context.WithTimeout(ctx, s.c.CompactEvery)
 			next, err := s.compactOnce(bounded, turn)
 			cancel()
