@@ -68,7 +68,7 @@ func updateStatus(old, obj api.Object, managed bool, admit func(old, next api.Ob
 		}
 		from = next
 	}
-	if equality.Semantic.DeepEqual(value(old, "Status"), value(from, "Status")) {
+	if api.Alike(value(old, "Status"), value(from, "Status")) {
 		return Verdict{Object: old, Unchanged: true}, nil
 	}
 	next := shallow(old)
@@ -149,7 +149,7 @@ func merge(r *api.Resource, old, obj api.Object) api.Object {
 // twice, and says what is to be done.
 func settle(r *api.Resource, old, next api.Object) (Verdict, error) {
 	sameMeta := sameMeta(old, next)
-	sameStatus := !r.Status || equality.Semantic.DeepEqual(value(old, "Status"), value(next, "Status"))
+	sameStatus := !r.Status || api.Alike(value(old, "Status"), value(next, "Status"))
 	sameRest := sameButMetaAndStatus(r, old, next)
 	if sameMeta && sameStatus && sameRest {
 		return Verdict{Object: old, Unchanged: true}, nil
@@ -179,7 +179,7 @@ func sameButMetaAndStatus(r *api.Resource, old, next api.Object) bool {
 	if r.Status {
 		copyField(o, next, "Status")
 	}
-	return equality.Semantic.DeepEqual(o, next)
+	return api.Alike(o, next)
 }
 
 // ended says whether nothing holds a deleted object any more: no finalizer, no

@@ -10,7 +10,6 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -46,7 +45,7 @@ func Replicas(old, next api.Object) bool {
 		}
 		spec := old.Spec
 		spec.Replicas = next.Spec.Replicas
-		return equality.Semantic.DeepEqual(&spec, &next.Spec)
+		return api.Alike(&spec, &next.Spec)
 	case *appsv1.ReplicaSet:
 		old, ok := old.(*appsv1.ReplicaSet)
 		if !ok || !ofFunction(old) || !sameIdentity(old, next) {
@@ -57,7 +56,7 @@ func Replicas(old, next api.Object) bool {
 		}
 		spec := old.Spec
 		spec.Replicas = next.Spec.Replicas
-		return equality.Semantic.DeepEqual(&spec, &next.Spec)
+		return api.Alike(&spec, &next.Spec)
 	case *corev1.Pod:
 		return isReplica(next) && (old == nil || isReplica(old.(*corev1.Pod)))
 	}

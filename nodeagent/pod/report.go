@@ -9,7 +9,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/podsnap/podsnap/api"
@@ -27,7 +26,7 @@ func (w *Worker) write(ctx context.Context, now time.Time) time.Time {
 	if w.writing || w.s.Stop != nil && w.s.Stop.Mode == Gone {
 		return time.Time{}
 	}
-	if equality.Semantic.DeepEqual(w.written, st) {
+	if api.Alike(&w.written, &st) {
 		w.dirty = time.Time{}
 		if w.s.Final != nil && !w.s.Stored {
 			w.s.Stored = true

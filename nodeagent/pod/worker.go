@@ -8,7 +8,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/podsnap/podsnap/api"
 	"github.com/podsnap/podsnap/nodeagent/probe"
@@ -262,7 +261,7 @@ func (w *Worker) step(ctx context.Context) time.Time {
 
 // publish tells the node of a new state, and readers of a new object.
 func (w *Worker) publish() {
-	news := !equality.Semantic.DeepEqual(w.told, w.s.Prev)
+	news := !api.Alike(&w.told, &w.s.Prev)
 	if !news && w.toldOf == w.s.Pod {
 		return
 	}

@@ -16,7 +16,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -275,7 +274,7 @@ func (r *Controller) revise(ctx context.Context, d *appsv1.Deployment, rev strin
 }
 
 func (r *Controller) report(ctx context.Context, d *appsv1.Deployment, st appsv1.DeploymentStatus) (time.Duration, error) {
-	if equality.Semantic.DeepEqual(d.Status, st) {
+	if api.Alike(&d.Status, &st) {
 		return 0, nil
 	}
 	next := d.DeepCopy()

@@ -13,7 +13,6 @@ import (
 	"github.com/podsnap/podsnap/api"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/rand"
 )
@@ -43,7 +42,7 @@ func hash(t *corev1.PodTemplateSpec, collisions *int32) (string, error) {
 
 // sameTemplate compares two templates but for the hash label.
 func sameTemplate(a, b *corev1.PodTemplateSpec) bool {
-	return equality.Semantic.DeepEqual(withoutHash(a), withoutHash(b))
+	return api.Alike(withoutHash(a), withoutHash(b))
 }
 
 func withoutHash(t *corev1.PodTemplateSpec) *corev1.PodTemplateSpec {
