@@ -97,6 +97,8 @@ func Run(ctx context.Context, c Config) error {
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer p.stack.stop()
 	p.stack.start(ctx, "sockets", p.sockets.Run)
+	room := headroom.Run()
+	defer room.Stop()
 	begin := p.start
 	switch {
 	case c.Join != "":
@@ -118,7 +120,7 @@ func Run(ctx context.Context, c Config) error {
 	// What the start alone needed goes back to the machine.
 	trim := time.AfterFunc(embedded.Settled, embedded.Trim)
 	defer trim.Stop()
-	defer headroom.Run()()
+	room.Started()
 	p.stack.start(ctx, "sleep", func(ctx context.Context) error { doze.Run(ctx, maxLate); return nil })
 	err = p.stack.wait(ctx)
 	if p.forGood() {

@@ -3,14 +3,18 @@
 // double before it collects. So a burst of starts collects every few milliseconds,
 // each time all of what lives, on the very processors that the starts need. Here
 // the heap may become a few times as large while that is so, and is given back
-// when it is over. Nothing runs for it between collections.
+// when it is over. Nothing runs for it between collections. A process that starts
+// keeps nearly all that it makes, so that it gets more.
 package headroom
 
 import (
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -23,6 +27,8 @@ const (
 	// extra is the most that a process may have beyond usual, in bytes; a large
 	// heap is collected seldom enough as it is.
 	extra = 96 << 20
+	// share of the free memory that a process may have instead while it starts.
+	share = 4
 	// often: a process whose collections are no further apart works hard.
 	often = time.Second
 	// rest: one that has not collected for so long is done. It is longer than what
@@ -38,36 +44,62 @@ type Collector interface {
 	Collected(f func()) // has f called once, after the next collection
 }
 
-// Keep adjusts c until stop is called, which leaves it as is usual.
-func Keep(c Collector) (stop func()) {
-	k := &keeper{c: c, percent: usual}
-	c.Collected(k.collected)
-	return k.stop
-}
-
-// Run is Keep for this process. It does nothing if the environment says how its
-// garbage is to be collected (GOGC, GOMEMLIMIT).
-func Run() (stop func()) {
-	for _, name := range []string{"GOGC", "GOMEMLIMIT"} {
-		if os.Getenv(name) != "" {
-			return func() {}
-		}
-	}
-	return Keep(process{})
-}
-
-type keeper struct {
+// Headroom of one process. nil has none, and may be used.
+type Headroom struct {
 	c Collector
 
 	mu      sync.Mutex
+	extra   uint64 // bytes
 	percent int
 	last    time.Time // of the last collection
 	over    *time.Timer
 	stopped bool
 }
 
+// Keep adjusts c until Stop is called. Until Started is called, there may be so
+// many bytes more than is usual.
+func Keep(c Collector, atStart uint64) *Headroom {
+	k := &Headroom{c: c, extra: max(extra, atStart), percent: usual}
+	c.Collected(k.collected)
+	return k
+}
+
+// Run is Keep for this process. It does nothing if the environment says how its
+// garbage is to be collected (GOGC, GOMEMLIMIT).
+func Run() *Headroom {
+	for _, name := range []string{"GOGC", "GOMEMLIMIT"} {
+		if os.Getenv(name) != "" {
+			return nil
+		}
+	}
+	return Keep(process{}, free("/")/share)
+}
+
+// Started says that the process has read what it needs.
+func (k *Headroom) Started() {
+	if k == nil {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.extra = extra
+}
+
+// Stop leaves the collector as is usual.
+func (k *Headroom) Stop() {
+	if k == nil {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.stopped = true; k.over != nil {
+		k.over.Stop()
+	}
+	k.set(usual)
+}
+
 // collected is called after each collection.
-func (k *keeper) collected() {
+func (k *Headroom) collected() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.stopped {
@@ -77,7 +109,7 @@ func (k *keeper) collected() {
 	since := now.Sub(k.last)
 	k.last = now
 	k.c.Collected(k.collected)
-	p := percent(k.c.Live())
+	p := percent(k.c.Live(), k.extra)
 	if k.percent == usual && (since > often || p == usual) {
 		return
 	}
@@ -90,7 +122,7 @@ func (k *keeper) collected() {
 }
 
 // done takes the headroom back.
-func (k *keeper) done() {
+func (k *Headroom) done() {
 	k.mu.Lock()
 	if k.stopped || time.Since(k.last) < rest { // there was a collection meanwhile
 		k.mu.Unlock()
@@ -101,16 +133,7 @@ func (k *keeper) done() {
 	k.c.GiveBack() // one collection, which is not counted as work: it is long after the last
 }
 
-func (k *keeper) stop() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.stopped = true; k.over != nil {
-		k.over.Stop()
-	}
-	k.set(usual)
-}
-
-func (k *keeper) set(percent int) {
+func (k *Headroom) set(percent int) {
 	if percent != k.percent {
 		k.percent = percent
 		k.c.SetPercent(percent)
@@ -118,11 +141,37 @@ func (k *keeper) set(percent int) {
 }
 
 // percent is what a process that works hard has: as much as most and extra allow.
-func percent(live uint64) int {
+func percent(live, extra uint64) int {
 	if live == 0 {
 		return most
 	}
 	return min(most, usual+int(100*extra/live))
+}
+
+// free is how much memory there is in the machine, and within a limit of the
+// container that it may be, in bytes; 0 if it can't be told. root is "/".
+func free(root string) uint64 {
+	b, err := os.ReadFile(filepath.Join(root, "proc/meminfo"))
+	if err != nil {
+		return 0
+	}
+	var out uint64
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "MemAvailable:" {
+			kb, _ := strconv.ParseUint(f[1], 10, 44)
+			out = kb << 10
+		}
+	}
+	for _, limit := range []string{"memory.max", "memory/memory.limit_in_bytes"} {
+		b, err := os.ReadFile(filepath.Join(root, "sys/fs/cgroup", limit))
+		if err != nil {
+			continue
+		}
+		if n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64); err == nil {
+			out = min(out, n)
+		}
+	}
+	return out
 }
 
 // process is this process's collector.

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podsnap/podsnap/internal/doze"
+	"github.com/podsnap/podsnap/internal/headroom"
 )
 
 // Config says where the servers keep their data and where they listen.
@@ -65,6 +66,8 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	if err := claim(c.Dir, c.Cluster); err != nil {
 		return err
 	}
+	room := headroom.Run()
+	defer room.Stop()
 	failed := make(chan error, 1)
 	if !c.NoNATS { // first: its members find one another while etcd's do
 		stop, err := startNATS(c, free)
@@ -81,6 +84,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 		defer stop()
 	}
 	ready()
+	room.Started()
 	trim := time.AfterFunc(Settled, Trim) // what the start alone needed
 	defer trim.Stop()
 	if c.Cluster == nil { // several are in a hurry to miss one another
