@@ -45,7 +45,7 @@ func pump(s Source, queue chan<- []Line) {
 	rest := time.NewTimer(0)
 	defer rest.Stop()
 	<-rest.C
-	for {
+	for round := 0; ; {
 		n, err := s.From.Read(buf)
 		lines := sp.feed(buf[:n], time.Now())
 		if err != nil {
@@ -57,16 +57,29 @@ func pump(s Source, queue chan<- []Line) {
 		if err != nil {
 			return
 		}
+		if round += n; n == len(buf) {
+			continue // there is more
+		}
 		// A busy container is read in gulps: a wake-up for each of its lines
 		// costs the machine more than the line.
-		rest.Reset(gulp)
+		rest.Reset(pause(round))
 		<-rest.C
+		round = 0
 	}
 }
 
-// gulp is how long lines are collected after a read. The pipe holds many times
-// what a container writes in it.
-const gulp = 2 * time.Millisecond
+// gulp is how long lines are collected after a read: about as long as nobody who
+// looks at them notices. A pipe holds many times what a container usually writes
+// in it.
+const gulp = 10 * time.Millisecond
+
+// pause is the gulp after n bytes. Who writes that much soon has to wait for room.
+func pause(n int) time.Duration {
+	if n >= 32<<10 {
+		return gulp / 10
+	}
+	return gulp
+}
 
 // offer queues lines, waiting for at most patience; after a drop it does not
 // wait at all until there is room again. It answers with the count of lines

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/podsnap/podsnap/test/bubble"
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 )
@@ -286,4 +287,37 @@ func BenchmarkCopy(b *testing.B) {
 	for b.Loop() {
 		Copy(w, slog.New(slog.DiscardHandler), Source{Stdout, strings.NewReader(in)})
 	}
+}
+
+// A stream is read in gulps: lines that come together are read together, and
+// the first one after quiet at once. Who writes much does not wait for long.
+func TestGulp(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		queue := make(chan []Line, 1000)
+		r, w := io.Pipe()
+		start := time.Now()
+		go func() { pump(Source{Stdout, r}, queue); close(queue) }()
+		say := func(s string) time.Duration {
+			_, _ = io.WriteString(w, s) // returns when it is read
+			return time.Since(start)
+		}
+		for i, c := range []struct {
+			text string
+			want time.Duration
+		}{{"first\n", 0}, {"soon\n", gulp}, {strings.Repeat("x", 40<<10), 2 * gulp}, {"after much\n", 2*gulp + gulp/10}} {
+			if got := say(c.text); got != c.want {
+				t.Errorf("%d: read after %v, want %v", i, got, c.want)
+			}
+		}
+		time.Sleep(time.Second)
+		if now, got := time.Since(start), say("late\n"); got != now {
+			t.Errorf("read after %v, want %v", got, now)
+		}
+		w.Close()
+		for range queue {
+		}
+		if got := time.Since(start); got > time.Second+4*gulp {
+			t.Errorf("the end came after %v", got)
+		}
+	})
 }

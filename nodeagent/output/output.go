@@ -37,7 +37,7 @@ type Output struct {
 	taps           taps
 
 	once sync.Once
-	read []*os.File
+	read []*pipe
 	keep []*os.File // write ends that stand in for the container's until it has its own
 }
 
@@ -85,7 +85,7 @@ func (l *Output) open(dir string, adopted bool) error {
 		if err := fifo(dir, path); err != nil {
 			return err
 		}
-		r, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+		r, err := openPipe(path)
 		if err != nil {
 			return err
 		}
@@ -95,9 +95,7 @@ func (l *Output) open(dir string, adopted bool) error {
 		}
 		// What a container may write while the agent is away; more is refused
 		// to users with many pipes.
-		if raw, err := r.SyscallConn(); err == nil {
-			_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, 256<<10) })
-		}
+		r.grow(256 << 10)
 		w, err := os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0)
 		if err != nil {
 			return err
