@@ -16,6 +16,10 @@
 //   - static: files below static_path.
 //   - inproc: the handler given to Main, whatever the variable says.
 //
+// A line for each call (all modes but classic and serializing) is written some
+// milliseconds behind the answer, in order with everything else that the watchdog
+// says, but not with what a Go function writes to its standard error itself.
+//
 // Metrics are on :8081/metrics. On SIGTERM requests in flight are finished,
 // then it exits: the platform has drained the replica before.
 package host

@@ -2,7 +2,7 @@ package host
 
 import (
 	"context"
-	"log"
+	"fmt"
 	"net/http"
 	"os"
 	"os/signal"
@@ -13,18 +13,16 @@ import (
 // exit status. A handler that is not nil is the function; otherwise the
 // environment names it.
 func Main(ctx context.Context, handler http.Handler) (status int) {
-	// No date: whoever stores the log stamps each line.
-	logger := log.New(os.Stderr, "", 0)
 	c, err := read(os.Getenv, handler != nil)
 	if err == nil {
 		signals := make(chan os.Signal, 16)
 		signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
-		w := newWatchdog(c, logger)
+		w := newWatchdog(c, os.Stderr)
 		w.function = handler
 		err = w.run(ctx, signals)
 	}
 	if err != nil {
-		logger.Printf("watchdog: %v", err)
+		fmt.Fprintf(os.Stderr, "watchdog: %v\n", err)
 		return 1
 	}
 	return 0

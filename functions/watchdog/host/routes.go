@@ -113,7 +113,7 @@ func (w *watchdog) access(r *http.Request, a *answer, took time.Duration) {
 		id = " [" + r.Header.Get(headerCallID) + "]"
 	}
 	code := a.status()
-	w.log.Printf("%s %s - %d %s - ContentLength: %dB (%.4fs)%s", r.Method, r.URL.RequestURI(), code, http.StatusText(code), a.bytes, took.Seconds(), id)
+	w.calls.Printf("%s %s - %d %s - ContentLength: %dB (%.4fs)%s", r.Method, r.URL.RequestURI(), code, http.StatusText(code), a.bytes, took.Seconds(), id)
 }
 
 // timed bounds how long the client may take to send the body. (The server's own

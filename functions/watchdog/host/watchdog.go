@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -26,7 +27,9 @@ const (
 // watchdog serves one function.
 type watchdog struct {
 	c        *config
-	log      *log.Logger
+	out      *behind
+	log      *log.Logger // at once
+	calls    *log.Logger // behind the answers
 	metrics  metrics
 	children family
 	inflight atomic.Int64
@@ -37,14 +40,17 @@ type watchdog struct {
 	once     once // the proxy of http mode
 }
 
-func newWatchdog(c *config, l *log.Logger) *watchdog {
-	return &watchdog{c: c, log: l, ready: make(chan net.Addr, 1)}
+// newWatchdog logs to w. No date: whoever stores the log stamps each line.
+func newWatchdog(c *config, w io.Writer) *watchdog {
+	b := &behind{to: w}
+	return &watchdog{c: c, out: b, log: log.New(b, "", 0), calls: log.New(later{b}, "", 0), ready: make(chan net.Addr, 1)}
 }
 
 // run serves until SIGTERM or SIGINT comes, ctx is done or the function's
 // process ends. Other signals go to that process. The error of a regular end is
 // nil.
 func (w *watchdog) run(ctx context.Context, signals <-chan os.Signal) error {
+	defer w.out.end()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wait sync.WaitGroup

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log"
 	"net/http"
 	"os"
 	"os/signal"
@@ -159,7 +158,7 @@ func launch(t *testing.T, vars ...string) *running {
 		c.lock = filepath.Join(t.TempDir(), ".lock")
 	}
 	l := &lines{more: make(chan struct{})}
-	r := &running{watchdog: newWatchdog(c, log.New(l, "", 0)), log: l, signals: make(chan os.Signal, 4), ended: make(chan error, 1)}
+	r := &running{watchdog: newWatchdog(c, l), log: l, signals: make(chan os.Signal, 4), ended: make(chan error, 1)}
 	r.function = http.HandlerFunc(own)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
