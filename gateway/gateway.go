@@ -70,6 +70,8 @@ type Config struct {
 	MaxConns        int // connections of clients; 0 is 16,384
 	MaxConnsAddress int // of them from one address; 0 is 8,192
 
+	// Called is told of each call of a function: see invoke.Config.
+	Called func(time.Time)
 	// Leave takes a connection that rests when the gateway ends: see front.Config.
 	Leave func(net.Conn) bool
 
@@ -138,6 +140,7 @@ func New(c Config) (*Gateway, error) {
 	}
 	g.invoker = invoke.New(invoke.Config{
 		Thaw:     thaw,
+		Called:   c.Called,
 		Remember: calls.Add,
 		Capacity: c.Capacity, Gateway: c.Name, Lookup: g.lookup, Synced: g.functions.Synced(),
 		Timeout: c.Timeout, ColdStart: c.ColdStart, MaxQueue: c.MaxQueue, MaxBody: c.MaxBody, Drain: c.Drain,

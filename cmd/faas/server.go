@@ -68,6 +68,7 @@ func (s *serverFlags) addNode(f *pflag.FlagSet) {
 	f.Int64Var(&s.c.MaxBody, "max-body", 256<<20, "largest body of a call, bytes")
 	f.IntVar(&s.c.MaxConns, "max-connections", 16<<10, "connections of clients to the gateway at a time")
 	f.IntVar(&s.c.MaxConnsAddress, "max-connections-per-address", 8<<10, "of them from one address; raise it to the above behind a load balancer")
+	f.BoolVar(&s.c.NoAwake, "no-awake", false, "let idle processors halt while calls come densely: saves power, and costs each call some wake-ups")
 	f.IntVar(&s.c.Parked, "parked-sandboxes", 32, "sandboxes kept ready for functions at least; negative is none, so that every cold start makes its own")
 }
 

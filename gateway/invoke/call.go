@@ -53,6 +53,9 @@ func (v *Invoker) newCall(q *Request, a Asker) *call {
 		c.out.Context = c.context
 	}
 	c.q, c.a, c.began = q, a, time.Now()
+	if told := v.c.Called; told != nil {
+		told(c.began)
+	}
 	c.identify()
 	return c
 }

@@ -46,6 +46,10 @@ type Config struct {
 	Report    time.Duration // between reports of demand while a function has traffic; 0 is 500 ms
 	Drain     time.Duration // the longest that Run waits for what is in flight at its end; 0 is 30 s
 
+	// Called is told of each call, with the time at which it came; nil: nobody
+	// is. Calls wait for it.
+	Called func(time.Time)
+
 	// Remember is given each call that was cold, failed or took at least Slow.
 	Remember func(openfaas.Call)
 	Slow     time.Duration // 0 is 1 s

@@ -76,6 +76,8 @@ type Config struct {
 	MaxConns        int // of clients to the gateway; 0 is 16,384
 	MaxConnsAddress int // of them from one address; 0 is 8,192
 
+	NoAwake bool // let processors halt between calls, however densely these come: see package awake
+
 	// TearDown says at the end whether the containers end too; nil is never.
 	TearDown func() bool
 

@@ -27,6 +27,7 @@ import (
 	"github.com/podsnap/podsnap/gateway/auth"
 	"github.com/podsnap/podsnap/gateway/dialect"
 	"github.com/podsnap/podsnap/internal/assets"
+	"github.com/podsnap/podsnap/internal/awake"
 	"github.com/podsnap/podsnap/internal/daemon/embedded"
 	"github.com/podsnap/podsnap/internal/disposition"
 	"github.com/podsnap/podsnap/internal/doze"
@@ -59,6 +60,7 @@ type platform struct {
 	node    *node
 	agent   atomic.Pointer[nodeagent.Agent] // the control plane runs before it
 	gateway *gateway.Gateway
+	called  func(time.Time) // told of each call of a function; nil: nobody is
 
 	control    atomic.Pointer[control] // of a server that leads, or is the only one
 	neighbours *neighbours             // of a server
@@ -99,6 +101,11 @@ func Run(ctx context.Context, c Config) error {
 	p.stack.start(ctx, "sockets", p.sockets.Run)
 	room := headroom.Run()
 	defer room.Stop()
+	if !c.NoAwake {
+		w := awake.New(awake.Config{Log: c.Log})
+		p.called = w.Call
+		p.stack.start(ctx, "awake", w.Run)
+	}
 	begin := p.start
 	switch {
 	case c.Join != "":
@@ -411,7 +418,7 @@ func (p *platform) newGateway(capacity api.Capacity, reg *registry.Registry, man
 		Version: openfaas.Version{Release: p.c.Version, SHA: p.c.Revision},
 		Extra:   map[string]http.Handler{"/v2/": reg}, Secrets: true,
 		Timeout: p.c.Timeout, MaxBody: p.c.MaxBody, MaxAsyncBody: p.c.MaxAsyncBody, MaxConns: p.c.MaxConns, MaxConnsAddress: p.c.MaxConnsAddress,
-		Leave: p.leave, Log: p.log, Metrics: p.metrics,
+		Called: p.called, Leave: p.leave, Log: p.log, Metrics: p.metrics,
 	})
 	return err
 }

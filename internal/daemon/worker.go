@@ -106,7 +106,7 @@ func (p *platform) startEdge(ctx context.Context, me *identity) error {
 		Auth:    auth.Config{Disabled: true}, // the server's gateway asks for the password
 		Version: openfaas.Version{Release: p.c.Version, SHA: p.c.Revision},
 		Timeout: p.c.Timeout, MaxBody: p.c.MaxBody, MaxConns: p.c.MaxConns, MaxConnsAddress: p.c.MaxConnsAddress,
-		Leave: p.leave, Log: p.log, Metrics: p.metrics,
+		Called: p.called, Leave: p.leave, Log: p.log, Metrics: p.metrics,
 	})
 	if err != nil {
 		return err
