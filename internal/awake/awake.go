@@ -4,7 +4,8 @@
 // microseconds of hardware, and more where a hypervisor has to schedule it.
 // Linux takes requests for how long that may take (PM QoS); with one of nothing
 // an idle processor turns in the kernel's idle loop instead. It runs there only
-// while there is nothing else to run.
+// while there is nothing else to run. The Go scheduler of this process has a
+// sleeper of its own, its monitor, which is kept awake likewise.
 package awake
 
 import (
@@ -27,10 +28,10 @@ const (
 
 // Config says how to stay awake. The zero value is usable.
 type Config struct {
-	// Hold keeps processors awake until what it answers with is closed. nil is
-	// the kernel's PM QoS.
-	Hold func() (io.Closer, error)
-	Log  *slog.Logger // nil discards
+	// Holds keep processors awake, each until what it answers with is closed. nil
+	// are the kernel's PM QoS and the Go scheduler's monitor.
+	Holds []func() (io.Closer, error)
+	Log   *slog.Logger // nil discards
 }
 
 // Watch decides by the calls that it is told of. Its methods may be called by
@@ -48,13 +49,13 @@ type Watch struct {
 const (
 	stateLoose int32 = iota
 	stateAsked       // Run holds, or is about to
-	stateOff         // it can't be held
+	stateOff         // nothing can be held
 )
 
 // New makes a watch. It holds nothing until Run runs.
 func New(c Config) *Watch {
-	if c.Hold == nil {
-		c.Hold = latency
+	if c.Holds == nil {
+		c.Holds = []func() (io.Closer, error){latency, monitor}
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -89,18 +90,37 @@ func (w *Watch) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		held, err := w.c.Hold()
-		if err != nil {
+		release := w.hold()
+		if len(w.c.Holds) == 0 {
 			w.state.Store(stateOff)
-			w.c.Log.Debug("processors can't be kept awake between calls", slog.Any("error", err))
 			return nil
 		}
 		w.outlast(ctx)
-		if err := held.Close(); err != nil {
-			w.c.Log.Debug("let processors sleep", slog.Any("error", err))
-		}
+		release()
 		w.since.Store(w.now())
 		w.state.Store(stateLoose)
+	}
+}
+
+// hold holds what there is. What can't be held is not tried again.
+func (w *Watch) hold() (release func()) {
+	var works []func() (io.Closer, error)
+	var held []io.Closer
+	for _, h := range w.c.Holds {
+		c, err := h()
+		if err != nil {
+			w.c.Log.Debug("one way to keep processors awake between calls is closed", slog.Any("error", err))
+			continue
+		}
+		works, held = append(works, h), append(held, c)
+	}
+	w.c.Holds = works
+	return func() {
+		for _, c := range held {
+			if err := c.Close(); err != nil {
+				w.c.Log.Debug("let processors sleep", slog.Any("error", err))
+			}
+		}
 	}
 }
 

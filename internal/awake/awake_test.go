@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -73,7 +74,7 @@ func TestWatch(t *testing.T) {
 	} {
 		bubble.Test(t, func(t *testing.T) {
 			var r requests
-			w, stop := watching(t, Config{Hold: r.hold})
+			w, stop := watching(t, Config{Holds: []func() (io.Closer, error){r.hold}})
 			for i, s := range steps {
 				for range s.n {
 					w.Call(time.Now())
@@ -98,7 +99,7 @@ func TestWatch(t *testing.T) {
 func TestEnd(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		var r requests
-		w, stop := watching(t, Config{Hold: r.hold})
+		w, stop := watching(t, Config{Holds: []func() (io.Closer, error){r.hold}})
 		call := func() {
 			for range 100 {
 				w.Call(time.Now())
@@ -121,31 +122,44 @@ func TestEnd(t *testing.T) {
 	})
 }
 
-// Where there is no device, that is said once, to who debugs, and nothing more
-// is tried.
+// What can't be held is said once, to who debugs, and is not tried again; the
+// rest is held.
 func TestNoDevice(t *testing.T) {
-	bubble.Test(t, func(t *testing.T) {
-		var said bytes.Buffer
-		tries := 0
-		w, stop := watching(t, Config{
-			Hold: func() (io.Closer, error) { tries++; return nil, errors.New("none here") },
-			Log:  slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	for _, others := range []int32{0, 1} {
+		bubble.Test(t, func(t *testing.T) {
+			var said bytes.Buffer
+			var r requests
+			tries := 0
+			holds := []func() (io.Closer, error){func() (io.Closer, error) { tries++; return nil, errors.New("none here") }}
+			for range others {
+				holds = append(holds, r.hold)
+			}
+			w, stop := watching(t, Config{Holds: holds, Log: slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+			for range 2 {
+				for range 100 {
+					w.Call(time.Now())
+					time.Sleep(time.Millisecond)
+				}
+				if r.now.Load() != others {
+					t.Errorf("of %d others, %d are held", others, r.now.Load())
+				}
+				time.Sleep(time.Second)
+			}
+			stop()
+			if n := strings.Count(said.String(), "\n"); n != 1 || tries != 1 || !strings.Contains(said.String(), "level=DEBUG") {
+				t.Errorf("%d tries, said %s", tries, said.String())
+			}
+			if r.made.Load() != 2*others || r.now.Load() != 0 {
+				t.Errorf("%d times held, and %d are", r.made.Load(), r.now.Load())
+			}
 		})
-		for range 1000 {
-			w.Call(time.Now())
-			time.Sleep(time.Millisecond)
-		}
-		stop()
-		if n := strings.Count(said.String(), "\n"); n != 1 || tries != 1 || !strings.Contains(said.String(), "level=DEBUG") {
-			t.Errorf("%d tries, said %s", tries, said.String())
-		}
-	})
+	}
 }
 
 // Many callers at a time.
 func TestRace(t *testing.T) {
 	var r requests
-	w, stop := watching(t, Config{Hold: r.hold})
+	w, stop := watching(t, Config{Holds: []func() (io.Closer, error){r.hold}})
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() {
@@ -206,5 +220,25 @@ func BenchmarkCall(b *testing.B) {
 	w.state.Store(stateAsked)
 	for b.Loop() {
 		w.Call(now)
+	}
+}
+
+// The spare processor comes in addition, and goes.
+func TestMonitor(t *testing.T) {
+	before := runtime.GOMAXPROCS(0)
+	for range 3 {
+		held, err := monitor()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := runtime.GOMAXPROCS(0); got != before+1 {
+			t.Errorf("%d processors, want %d", got, before+1)
+		}
+		if err := held.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := runtime.GOMAXPROCS(0); got != before {
+			t.Errorf("%d processors afterwards, want %d", got, before)
+		}
 	}
 }
