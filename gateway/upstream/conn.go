@@ -24,9 +24,14 @@ var (
 	errLonger   = errors.New("the body is longer than was said")
 )
 
-// patience is how long an answer may take before anybody looks whether it is
-// still wanted: most come sooner, and need no context and no watcher.
-const patience = 5 * time.Millisecond
+// patience is how long an answer may take at least before anybody looks whether it
+// is still wanted: most come sooner, and need no context and no watcher. Nobody
+// waits for longer than mostPatience. Between the two the deadline of a connection
+// stays for several exchanges: to move it may wake another thread of this process.
+const (
+	patience     = 5 * time.Millisecond
+	mostPatience = 4 * patience
+)
 
 // maxInterim is how many 1xx answers may come before the one that counts.
 const maxInterim = 32
@@ -40,6 +45,7 @@ type conn struct {
 	in     *wire.Buffer
 	out    []byte
 	rested time.Time
+	soon   time.Time       // the deadline, which is one of patience; zero: it is another one
 	raw    syscall.RawConn // nil: it can't be asked whether it stands
 	peek   func(fd uintptr)
 	byte1  [1]byte
@@ -157,18 +163,30 @@ func (c *conn) watch() error {
 
 // exchange sends the request and reads the head of its answer.
 func (c *conn) exchange(r *Request) error {
-	c.r, c.answered, c.ctx, c.release, c.pump = r, false, nil, nil, nil
-	soon := time.Now().Add(patience)
-	if !r.Limit.IsZero() && r.Limit.Before(soon) {
-		soon = r.Limit
+	if c.ctx != nil || c.pump != nil { // of the last exchange, which moved the deadline
+		c.soon = time.Time{}
 	}
-	if err := c.nc.SetDeadline(soon); err != nil {
+	c.r, c.answered, c.ctx, c.release, c.pump = r, false, nil, nil, nil
+	if err := c.arm(time.Now(), r.Limit); err != nil {
 		return err
 	}
 	if err := c.send(r); err != nil {
 		return err
 	}
 	return c.head(r)
+}
+
+// arm has the connection wait with patience, and no longer than limit; zero is none.
+func (c *conn) arm(now, limit time.Time) error {
+	short := !limit.IsZero() && limit.Before(now.Add(mostPatience))
+	if !short && c.soon.Sub(now) >= patience {
+		return nil
+	}
+	c.soon = now.Add(mostPatience)
+	if short {
+		c.soon = limit
+	}
+	return c.nc.SetDeadline(c.soon)
 }
 
 // send writes the head, and the body with it if it is small. A longer one, or
