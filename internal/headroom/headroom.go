@@ -75,7 +75,8 @@ func Run() *Headroom {
 	return Keep(process{}, free("/")/share)
 }
 
-// Started says that the process has read what it needs.
+// Started says that the process has read what it needs: it has what is usual until
+// it works hard again.
 func (k *Headroom) Started() {
 	if k == nil {
 		return
@@ -83,6 +84,11 @@ func (k *Headroom) Started() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.extra = extra
+	k.last = time.Time{} // so that the next collection is not one of many
+	if k.over != nil {
+		k.over.Stop()
+	}
+	k.set(usual)
 }
 
 // Stop leaves the collector as is usual.

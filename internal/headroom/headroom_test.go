@@ -175,8 +175,12 @@ func TestStart(t *testing.T) {
 		}
 		k.Started()
 		f.work(1, 10*time.Millisecond)
-		if p, _ := f.now(); p != 109 {
+		if p, _ := f.now(); p != usual {
 			t.Errorf("when it has started: percent %d", p)
+		}
+		f.work(1, 10*time.Millisecond)
+		if p, _ := f.now(); p != 109 {
+			t.Errorf("when it goes on to work: percent %d", p)
 		}
 	})
 }
