@@ -36,7 +36,7 @@ func run() int {
 	traceDir := flag.String("trace", cmp.Or(os.Getenv("BENCH_TRACE"), "../shared/data/azure_100"), "`folder` of the Azure trace sample")
 	minutes := flag.Int("trace-minutes", 6, "`minutes` of the trace that are replayed")
 	speed := flag.Float64("trace-speed", 2, "how many times `faster` than in the trace calls arrive")
-	keep := flag.Duration("trace-keep", 9*time.Second, "how long an idle replica is kept, in the trace's `time`; 0 leaves it to the platform")
+	keep := flag.Duration("trace-keep", 8*time.Second, "how long an idle replica is kept, in the trace's `time`; 0 leaves it to the platform")
 	functions := flag.Int("functions", 100_000, "`number` of registered functions")
 	deployFor := flag.Duration("functions-for", 20*time.Second, "how long they are deployed over the API; the others are stored while the platform does not run")
 	pods := flag.Int("pods", 100_000, "`number` of stored pods whose memory is measured")

@@ -99,8 +99,6 @@ func Run(ctx context.Context, c Config) error {
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer p.stack.stop()
 	p.stack.start(ctx, "sockets", p.sockets.Run)
-	room := headroom.Run()
-	defer room.Stop()
 	if !c.NoAwake {
 		w := awake.New(awake.Config{Log: c.Log})
 		p.called = w.Call
@@ -127,7 +125,7 @@ func Run(ctx context.Context, c Config) error {
 	// What the start alone needed goes back to the machine.
 	trim := time.AfterFunc(embedded.Settled, embedded.Trim)
 	defer trim.Stop()
-	room.Started()
+	defer headroom.Run().Stop()
 	p.stack.start(ctx, "sleep", func(ctx context.Context) error { doze.Run(ctx, maxLate); return nil })
 	err = p.stack.wait(ctx)
 	if p.forGood() {

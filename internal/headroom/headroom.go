@@ -3,18 +3,14 @@
 // double before it collects. So a burst of starts collects every few milliseconds,
 // each time all of what lives, on the very processors that the starts need. Here
 // the heap may become a few times as large while that is so, and is given back
-// when it is over. Nothing runs for it between collections. A process that starts
-// keeps nearly all that it makes, so that it gets more.
+// when it is over. Nothing runs for it between collections.
 package headroom
 
 import (
 	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 )
@@ -27,8 +23,6 @@ const (
 	// extra is the most that a process may have beyond usual, in bytes; a large
 	// heap is collected seldom enough as it is.
 	extra = 96 << 20
-	// share of the free memory that a process may have instead while it starts.
-	share = 4
 	// often: a process whose collections are no further apart works hard.
 	often = time.Second
 	// rest: one that has not collected for so long is done. It is longer than what
@@ -49,17 +43,15 @@ type Headroom struct {
 	c Collector
 
 	mu      sync.Mutex
-	extra   uint64 // bytes
 	percent int
 	last    time.Time // of the last collection
 	over    *time.Timer
 	stopped bool
 }
 
-// Keep adjusts c until Stop is called. Until Started is called, there may be so
-// many bytes more than is usual.
-func Keep(c Collector, atStart uint64) *Headroom {
-	k := &Headroom{c: c, extra: max(extra, atStart), percent: usual}
+// Keep adjusts c until Stop is called.
+func Keep(c Collector) *Headroom {
+	k := &Headroom{c: c, percent: usual}
 	c.Collected(k.collected)
 	return k
 }
@@ -72,23 +64,7 @@ func Run() *Headroom {
 			return nil
 		}
 	}
-	return Keep(process{}, free("/")/share)
-}
-
-// Started says that the process has read what it needs: it has what is usual until
-// it works hard again.
-func (k *Headroom) Started() {
-	if k == nil {
-		return
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.extra = extra
-	k.last = time.Time{} // so that the next collection is not one of many
-	if k.over != nil {
-		k.over.Stop()
-	}
-	k.set(usual)
+	return Keep(process{})
 }
 
 // Stop leaves the collector as is usual.
@@ -115,7 +91,7 @@ func (k *Headroom) collected() {
 	since := now.Sub(k.last)
 	k.last = now
 	k.c.Collected(k.collected)
-	p := percent(k.c.Live(), k.extra)
+	p := percent(k.c.Live())
 	if k.percent == usual && (since > often || p == usual) {
 		return
 	}
@@ -147,37 +123,11 @@ func (k *Headroom) set(percent int) {
 }
 
 // percent is what a process that works hard has: as much as most and extra allow.
-func percent(live, extra uint64) int {
+func percent(live uint64) int {
 	if live == 0 {
 		return most
 	}
 	return min(most, usual+int(100*extra/live))
-}
-
-// free is how much memory there is in the machine, and within a limit of the
-// container that it may be, in bytes; 0 if it can't be told. root is "/".
-func free(root string) uint64 {
-	b, err := os.ReadFile(filepath.Join(root, "proc/meminfo"))
-	if err != nil {
-		return 0
-	}
-	var out uint64
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "MemAvailable:" {
-			kb, _ := strconv.ParseUint(f[1], 10, 44)
-			out = kb << 10
-		}
-	}
-	for _, limit := range []string{"memory.max", "memory/memory.limit_in_bytes"} {
-		b, err := os.ReadFile(filepath.Join(root, "sys/fs/cgroup", limit))
-		if err != nil {
-			continue
-		}
-		if n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64); err == nil {
-			out = min(out, n)
-		}
-	}
-	return out
 }
 
 // process is this process's collector.

@@ -1,8 +1,6 @@
 package headroom
 
 import (
-	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -82,7 +80,7 @@ func TestKeep(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			bubble.Test(t, func(t *testing.T) {
 				f := &fake{live: c.live, percent: usual}
-				defer Keep(f, 0).Stop()
+				defer Keep(f).Stop()
 				f.work(c.times, c.every)
 				if p, _ := f.now(); p != c.percent {
 					t.Errorf("percent %d, want %d", p, c.percent)
@@ -106,7 +104,7 @@ func TestKeep(t *testing.T) {
 func TestSteadyWork(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		f := &fake{live: 20 << 20, percent: usual}
-		k := Keep(f, 0)
+		k := Keep(f)
 		f.work(2, often/2)
 		f.work(20, 4*often)
 		if p, given := f.now(); p != most || given != 0 {
@@ -152,7 +150,6 @@ func TestEnvironment(t *testing.T) {
 		t.Setenv(name, "77")
 		before := debug.SetGCPercent(usual)
 		k := Run()
-		k.Started()
 		for range 5 {
 			runtime.GC()
 		}
@@ -160,58 +157,5 @@ func TestEnvironment(t *testing.T) {
 		if p := debug.SetGCPercent(before); p != usual {
 			t.Errorf("%s: percent %d", name, p)
 		}
-	}
-}
-
-// A process that starts may have a share of what is free, and no longer.
-func TestStart(t *testing.T) {
-	bubble.Test(t, func(t *testing.T) {
-		f := &fake{live: 1 << 30, percent: usual}
-		k := Keep(f, 2<<30)
-		defer k.Stop()
-		f.work(3, 10*time.Millisecond)
-		if p, _ := f.now(); p != 300 {
-			t.Errorf("while it starts: percent %d", p)
-		}
-		k.Started()
-		f.work(1, 10*time.Millisecond)
-		if p, _ := f.now(); p != usual {
-			t.Errorf("when it has started: percent %d", p)
-		}
-		f.work(1, 10*time.Millisecond)
-		if p, _ := f.now(); p != 109 {
-			t.Errorf("when it goes on to work: percent %d", p)
-		}
-	})
-}
-
-func TestFree(t *testing.T) {
-	for _, c := range []struct {
-		name  string
-		files map[string]string
-		want  uint64
-	}{
-		{"a machine", map[string]string{"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    4 kB\n"}, 4096},
-		{"no limit", map[string]string{"proc/meminfo": "MemAvailable: 4 kB\n", "sys/fs/cgroup/memory.max": "max\n"}, 4096},
-		{"a container", map[string]string{"proc/meminfo": "MemAvailable: 4 kB\n", "sys/fs/cgroup/memory.max": "1024\n"}, 1024},
-		{"one of version 1", map[string]string{"proc/meminfo": "MemAvailable: 4 kB\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": "2048\n"}, 2048},
-		{"nothing is told", map[string]string{"proc/meminfo": "?\n"}, 0},
-		{"nothing", nil, 0},
-	} {
-		root := t.TempDir()
-		for name, text := range c.files {
-			if err := os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o700); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if got := free(root); got != c.want {
-			t.Errorf("%s: %d, want %d", c.name, got, c.want)
-		}
-	}
-	if free("/") == 0 {
-		t.Error("this machine tells nothing")
 	}
 }

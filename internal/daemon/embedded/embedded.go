@@ -66,8 +66,6 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	if err := claim(c.Dir, c.Cluster); err != nil {
 		return err
 	}
-	room := headroom.Run()
-	defer room.Stop()
 	failed := make(chan error, 1)
 	if !c.NoNATS { // first: its members find one another while etcd's do
 		stop, err := startNATS(c, free)
@@ -84,7 +82,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 		defer stop()
 	}
 	ready()
-	room.Started()
+	defer headroom.Run().Stop()
 	trim := time.AfterFunc(Settled, Trim) // what the start alone needed
 	defer trim.Stop()
 	if c.Cluster == nil { // several are in a hurry to miss one another
