@@ -29,8 +29,16 @@ func TestArm(t *testing.T) {
 		after, limit time.Duration // limit from then; 0 is none
 		set          int
 	}{
-		{0, 0, 1}, {time.Millisecond, 0, 1}, {10 * time.Millisecond, time.Minute, 1}, {4 * time.Millisecond, time.Minute, 1},
-		{time.Millisecond, time.Minute, 2}, {time.Second, 0, 3}, {0, patience / 2, 4}, {0, time.Minute, 5}, {0, 3 * patience, 6}, {patience, time.Minute, 6},
+		{0, 0, 1},
+		{time.Millisecond, 0, 1},
+		{10 * time.Millisecond, time.Minute, 1},
+		{4 * time.Millisecond, time.Minute, 1},
+		{time.Millisecond, time.Minute, 2},
+		{time.Second, 0, 3},
+		{0, patience / 2, 4},
+		{0, time.Minute, 5},
+		{0, 3 * patience, 6},
+		{patience, time.Minute, 6},
 	} {
 		now = now.Add(s.after)
 		var limit time.Time

@@ -145,7 +145,7 @@ func (process) GiveBack() { debug.FreeOSMemory() }
 
 // canary is an object that nobody holds, so that the next collection finds it.
 // It has a pointer, as the runtime packs smaller ones together.
-type canary struct{ self *canary }
+type canary struct{ _ *canary }
 
 func (process) Collected(f func()) {
 	runtime.AddCleanup(&canary{}, func(f func()) { f() }, f)
