@@ -40,6 +40,7 @@ func run() int {
 	functions := flag.Int("functions", 100_000, "`number` of registered functions")
 	deployFor := flag.Duration("functions-for", 20*time.Second, "how long they are deployed over the API; the others are stored while the platform does not run")
 	pods := flag.Int("pods", 100_000, "`number` of stored pods whose memory is measured")
+	bare := flag.Bool("bare-runc", false, "the baseline's containers are next to not confined, as in the tables of design/002 up to 2026-11-29")
 	verbose := flag.Bool("v", false, "print each round's figures")
 	flag.Parse()
 	if *compare {
@@ -54,7 +55,7 @@ func run() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	b := &bench{ctx: ctx, rounds: *rounds, verbose: *verbose, settings: settings{*functions, *deployFor, *pods, *traceDir, *minutes, *speed, *keep}}
+	b := &bench{ctx: ctx, rounds: *rounds, verbose: *verbose, settings: settings{*functions, *deployFor, *pods, *traceDir, *minutes, *speed, *keep, *bare}}
 	rows := b.measure(match)
 	b.clean()
 	if ctx.Err() != nil {
@@ -182,6 +183,7 @@ type settings struct {
 	traceMinutes int
 	traceSpeed   float64
 	traceKeep    time.Duration
+	bareRunc     bool // see runc
 }
 
 // fatal ends the measurement of a part as a failure, skipped as one that this

@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,12 +27,16 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/podsnap/podsnap/nodeagent/engine"
+	"github.com/podsnap/podsnap/nodeagent/runtime"
+	"github.com/podsnap/podsnap/nodeagent/spec"
 	"golang.org/x/sys/unix"
 )
 
 // runc runs the measured function's image, unpacked, with `runc run`: the
-// baseline. Its containers have places, each with a network namespace that
-// stands ready (which favours the baseline).
+// baseline. Its containers are confined as those of the platform are. They have
+// places, each with a network namespace that stands ready, and one root file system
+// for all (both of which favour the baseline).
 type runc struct {
 	dir  string // of the bundles, by place, and of the root file system that they share
 	name string // what containers, namespaces and cgroups of this run are called
@@ -60,7 +65,7 @@ func (b *bench) baseline() *runc {
 	var batch strings.Builder
 	for i := range most {
 		b.must(os.MkdirAll(r.bundle(i), 0o700))
-		b.must(r.writeSpec(i, conf))
+		b.must(r.writeSpec(i, b.bareRunc))
 		ns, veth := r.id(i), fmt.Sprintf("psb%x.%d", id, i)
 		fmt.Fprintf(&batch, "netns add %s\nlink add %s type veth peer name eth0 netns %s\naddr add %s/30 dev %s\nlink set %s up\n", ns, veth, ns, r.ip(i, 1), veth, veth)
 	}
@@ -217,12 +222,71 @@ func listens(to netip.AddrPort) bool {
 	return unix.Connect(fd, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}) == nil
 }
 
-func (r *runc) writeSpec(i int, conf *v1.ConfigFile) error {
-	s := specs.Spec{
-		Version: "1.0.2",
-		Root:    &specs.Root{Path: filepath.Join(r.dir, "rootfs")},
+// writeSpec writes what `runc run` runs at place i: confined as the platform's own
+// containers of the function are, unless a bare container is asked for.
+func (r *runc) writeSpec(i int, bare bool) error {
+	made := r.bare
+	if !bare {
+		made = r.equal
+	}
+	s, err := made(i)
+	if err != nil {
+		return err
+	}
+	s.Root = &specs.Root{Path: filepath.Join(r.dir, "rootfs")}
+	s.Linux.CgroupsPath = "/" + r.name + "/" + strconv.Itoa(i)
+	s.Linux.Namespaces = []specs.LinuxNamespace{
+		{Type: specs.PIDNamespace},
+		{Type: specs.IPCNamespace},
+		{Type: specs.UTSNamespace},
+		{Type: specs.MountNamespace},
+		{Type: specs.NetworkNamespace, Path: "/run/netns/" + r.id(i)},
+	}
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(r.bundle(i), "config.json"), b, 0o600)
+}
+
+// equal is the specification that a function's container has in both runtimes of the
+// platform: its file systems, masked and read-only paths, system call filter,
+// capabilities, control groups, limits.
+func (r *runc) equal(i int) (*specs.Spec, error) {
+	for _, f := range []string{"hosts", "hostname", "resolv.conf"} {
+		if err := os.WriteFile(filepath.Join(r.bundle(i), f), []byte("127.0.0.1 localhost\n"), 0o644); err != nil { //nolint:gosec // as a pod's
+			return nil, err
+		}
+	}
+	_, v2 := os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	const shm = "the pod's"
+	c := r.conf.Config
+	s, err := spec.Container(spec.Input{
+		Sandbox: r.id(i), Shm: shm, Files: r.bundle(i), Privilege: engine.OwnPrivilege(), CgroupV2: v2 == nil,
+		Pod:   runtime.SandboxSpec{Hostname: r.id(i)},
+		Image: runtime.ImageConfig{User: c.User, Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, WorkingDir: c.WorkingDir},
+		Spec:  runtime.ContainerSpec{Name: function, Resources: runtime.Resources{CPUShares: 2, Pids: 1024}, Security: runtime.Security{DropCapabilities: []string{"ALL"}}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.Hostname = r.id(i)
+	for i, m := range s.Mounts {
+		if m.Source == shm { // each of these containers is a pod of its own
+			s.Mounts[i] = specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=64m"}}
+		}
+	}
+	s.Linux.Seccomp, err = new(spec.Profiles).Of(s)
+	return s, err
+}
+
+// bare is next to no confinement: what the baseline was at first.
+func (r *runc) bare(int) (*specs.Spec, error) {
+	c := r.conf.Config
+	s := &specs.Spec{
+		Version: spec.Version,
 		Process: &specs.Process{
-			Args: append(conf.Config.Entrypoint, conf.Config.Cmd...), Env: conf.Config.Env, Cwd: "/",
+			Args: append(c.Entrypoint, c.Cmd...), Env: c.Env, Cwd: cmp.Or(c.WorkingDir, "/"),
 			User: specs.User{UID: 65532, GID: 65532}, NoNewPrivileges: true,
 		},
 		Mounts: []specs.Mount{
@@ -230,25 +294,9 @@ func (r *runc) writeSpec(i int, conf *v1.ConfigFile) error {
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 			{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"mode=1777"}},
 		},
-		Linux: &specs.Linux{
-			Namespaces: []specs.LinuxNamespace{
-				{Type: specs.PIDNamespace},
-				{Type: specs.IPCNamespace},
-				{Type: specs.UTSNamespace},
-				{Type: specs.MountNamespace},
-				{Type: specs.NetworkNamespace, Path: "/run/netns/" + r.id(i)},
-			},
-			CgroupsPath: "/" + r.name + "/" + strconv.Itoa(i),
-		},
+		Linux: &specs.Linux{},
 	}
-	if conf.Config.WorkingDir != "" {
-		s.Process.Cwd = conf.Config.WorkingDir
-	}
-	b, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(r.bundle(i), "config.json"), b, 0o600)
+	return s, nil
 }
 
 // unpack writes an image's files below dir.
