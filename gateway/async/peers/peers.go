@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -22,7 +23,7 @@ type Peers struct {
 }
 
 // Stream is how many copies of something there are to be, and which servers have one
-// that is whole.
+// that is whole: of what is stored, and of how far each of its readers has come.
 type Stream struct {
 	Name string
 	Want int
@@ -52,12 +53,51 @@ func (p Peers) Streams(ctx context.Context) ([]Stream, error) {
 				}
 			}
 		}
+		if err := s.read(ctx, js, info.State.Consumers); err != nil {
+			return nil, err
+		}
 		out = append(out, s)
 	}
 	if err := all.Err(); err != nil {
 		return nil, fmt.Errorf("list NATS' streams: %w", err)
 	}
 	return out, nil
+}
+
+// read leaves the servers that have each of the stream's readers, too, of which there
+// are so many: a reader's copies move by themselves, after those of the stream, and
+// one without most of its copies reads no more.
+func (s *Stream) read(ctx context.Context, js jetstream.JetStream, readers int) error {
+	if readers == 0 || len(s.On) == 0 {
+		return nil
+	}
+	stream, err := js.Stream(ctx, s.Name)
+	if err != nil {
+		return fmt.Errorf("NATS' stream %s: %w", s.Name, err)
+	}
+	told := 0
+	all := stream.ListConsumers(ctx)
+	for c := range all.Info() {
+		told++
+		if c.Cluster == nil || c.Config.Durable == "" {
+			continue // a single server's, or somebody's who looks on for a while
+		}
+		s.On = slices.DeleteFunc(s.On, func(server string) bool { return !has(c.Cluster, server) })
+	}
+	if err := all.Err(); err != nil {
+		return fmt.Errorf("list the consumers of NATS' stream %s: %w", s.Name, err)
+	}
+	if told < readers { // one has nobody who could tell of it
+		s.On = nil
+	}
+	return nil
+}
+
+// has is whether a server has a copy that is whole.
+func has(c *jetstream.ClusterInfo, server string) bool {
+	return c.Leader == server || slices.ContainsFunc(c.Replicas, func(r *jetstream.PeerInfo) bool {
+		return r.Name == server && r.Current && !r.Offline
+	})
 }
 
 // again is how long is waited after an answer that NATS has no leader, or is at it.
