@@ -238,11 +238,21 @@ func (s *Scheduler) schedule(ctx context.Context, key types.NamespacedName) (tim
 		}
 		return 0, err
 	}
+	s.bound(key)
 	s.m.attempt("scheduled", start)
 	s.m.sli.Observe(time.Since(w.first).Seconds())
 	s.record.Eventf(pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s to %s", key, node)
 	s.c.Log.Info("pod scheduled", slog.String("pod", key.String()), slog.String("node", node), slog.Int("nodes", why.Nodes), slog.Int("feasible", why.Feasible), slog.Int64("score", why.Score))
 	return 0, s.untell(ctx, got)
+}
+
+// bound says that a pod has got its node. Until the mirror shows it a change of its
+// claims may have it looked at once more: were it held still, it would be written again,
+// in vain, and its room given to others.
+func (s *Scheduler) bound(key types.NamespacedName) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.held, key)
 }
 
 // decide picks a node and takes its room at once, before the decision is

@@ -33,10 +33,11 @@ type bench struct {
 	s   *scheduler.Scheduler
 }
 
-// store refuses every n-th bind.
+// store refuses every n-th bind, and tells of pods late, by nanoseconds.
 type store struct {
 	*memory.Objects
 	refuse, binds atomic.Int64
+	late          atomic.Int64
 	before        func(bound *corev1.Pod) // is called before each bind; nil is nothing
 }
 
@@ -50,6 +51,14 @@ func (s *store) Update(ctx context.Context, o api.Object, u api.UpdateOptions) (
 		}
 	}
 	return s.Objects.Update(ctx, o, u)
+}
+
+func (s *store) Watch(ctx context.Context, r *api.Resource, o api.WatchOptions) (api.Watch, error) {
+	w, err := s.Objects.Watch(ctx, r, o)
+	if err != nil || r != api.Pods {
+		return w, err
+	}
+	return newLate(ctx, w, &s.late), nil
 }
 
 func run(t *testing.T, f func(b *bench)) {
